@@ -1,0 +1,39 @@
+// Arithmetic of the weighted L1 loss, written once for CPU and CUDA.
+#pragma once
+#include "types.h"
+
+namespace srk {
+
+enum class Reduction : int { none = 0, mean = 1, sum = 2 };
+
+// sign with sign(0) = sign(NaN) = 0, as torch.sgn.
+template <class T>
+SRK_HD T sign(T x) {
+  return T(x > T(0)) - T(x < T(0));
+}
+
+// One axis of PyTorch's bilinear resize from `in` to `out` samples.
+template <class T>
+struct Resize {
+  int64_t in;
+  T scale;
+  bool align_corners;
+
+  SRK_HD Resize(int64_t in_size, int64_t out_size, bool align)
+      : in(in_size),
+        scale(align ? (out_size > 1 ? T(in_size - 1) / T(out_size - 1) : T(0)) : T(in_size) / T(out_size)),
+        align_corners(align) {}
+
+  // Output i is (1 - weight) * input[low] + weight * input[high].
+  SRK_HD void source(int64_t i, int64_t& low, int64_t& high, T& weight) const {
+    T at = align_corners ? scale * T(i) : scale * (T(i) + T(0.5)) - T(0.5);
+    if (at < T(0)) at = T(0);
+    low = int64_t(at);
+    if (low > in - 1) low = in - 1;
+    high = low + (low < in - 1 ? 1 : 0);
+    weight = at - T(low);
+    if (weight > T(1)) weight = T(1);
+  }
+};
+
+}  // namespace srk

@@ -1,0 +1,28 @@
+"""Fused, differentiable ops for training super-resolution networks.
+
+>>> import srkernels
+>>> bands = srkernels.haar_highpass(images)              # DASR's discriminator input
+>>> loss = srkernels.weighted_l1_loss(sr, hr, distance)  # map of any size, resized inside the kernel
+"""
+
+from . import functional, nn
+from ._dispatch import use_backend
+from ._explain import explain
+from .functional import convert_haar_weight, haar_dwt2d, haar_highpass, haar_idwt2d, weighted_l1_loss
+from .ops.haar import HAAR_CONVENTIONS
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "HAAR_CONVENTIONS",
+    "__version__",
+    "convert_haar_weight",
+    "explain",
+    "functional",
+    "haar_dwt2d",
+    "haar_highpass",
+    "haar_idwt2d",
+    "nn",
+    "use_backend",
+    "weighted_l1_loss",
+]

@@ -1,0 +1,99 @@
+"""Which backend runs an op: an explicit request, or the one measured fastest among those that can run.
+
+A request (``use_backend`` or ``SRKERNELS_BACKEND``) either runs or raises with the reason; it never falls back.
+The choice itself is made inside the registered op, on real tensors, so it is the same in eager mode and under
+``torch.compile``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from . import _native, _triton
+
+BACKENDS = ("reference", "native", "triton")
+FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+# Fastest first, by device type. CPU: measured (bench/results); the interpreter is never an automatic choice.
+# CUDA: ordered by counted bytes and launches until a results file of a GPU run says otherwise.
+_AUTOMATIC = {"cpu": ("native",), "cuda": ("triton", "native")}
+
+
+def _checked(name: str | None, origin: str) -> str | None:
+    if name is not None and name not in BACKENDS:
+        raise ValueError(f"{origin}: backend must be one of {', '.join(BACKENDS)} or None (automatic), got {name!r}")
+    return name
+
+
+_requested: str | None = _checked(os.environ.get("SRKERNELS_BACKEND") or None, "SRKERNELS_BACKEND")
+
+
+def requested() -> str:
+    """The backend asked for by name, or "" for automatic choice: the form in which ops take it."""
+    return _requested or ""
+
+
+@contextmanager
+def use_backend(name: str | None) -> Iterator[None]:
+    """Run every op inside the block on ``name``: ``"reference"``, ``"native"``, ``"triton"`` or None (automatic).
+
+    Process-wide, as PyTorch's own backend flags are. A backward pass uses the backend of its forward pass.
+
+    Raises:
+        ValueError: unknown name. An op inside the block raises RuntimeError if that backend cannot run it.
+    """
+    global _requested
+    previous, _requested = _requested, _checked(name, "use_backend")
+    try:
+        yield
+    finally:
+        _requested = previous
+
+
+def why_not(backend: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """The reason why ``backend`` cannot run on this device and dtype, or None if it can."""
+    if backend == "reference":
+        return None
+    if dtype not in FLOAT_DTYPES:
+        return f"no {dtype} kernel"
+    if backend == "native":
+        return _native.why_not(device)
+    return _triton.why_not(device)
+
+
+def ranked(device: torch.device, dtype: torch.dtype) -> list[tuple[str, str | None]]:
+    """Backends in automatic order for this device and dtype, each with the reason why not (None: it can run)."""
+    order = _AUTOMATIC.get(device.type, ())
+    return [(b, why_not(b, device, dtype)) for b in order] + [("reference", None)]
+
+
+# (op package, request, device type, device index, dtype) -> backend module. Availability cannot change within a
+# process, except for the interpreter switch, which _triton reads once.
+_cache: dict[tuple[str, str, torch.device, torch.dtype], ModuleType] = {}
+
+
+def implementation(package: str, backend: str, x: Tensor) -> ModuleType:
+    """The module ``package.<backend>`` that runs on ``x``; raises RuntimeError if an explicit request cannot."""
+    key = (package, backend, x.device, x.dtype)
+    found = _cache.get(key)
+    if found is None:
+        name = backend
+        if backend:
+            reason = why_not(backend, x.device, x.dtype)
+            if reason is not None:
+                op = package.rpartition(".")[2]
+                raise RuntimeError(f"{op}: backend {backend!r} was asked for but cannot run: {reason}")
+        else:
+            name = next(b for b, reason in ranked(x.device, x.dtype) if reason is None)
+        found = _cache[key] = importlib.import_module(f"{package}.{_MODULES[name]}")
+    return found
+
+
+_MODULES = {"reference": "reference", "native": "native", "triton": "triton_kernels"}

@@ -1,0 +1,47 @@
+"""Why an op would run where it would run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from ._dispatch import BACKENDS, ranked, requested, why_not
+
+
+def explain(op: str | Callable[..., Any], *inputs: Any) -> str:
+    """Which backend ``op`` would take for these inputs, and why not the others.
+
+    Args:
+        op: a public function of ``srkernels`` or its name.
+        inputs: what it would be called with; the first tensor decides.
+
+    Returns:
+        Lines for reading: the choice, then every backend with its reason.
+
+    Raises:
+        ValueError: no tensor among the inputs.
+    """
+    name = op if isinstance(op, str) else op.__name__
+    x = next((value for value in inputs if isinstance(value, Tensor)), None)
+    if x is None:
+        raise ValueError("explain: inputs must hold at least one tensor, got none")
+    request = requested()
+    order = ranked(x.device, x.dtype)
+    chosen = request or next(b for b, reason in order if reason is None)
+    how = "asked for by name" if request else "automatic"
+    lines = [f"{name} on {x.device.type} {str(x.dtype).removeprefix('torch.')}: {chosen} ({how})"]
+    automatic = [b for b, _ in order]
+    for backend in BACKENDS:
+        reason = why_not(backend, x.device, x.dtype)
+        if reason is not None:
+            verdict = f"cannot run: {reason}"
+        elif backend == chosen:
+            verdict = "can run, chosen"
+        elif backend in automatic:
+            verdict = f"can run, ranked after {automatic[automatic.index(backend) - 1]}" if automatic.index(backend) else "can run"
+        else:
+            verdict = "can run, on request only"
+        lines.append(f"  {backend:<10}{verdict}")
+    return "\n".join(lines)

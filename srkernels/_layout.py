@@ -1,0 +1,19 @@
+"""Memory layout rule shared by every kernel and its fake: output layout follows input layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """True iff ``x`` is a dense NHWC tensor that is not also a dense NCHW one (C == 1, H == W == 1)."""
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def empty_nchw(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+    """Uninitialised 4-D tensor on ``like``'s device, channels_last where ``like`` is and contiguous elsewhere."""
+    memory_format = torch.channels_last if is_channels_last(like) else torch.contiguous_format
+    return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=memory_format)

@@ -1,0 +1,52 @@
+"""Lazy loader of the native core; a failed load is remembered as the reason why, never raised at import."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+_EXTENSIONS = {"cpu": "_cpu", "cuda": "_cuda"}
+
+# Codes of csrc/common/types.h
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+
+
+def build_info() -> dict[str, Any]:
+    """What setup.py recorded at build time: per extension "built" or the reason why not. Empty if never built."""
+    path = Path(__file__).with_name("_build_info.json")
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+@functools.cache
+def _load(device_type: str) -> ModuleType | str:
+    name = _EXTENSIONS[device_type]
+    try:
+        return importlib.import_module(f"srkernels.{name}")
+    except ImportError as error:
+        recorded = build_info().get(name, {}).get("why_not")
+        return recorded or f"srkernels.{name} did not load: {error}"
+
+
+def extension(device_type: str) -> ModuleType:
+    """The loaded extension module of ``"cpu"`` or ``"cuda"``; RuntimeError with the reason if there is none."""
+    module = _load(device_type)
+    if isinstance(module, str):
+        raise RuntimeError(module)
+    return module
+
+
+@functools.cache
+def why_not(device: torch.device) -> str | None:
+    """Why the native core cannot run on ``device``; None if it can."""
+    if device.type not in _EXTENSIONS:
+        return f"no native kernels for {device.type} tensors"
+    if device.type == "cuda" and torch.version.hip:
+        return "the CUDA core does not run on ROCm"
+    module = _load(device.type)
+    return module if isinstance(module, str) else None

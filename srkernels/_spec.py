@@ -1,0 +1,95 @@
+"""What an op declares about itself; tests, benches, ahead-of-time compilation and info iterate over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of an op: operand shapes (None: the operand is left out) and keyword arguments."""
+
+    id: str
+    shapes: tuple[Shape | None, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BenchCase:
+    """A case that is timed.
+
+    Attributes:
+        passes: "forward" or "forward+backward" (gradients of ``differentiable`` operands, by a random cotangent).
+        targets: on CPU, 2 threads, fp32: least ratio to the provider's median ("eager", "compile").
+    """
+
+    case: Case
+    passes: str
+    dtype: str = "float32"
+    channels_last: bool = False
+    differentiable: tuple[str, ...] = ()
+    targets: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AotCase:
+    """One Triton kernel to compile ahead of time, without a GPU.
+
+    Attributes:
+        kernel: name of the ``@triton.jit`` function in the op's ``triton_kernels`` module.
+        signature: argument name -> Triton type ("*fp32", "i32", "i64", "fp32"); "constexpr" for those below.
+        constexprs: argument name -> value.
+        aligned: arguments divisible by 16 (pointers and sizes), as the launcher sees them on aligned shapes.
+        vectorised: the machine code must hold 128-bit global loads and stores.
+    """
+
+    id: str
+    kernel: str
+    signature: Mapping[str, str]
+    constexprs: Mapping[str, Any]
+    aligned: tuple[str, ...]
+    num_warps: int
+    vectorised: bool
+
+
+@dataclass(frozen=True)
+class OpSpec:
+    """An op, its oracle and its figures.
+
+    Attributes:
+        name: public name in ``srkernels``.
+        package: where ``reference``, ``native`` and ``triton_kernels`` live.
+        op: the public function; operands are its positional tensors, in order.
+        oracle: the same call in eager PyTorch, differentiable by autograd, in the operands' dtype.
+        operands: names of the positional tensors, all floating point.
+        cases: shapes and arguments that every gate runs: odd, prime, 1-wide, empty, every option.
+        small: tiny cases for gradcheck and gradgradcheck.
+        bench: what is timed.
+        bytes_moved: (case, bytes per element, passes) -> bytes read and written by a perfect kernel.
+        flops: (case, passes) -> floating-point operations.
+        published: the call as published training code makes it in eager PyTorch: the first bench baseline.
+        peers: name -> zero-argument factory of the same call in another package (ImportError: not installed).
+        invariants: name -> check(backend) of the op's algebra; raises AssertionError.
+        aot: () -> kernels to compile ahead of time; imports triton.
+        saved_bytes: (case, bytes per element) -> bytes that only the backward pass keeps alive.
+    """
+
+    name: str
+    package: str
+    op: Callable[..., Any]
+    oracle: Callable[..., Any]
+    operands: tuple[str, ...]
+    cases: tuple[Case, ...]
+    small: tuple[Case, ...]
+    bench: tuple[BenchCase, ...]
+    bytes_moved: Callable[[Case, int, str], int]
+    flops: Callable[[Case, str], int]
+    published: Callable[..., Any]
+    peers: Mapping[str, Callable[[], Callable[..., Any]]] = field(default_factory=dict)
+    invariants: Mapping[str, Callable[[], None]] = field(default_factory=dict)
+    aot: Callable[[], tuple[AotCase, ...]] = tuple
+    saved_bytes: Callable[[Case, int], int] = lambda case, itemsize: 0

@@ -1,0 +1,27 @@
+"""Lazy access to Triton: availability with a reason, and what its launchers share."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+
+import torch
+
+
+@functools.cache
+def interpreting() -> bool:
+    """True if kernels run in Triton's interpreter (``TRITON_INTERPRET=1`` before the first import of triton)."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
+
+
+@functools.cache
+def why_not(device: torch.device) -> str | None:
+    """Why Triton kernels cannot run on ``device``; None if they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (pip install srkernels[triton])"
+    if device.type == "cpu":
+        return None if interpreting() else "CPU tensors need Triton's interpreter: set TRITON_INTERPRET=1"
+    if device.type != "cuda":
+        return f"no Triton kernels for {device.type} tensors"
+    return None if torch.cuda.is_available() else "torch sees no CUDA or ROCm device"

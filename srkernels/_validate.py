@@ -1,0 +1,31 @@
+"""Argument checks shared by the ops; each failure is one sentence: the op, the argument, the expectation, what came."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_FLOATS = frozenset((torch.float32, torch.bfloat16, torch.float16, torch.float64))
+
+
+def describe(value: Any) -> str:
+    """Shape, dtype and device of a tensor, the type name of anything else."""
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {value.dtype} on {value.device}"
+    return type(value).__name__
+
+
+def check_image(op: str, argument: str, x: Any, axes: str = "(N, C, H, W)") -> None:
+    """``x`` is a dense 4-D floating-point tensor whose last two sizes are at least 1."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{op}: {argument} must be a tensor {axes}, got {type(x).__name__}")
+    if x.dim() != 4:
+        raise ValueError(f"{op}: {argument} must be 4-D {axes}, got shape {tuple(x.shape)}")
+    if x.dtype not in _FLOATS:
+        raise TypeError(f"{op}: {argument} must be float16, bfloat16, float32 or float64, got {x.dtype}")
+    if x.shape[2] < 1 or x.shape[3] < 1:
+        raise ValueError(f"{op}: {argument} must have height and width of at least 1, got shape {tuple(x.shape)}")
+    if x.layout is not torch.strided:
+        raise TypeError(f"{op}: {argument} must be a dense tensor, got layout {x.layout}")

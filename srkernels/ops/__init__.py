@@ -1,0 +1,13 @@
+"""One folder per op. ``specs()`` is the only list of them."""
+
+from __future__ import annotations
+
+from .._spec import OpSpec
+
+
+def specs() -> tuple[OpSpec, ...]:
+    """Every op's spec; imported on demand, since only tests, benches and info need them."""
+    from .haar.spec import SPECS as HAAR
+    from .weighted_l1.spec import SPECS as WEIGHTED_L1
+
+    return (*HAAR, *WEIGHTED_L1)

@@ -1,0 +1,12 @@
+from .api import HaarDWT2d, HaarHighPass, convert_haar_weight, haar_dwt2d, haar_highpass, haar_idwt2d
+from .conventions import CONVENTIONS as HAAR_CONVENTIONS
+
+__all__ = [
+    "HAAR_CONVENTIONS",
+    "HaarDWT2d",
+    "HaarHighPass",
+    "convert_haar_weight",
+    "haar_dwt2d",
+    "haar_highpass",
+    "haar_idwt2d",
+]

@@ -1,0 +1,68 @@
+"""Shapes and strides of the Haar ops' outputs: one place for the kernels of every backend and for the fakes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..._layout import empty_nchw, is_channels_last
+from .conventions import HIGH, LOW, PLANS
+
+
+def bands(x: Tensor, plan: int, wanted: int) -> list[Tensor]:
+    """Uninitialised [low][, high] for the bands wanted; high in its convention's layout, "tuple" as (3, N, C, h, w)."""
+    n, c, rows, columns = x.shape
+    h, w = (rows + 1) // 2, (columns + 1) // 2
+    out = []
+    if wanted & LOW:
+        out.append(empty_nchw(x, (n, c, h, w)))
+    if wanted & HIGH:
+        layout = PLANS[plan].layout
+        if layout == "band_major":
+            out.append(empty_nchw(x, (n, 3 * c, h, w)))
+        elif layout == "sum":
+            out.append(empty_nchw(x, (n, c, h, w)))
+        elif layout == "channel_major":
+            # channels_last of the (N, 3C, h, w) image that its two channel axes flatten to
+            stride = (3 * c * h * w, 3, 1, 3 * c * w, 3 * c) if is_channels_last(x) else (3 * c * h * w, 3 * h * w, h * w, w, 1)
+            out.append(torch.empty_strided((n, c, 3, h, w), stride, dtype=x.dtype, device=x.device))
+        else:
+            plane = n * c * h * w
+            stride = (plane, c * h * w, 1, c * w, c) if is_channels_last(x) else (plane, c * h * w, h * w, w, 1)
+            out.append(torch.empty_strided((3, n, c, h, w), stride, dtype=x.dtype, device=x.device))
+    return out
+
+
+def high_strides(high: Tensor, plan: int) -> tuple[int, int, int, int, int]:
+    """Strides of ``high`` over (n, band, c, h, w); the band stride is 0 where the bands are summed."""
+    s = high.stride()
+    layout = PLANS[plan].layout
+    if layout == "band_major":
+        return s[0], high.shape[1] // 3 * s[1], s[1], s[2], s[3]
+    if layout == "channel_major":
+        return s[0], s[2], s[1], s[3], s[4]
+    if layout == "sum":
+        return s[0], 0, s[1], s[2], s[3]
+    return s[1], s[0], s[2], s[3], s[4]
+
+
+def channels(low: Tensor | None, high: Tensor | None, plan: int) -> int:
+    """C of the image that ``low`` and ``high`` (at least one given) come from."""
+    if low is not None:
+        return low.shape[1]
+    assert high is not None
+    layout = PLANS[plan].layout
+    return high.shape[1] // 3 if layout == "band_major" else high.shape[2] if layout == "tuple" else high.shape[1]
+
+
+def image(low: Tensor | None, high: Tensor | None, rows: int, columns: int, plan: int) -> Tensor:
+    """Uninitialised (N, C, rows, columns) image in the layout of the bands."""
+    one = low if low is not None else high
+    assert one is not None
+    n = one.shape[1] if one.dim() == 5 and PLANS[plan].layout == "tuple" else one.shape[0]
+    shape = (n, channels(low, high, plan), rows, columns)
+    if one.dim() == 4:
+        return empty_nchw(one, shape)
+    nhwc = one.stride()[-1] != 1 and not one.is_contiguous()
+    memory_format = torch.channels_last if nhwc else torch.contiguous_format
+    return torch.empty(shape, dtype=one.dtype, device=one.device, memory_format=memory_format)

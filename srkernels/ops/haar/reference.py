@@ -1,0 +1,102 @@
+"""Haar transform in eager PyTorch: the oracle. Any device, any dtype, differentiable to any order by autograd."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from . import allocate
+from .conventions import HIGH, LOW, PADS, PLANS
+
+
+def butterfly(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(a, b, c, d) -> (S, V, H, D). The matrix is symmetric and its square is 4 I: it is its own adjoint."""
+    return a + b + c + d, a + b - c - d, a - b + c - d, a - b - c + d
+
+
+def pad_to_even(x: Tensor, pad: int) -> Tensor:
+    """Append one row and/or column to odd sizes: reflect x[n-2], symmetric and periodization x[n-1], zero 0."""
+    rows, columns = x.shape[-2:]
+    mode = PADS[pad]
+    if rows % 2:
+        x = torch.cat((x, _appended(x, rows, mode, -2)), dim=-2)
+    if columns % 2:
+        x = torch.cat((x, _appended(x, columns, mode, -1)), dim=-1)
+    return x
+
+
+def _appended(x: Tensor, size: int, mode: str, dim: int) -> Tensor:
+    # A single sample reflects onto itself, as in numpy.pad. PyWavelets' periodization repeats the last sample
+    # of an odd signal before it wraps.
+    source = max(size - 2, 0) if mode == "reflect" else size - 1
+    line = x.narrow(dim, source, 1)
+    return torch.zeros_like(line) if mode == "zero" else line
+
+
+def analysis(x: Tensor, plan: int, pad: int, wanted: int) -> list[Tensor]:
+    """[low][, high] of an image (N, C, H, W); see conventions.py for formulas and layouts."""
+    p = PLANS[plan]
+    even = pad_to_even(x, pad)
+    s, v, h, d = butterfly(even[..., ::2, ::2], even[..., ::2, 1::2], even[..., 1::2, ::2], even[..., 1::2, 1::2])
+    out = []
+    if wanted & LOW:
+        out.append(p.low * s)
+    if wanted & HIGH:
+        ordered = [None] * 3
+        if p.layout == "sum":
+            high = p.v * v + p.h * h + p.d * d + p.shift
+        else:
+            by_slot = sorted(zip((p.slot_v, p.slot_h, p.slot_d), (p.v * v, p.h * h, p.d * d), strict=True), key=lambda t: t[0])
+            ordered = [band + p.shift if p.shift else band for _, band in by_slot]
+            if p.layout == "band_major":
+                high = torch.cat(ordered, dim=1)
+            else:
+                high = torch.stack(ordered, dim=2 if p.layout == "channel_major" else 0)
+        out.append(high)
+    return [_conform(value, like) for value, like in zip(out, allocate.bands(x, plan, wanted), strict=True)]
+
+
+def synthesis(low: Tensor | None, high: Tensor | None, rows: int, columns: int, plan: int, pad: int) -> Tensor:
+    """Adjoint of ``analysis`` for the plan's factors; with inverse factors and "zero" padding, its inverse."""
+    p = PLANS[plan]
+    n, c = allocate.image(low, high, rows, columns, plan).shape[:2]
+    height, width = (rows + 1) // 2, (columns + 1) // 2
+    one = low if low is not None else high
+    assert one is not None
+    zero = one.new_zeros((n, c, height, width))
+    s = zero if low is None else p.low * low
+    v = h = d = zero
+    if high is not None:
+        if p.shift:
+            high = high - p.shift
+        if p.layout == "sum":
+            planes = [high, high, high]
+        elif p.layout == "band_major":
+            planes = list(high.chunk(3, dim=1))
+        else:
+            planes = list(high.unbind(2 if p.layout == "channel_major" else 0))
+        v, h, d = p.v * planes[p.slot_v], p.h * planes[p.slot_h], p.d * planes[p.slot_d]
+    a, b, e, f = butterfly(s, v, h, d)
+    x = F.pixel_shuffle(torch.stack((a, b, e, f), dim=2).flatten(1, 2), 2)
+    x = _fold(x, rows, pad, -2)
+    x = _fold(x, columns, pad, -1)
+    return _conform(x, allocate.image(low, high, rows, columns, plan))
+
+
+def _fold(x: Tensor, size: int, pad: int, dim: int) -> Tensor:
+    """Adjoint of the padding: add the appended sample to the one it was copied from, then drop it."""
+    if x.shape[dim] == size:
+        return x
+    appended, kept = x.narrow(dim, size, 1), x.narrow(dim, 0, size)
+    mode = PADS[pad]
+    if mode == "zero":
+        return kept
+    source = max(size - 2, 0) if mode == "reflect" else size - 1
+    before, at, after = kept.narrow(dim, 0, source), kept.narrow(dim, source, 1), kept.narrow(dim, source + 1, size - source - 1)
+    return torch.cat((before, at + appended, after), dim=dim)
+
+
+def _conform(value: Tensor, like: Tensor) -> Tensor:
+    """``value`` in exactly the strides of ``like``, which the fakes promise; free where they agree already."""
+    return value if value.stride() == like.stride() else like.copy_(value)

@@ -1,0 +1,119 @@
+"""Registration of the Haar ops. Imports torch alone, so the schemas exist before any trace, whatever is installed.
+
+Two ops, each the other's derivative. A convention travels as the index of its plan (conventions.PLANS), ``wanted``
+is a set of bits (LOW, HIGH), ``backend`` a name or "" for automatic choice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._dispatch import implementation
+from . import allocate
+from .conventions import BOTH, HIGH, LOW, linear
+
+_library = torch.library.Library("srkernels", "FRAGMENT")
+_library.define(
+    "haar_analysis(Tensor x, int plan, int pad, int wanted, str backend) -> Tensor[]",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.define(
+    "haar_synthesis(Tensor? low, Tensor? high, SymInt rows, SymInt columns, int plan, int pad, str backend) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def _analysis(x: Tensor, plan: int, pad: int, wanted: int, backend: str) -> list[Tensor]:
+    return implementation(__package__, backend, x).analysis(x, plan, pad, wanted)
+
+
+def _synthesis(
+    low: Tensor | None, high: Tensor | None, rows: int, columns: int, plan: int, pad: int, backend: str
+) -> Tensor:
+    one = low if low is not None else high
+    assert one is not None
+    return implementation(__package__, backend, one).synthesis(low, high, rows, columns, plan, pad)
+
+
+def _synthesis_fake(
+    low: Tensor | None, high: Tensor | None, rows: int, columns: int, plan: int, pad: int, backend: str
+) -> Tensor:
+    return allocate.image(low, high, rows, columns, plan)
+
+
+_library.impl("haar_analysis", _analysis, "CompositeExplicitAutograd")
+_library.impl("haar_synthesis", _synthesis, "CompositeExplicitAutograd")
+torch.library.register_fake(
+    "srkernels::haar_analysis", lambda x, plan, pad, wanted, backend: allocate.bands(x, plan, wanted), lib=_library
+)
+torch.library.register_fake("srkernels::haar_synthesis", _synthesis_fake, lib=_library)
+
+_analysis_op = torch.ops.srkernels.haar_analysis.default
+_synthesis_op = torch.ops.srkernels.haar_synthesis.default
+
+
+class _Analysis(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, plan: int, pad: int, wanted: int, backend: str) -> tuple[Tensor, ...]:
+        return tuple(_analysis_op(x, plan, pad, wanted, backend))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, *ctx.arguments = inputs
+        ctx.size = x.shape[2:]
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        plan, pad, wanted, backend = ctx.arguments
+        low = grads[0] if wanted & LOW else None
+        high = grads[-1] if wanted & HIGH else None
+        if low is None and high is None:
+            return None, None, None, None, None
+        return synthesis(low, high, *ctx.size, linear(plan), pad, backend), None, None, None, None
+
+
+class _Synthesis(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        low: Tensor | None, high: Tensor | None, rows: int, columns: int, plan: int, pad: int, backend: str
+    ) -> Tensor:
+        return _synthesis_op(low, high, rows, columns, plan, pad, backend)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.arguments = inputs[4:]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        plan, pad, backend = ctx.arguments
+        need_low, need_high = ctx.needs_input_grad[:2]
+        wanted = (LOW if need_low else 0) | (HIGH if need_high else 0)
+        bands = analysis(grad, linear(plan), pad, wanted, backend)
+        low = bands[0] if need_low else None
+        high = bands[-1] if need_high else None
+        return low, high, None, None, None, None, None
+
+
+def analysis(x: Tensor, plan: int, pad: int, wanted: int, backend: str) -> tuple[Tensor, ...]:
+    """Differentiable (low,), (high,) or (low, high) of ``x``, as ``wanted`` says."""
+    # The Function costs more than a small transform; without a gradient to record it is left out.
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Analysis.apply(x, plan, pad, wanted, backend)
+    return tuple(_analysis_op(x, plan, pad, wanted, backend))
+
+
+def synthesis(
+    low: Tensor | None, high: Tensor | None, rows: int, columns: int, plan: int, pad: int, backend: str
+) -> Tensor:
+    """Differentiable image (N, C, rows, columns) of the bands given; a missing one counts as zeros."""
+    needs_grad = (low is not None and low.requires_grad) or (high is not None and high.requires_grad)
+    if torch.is_grad_enabled() and needs_grad:
+        return _Synthesis.apply(low, high, rows, columns, plan, pad, backend)
+    return _synthesis_op(low, high, rows, columns, plan, pad, backend)
+
+
+__all__ = ["BOTH", "analysis", "synthesis"]

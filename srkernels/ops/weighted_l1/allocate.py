@@ -1,0 +1,51 @@
+"""Dtypes, shapes and strides of the weighted L1 ops' outputs: one place for every backend and for the fakes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..._layout import empty_nchw
+
+NONE, MEAN, SUM = 0, 1, 2
+REDUCTIONS = {"none": NONE, "mean": MEAN, "sum": SUM}
+
+
+def result_dtype(input: Tensor, target: Tensor, weight: Tensor | None, fp32: bool) -> torch.dtype:
+    """PyTorch's promotion of the three; at least fp32 where ``fp32`` is set (autocast)."""
+    dtype = torch.promote_types(input.dtype, target.dtype)
+    if weight is not None:
+        dtype = torch.promote_types(dtype, weight.dtype)
+    return torch.promote_types(dtype, torch.float32) if fp32 else dtype
+
+
+def compute_dtype(input: Tensor, target: Tensor, weight: Tensor | None) -> torch.dtype:
+    """What sums are kept in: fp64 if any operand is fp64, fp32 otherwise."""
+    return torch.promote_types(result_dtype(input, target, weight, False), torch.float32)
+
+
+def loss(
+    input: Tensor, target: Tensor, weight: Tensor | None, reduction: int, by_weight: bool, fp32: bool
+) -> list[Tensor]:
+    """Uninitialised [loss]; with ``by_weight`` also (2,) = [loss, sum of the resized weight] in the compute dtype."""
+    dtype = result_dtype(input, target, weight, fp32)
+    if reduction == NONE:
+        return [empty_nchw(input, input.shape, dtype)]
+    out = [torch.empty((), dtype=dtype, device=input.device)]
+    if by_weight:
+        out.append(torch.empty(2, dtype=compute_dtype(input, target, weight), device=input.device))
+    return out
+
+
+def gradients(
+    input: Tensor, target: Tensor, weight: Tensor | None, need_input: bool, need_target: bool, need_weight: bool
+) -> list[Tensor]:
+    """Uninitialised gradients of those needed, in this order, each in its tensor's shape, dtype and layout."""
+    out = []
+    if need_input:
+        out.append(empty_nchw(input, input.shape))
+    if need_target:
+        out.append(empty_nchw(target, target.shape))
+    if need_weight and weight is not None:
+        out.append(empty_nchw(weight, weight.shape))
+    return out

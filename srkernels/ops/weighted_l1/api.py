@@ -1,0 +1,117 @@
+"""L1 loss weighted by a map of any resolution: public function and module."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..._dispatch import requested
+from ..._validate import check_image, describe
+from . import schema
+from .allocate import MEAN, REDUCTIONS
+
+_NORMALIZE = ("numel", "weight_sum")
+
+
+def weighted_l1_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    reduction: str = "mean",
+    normalize: str = "numel",
+    align_corners: bool = False,
+) -> Tensor:
+    """``w * |input - target|``, summed up, with ``w`` the weight map resized bilinearly inside the kernel.
+
+    Equals ``(F.interpolate(weight, (H, W), mode="bilinear", align_corners=...) * (input - target).abs()).mean()``,
+    DASR's weighted content loss (eq. 4), without ever writing the map at full size.
+
+    Args:
+        input, target: (N, C, H, W) images or features, fp16, bf16, fp32 or fp64, any strides.
+        weight: (N or 1, 1 or C, h, w) at any h, w >= 1; negative values are allowed; None is a weight of one.
+        reduction: "mean", "sum" or "none" (N, C, H, W).
+        normalize: what "mean" divides by: "numel" N*C*H*W (DASR, LDL) or "weight_sum" the sum of the resized map
+            over all elements (BasicSR's weighted mean). Without a weight they are the same.
+        align_corners: of the resize, as in ``F.interpolate``.
+
+    Returns:
+        A 0-dim tensor (or the map for "none") in PyTorch's promotion of the operands' dtypes, at least fp32 under
+        autocast. Summed in fp32 lanes and fp64 totals (fp64 throughout for fp64); operands of different dtypes are
+        read as they are. A mean over nothing is NaN, a sum 0, NaN and inf propagate: all as in PyTorch.
+
+    Differentiable in ``input``, ``target`` and ``weight``, each only if it requires it, with sign(0) = 0; second
+    derivatives are exact, on eager operations. Saves references to its operands and nothing of their size.
+    Deterministic, bit for bit.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+    """
+    op = "weighted_l1_loss"
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"{op}: reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+    if normalize not in _NORMALIZE:
+        raise ValueError(f"{op}: normalize must be one of {', '.join(_NORMALIZE)}, got {normalize!r}")
+    check_image(op, "input", input)
+    check_image(op, "target", target)
+    if input.shape != target.shape:
+        raise ValueError(f"{op}: target must have input's shape {tuple(input.shape)}, got {tuple(target.shape)}")
+    if target.device != input.device:
+        raise ValueError(f"{op}: target must be on input's device {input.device}, got {describe(target)}")
+    if weight is not None:
+        check_image(op, "weight", weight, "(N or 1, 1 or C, h, w)")
+        n, c = input.shape[:2]
+        wn, wc = weight.shape[:2]
+        if (wn != n and wn != 1) or (wc != c and wc != 1):
+            raise ValueError(
+                f"{op}: weight must be (N or 1, 1 or C, h, w) with N={n} and C={c}, got {tuple(weight.shape)}"
+            )
+        if weight.device != input.device:
+            raise ValueError(f"{op}: weight must be on input's device {input.device}, got {describe(weight)}")
+    code = REDUCTIONS[reduction]
+    by_weight = normalize == "weight_sum" and weight is not None and code == MEAN
+    fp32 = torch.is_autocast_enabled(input.device.type)
+    return schema.weighted_l1(input, target, weight, code, by_weight, align_corners, fp32, requested())
+
+
+class WeightedL1Loss(nn.Module):
+    """Module form of ``weighted_l1_loss``: ``module(input, target, weight)``, times ``loss_weight``.
+
+    The argument order (prediction, target, weight) and ``loss_weight`` are BasicSR's ``L1Loss``; its mean over
+    the weights is ``normalize="weight_sum"``.
+    """
+
+    def __init__(
+        self,
+        loss_weight: float = 1.0,
+        reduction: str = "mean",
+        *,
+        normalize: str = "numel",
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__()
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"WeightedL1Loss: reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+        if normalize not in _NORMALIZE:
+            raise ValueError(f"WeightedL1Loss: normalize must be one of {', '.join(_NORMALIZE)}, got {normalize!r}")
+        self.loss_weight = loss_weight
+        self.reduction = reduction
+        self.normalize = normalize
+        self.align_corners = align_corners
+
+    def forward(self, input: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        loss = weighted_l1_loss(
+            input,
+            target,
+            weight,
+            reduction=self.reduction,
+            normalize=self.normalize,
+            align_corners=self.align_corners,
+        )
+        return loss if self.loss_weight == 1.0 else self.loss_weight * loss
+
+    def extra_repr(self) -> str:
+        return (
+            f"loss_weight={self.loss_weight}, reduction={self.reduction!r}, normalize={self.normalize!r}, "
+            f"align_corners={self.align_corners}"
+        )

@@ -1,0 +1,103 @@
+"""Weighted L1 in eager PyTorch: the oracle. Any device, any dtype."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from . import allocate
+from .allocate import MEAN, NONE
+
+
+def resized(weight: Tensor, size: torch.Size | tuple[int, int], align_corners: bool) -> Tensor:
+    return F.interpolate(weight, size=tuple(size), mode="bilinear", align_corners=align_corners)
+
+
+def loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    reduction: int,
+    by_weight: bool,
+    align_corners: bool,
+) -> Tensor:
+    """The formula, differentiable by autograd: what the fused op equals."""
+    weighted = (input - target).abs()
+    full = None
+    if weight is not None:
+        full = resized(weight, input.shape[-2:], align_corners)
+        weighted = full * weighted
+    if reduction == NONE:
+        return weighted
+    if reduction == MEAN and full is not None and by_weight:
+        return weighted.sum() / full.expand(input.shape).sum()
+    return weighted.mean() if reduction == MEAN else weighted.sum()
+
+
+def forward(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    reduction: int,
+    by_weight: bool,
+    align_corners: bool,
+    fp32: bool,
+) -> list[Tensor]:
+    """[loss], and [loss, sum of the resized weight] in the compute dtype where normalised by it."""
+    if fp32:
+        dtype = allocate.result_dtype(input, target, weight, fp32)
+        input, target = input.to(dtype), target.to(dtype)
+        weight = None if weight is None else weight.to(dtype)
+    value = loss(input, target, weight, reduction, by_weight, align_corners)
+    if reduction == NONE:
+        (like,) = allocate.loss(input, target, weight, reduction, by_weight, fp32)
+        return [value if value.stride() == like.stride() else like.copy_(value)]
+    if not by_weight:
+        return [value]
+    assert weight is not None
+    total = resized(weight, input.shape[-2:], align_corners).expand(input.shape).sum()
+    return [value, torch.stack((value, total)).to(allocate.compute_dtype(input, target, weight))]
+
+
+def backward(
+    grad: Tensor,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    statistics: Tensor | None,
+    reduction: int,
+    align_corners: bool,
+    need_input: bool,
+    need_target: bool,
+    need_weight: bool,
+) -> list[Tensor]:
+    """Gradients of those needed. Made of differentiable operations, so that it also serves a second derivative."""
+    size = input.shape[-2:]
+    difference = input - target
+    scale = grad
+    if statistics is not None:
+        scale = grad / statistics[1]
+    elif reduction == MEAN:
+        scale = grad / input.numel()
+    out = []
+    if need_input or need_target:
+        full = 1 if weight is None else resized(weight, size, align_corners)
+        slope = scale * full * difference.sgn()
+        out += [slope.to(input.dtype)] * need_input + [-slope.to(target.dtype)] * need_target
+    if need_weight and weight is not None:
+        residual = difference.abs()
+        if statistics is not None:
+            residual = residual - statistics[0]
+        dims = [d for d in (0, 1) if weight.shape[d] == 1]
+        per_cell = scale * residual
+        if dims:
+            per_cell = per_cell.sum(dim=dims, keepdim=True)
+        per_cell = per_cell.to(weight.dtype)
+        out.append(torch.ops.aten.upsample_bilinear2d_backward(per_cell, size, weight.shape, align_corners))
+    like = allocate.gradients(input, target, weight, need_input, need_target, need_weight)
+    return [g if g.stride() == empty.stride() else g.clone(memory_format=_format(empty)) for g, empty in zip(out, like, strict=True)]
+
+
+def _format(x: Tensor) -> torch.memory_format:
+    return torch.contiguous_format if x.is_contiguous() else torch.channels_last

@@ -1,0 +1,170 @@
+"""Spec of the weighted L1 loss: shapes to test, figures to bench, algebra that must hold."""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ..._spec import BenchCase, Case, OpSpec
+from . import reference
+from .allocate import MEAN, REDUCTIONS
+from .api import weighted_l1_loss
+
+
+def oracle(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    reduction: str = "mean",
+    normalize: str = "numel",
+    align_corners: bool = False,
+) -> Tensor:
+    """``weighted_l1_loss`` by ``F.interpolate`` and eager arithmetic."""
+    code = REDUCTIONS[reduction]
+    by_weight = normalize == "weight_sum" and code == MEAN
+    return reference.loss(input, target, weight, code, by_weight, align_corners)
+
+
+def _case(id: str, image: tuple[int, ...], weight: tuple[int, ...] | None, **kwargs: object) -> Case:
+    return Case(id, (image, image, weight), kwargs)
+
+
+_CASES = (
+    _case("map-1/4", (2, 3, 16, 24), (2, 1, 4, 6)),
+    _case("map-1/4-corners", (2, 3, 16, 24), (2, 1, 4, 6), align_corners=True),
+    _case("map-shared", (3, 2, 10, 14), (1, 1, 5, 7)),
+    _case("map-shared-per-channel", (2, 3, 10, 14), (1, 3, 5, 7)),
+    _case("map-per-channel", (2, 3, 9, 11), (2, 3, 4, 5)),
+    _case("map-full-size", (2, 3, 12, 20), (2, 1, 12, 20)),
+    _case("map-larger", (1, 2, 6, 5), (1, 1, 13, 11)),
+    _case("map-1x1", (2, 3, 7, 9), (2, 1, 1, 1)),
+    _case("map-1x1-corners", (2, 3, 7, 9), (2, 1, 1, 1), align_corners=True),
+    _case("no-map", (2, 3, 7, 9), None),
+    _case("sum", (2, 3, 16, 24), (2, 1, 4, 6), reduction="sum"),
+    _case("none", (2, 3, 16, 24), (2, 1, 4, 6), reduction="none"),
+    _case("none-no-map", (2, 3, 5, 4), None, reduction="none"),
+    _case("weight-sum", (2, 3, 16, 24), (2, 1, 4, 6), normalize="weight_sum"),
+    _case("weight-sum-shared", (2, 3, 16, 24), (1, 1, 16, 24), normalize="weight_sum"),
+    _case("weight-sum-per-channel", (2, 3, 9, 11), (2, 3, 4, 5), normalize="weight_sum"),
+    _case("prime-63x127", (1, 2, 63, 127), (1, 1, 7, 31)),
+    _case("1-wide", (2, 2, 9, 1), (2, 1, 3, 1)),
+    _case("1-high", (1, 3, 1, 6), (1, 1, 1, 2)),
+    _case("1x1", (1, 1, 1, 1), (1, 1, 1, 1)),
+    _case("features", (1, 67, 6, 5), (1, 1, 3, 2)),
+    _case("no-batch", (0, 3, 4, 4), (0, 1, 2, 2)),
+    _case("no-batch-shared-map", (0, 3, 4, 4), (1, 1, 2, 2)),
+    _case("no-batch-sum", (0, 3, 4, 4), (0, 1, 2, 2), reduction="sum"),
+    _case("no-channel", (2, 0, 5, 4), (2, 1, 2, 2), reduction="sum"),
+)
+_SMALL = (
+    _case("map", (2, 2, 4, 5), (2, 1, 2, 3)),
+    _case("shared-corners", (2, 2, 4, 5), (1, 2, 3, 2), align_corners=True),
+    _case("sum", (1, 2, 3, 3), (1, 1, 2, 2), reduction="sum"),
+    _case("none", (1, 2, 3, 3), (1, 1, 2, 2), reduction="none"),
+    _case("weight-sum", (2, 2, 3, 3), (2, 1, 2, 2), normalize="weight_sum"),
+    _case("no-map", (1, 2, 3, 3), None),
+)
+
+
+def _bytes(case: Case, itemsize: int, passes: str) -> int:
+    image, _, weight = case.shapes
+    assert image is not None
+    size = prod(image)
+    small = prod(weight) if weight is not None else 0
+    full = size if case.kwargs.get("reduction") == "none" else 0
+    forward = 2 * size + small + full
+    # The backward pass reads both operands again and writes the gradient of one.
+    return itemsize * (forward + (3 * size + small + full if passes == "forward+backward" else 0))
+
+
+def _flops(case: Case, passes: str) -> int:
+    assert case.shapes[0] is not None
+    return 4 * prod(case.shapes[0]) * (2 if passes == "forward+backward" else 1)
+
+
+def _bench() -> tuple[BenchCase, ...]:
+    def case(image: tuple[int, ...], factor: int) -> Case:
+        n, _, h, w = image
+        return _case("x".join(map(str, image)), image, (n, 1, h // factor, w // factor))
+
+    both, grad = "forward+backward", ("input",)
+    images = [case((16, 3, 192, 192), 8), case((8, 3, 512, 512), 8)]
+    features = [case((16, 512, 12, 12), 4), case((8, 64, 128, 128), 4)]
+    return (
+        *(BenchCase(c, both, differentiable=grad, targets={"eager": 7.0, "compile": 2.5}) for c in images),
+        BenchCase(features[0], both, differentiable=grad, targets={"eager": 3.0, "compile": 1.5}),
+        BenchCase(features[1], both, "float32", True, grad, {"eager": 3.0, "compile": 1.5}),
+        *(BenchCase(c, "forward") for c in images),
+        BenchCase(images[1], both, "bfloat16", False, grad),
+    )
+
+
+def _operands() -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(20201)
+    shapes = ((2, 3, 9, 12), (2, 3, 9, 12), (2, 1, 3, 4))
+    x, y, w = (torch.rand(s, generator=generator, dtype=torch.float64) for s in shapes)
+    return x, y, w
+
+
+def _zero_map() -> None:
+    x, y, w = _operands()
+    x.requires_grad_()
+    loss = weighted_l1_loss(x, y, torch.zeros_like(w))
+    (grad,) = torch.autograd.grad(loss, x)
+    assert loss == 0 and not grad.any(), "a zero map must give zero loss and gradient"
+
+
+def _homogeneous() -> None:
+    x, y, w = _operands()
+    assert weighted_l1_loss(x, y, 4 * w) == 4 * weighted_l1_loss(x, y, w)
+    torch.testing.assert_close(
+        weighted_l1_loss(x, y, 4 * w, normalize="weight_sum"),
+        weighted_l1_loss(x, y, w, normalize="weight_sum"),
+        rtol=1e-14,
+        atol=0,
+    )
+
+
+def _symmetric() -> None:
+    x, y, w = _operands()
+    assert weighted_l1_loss(x, y, w) == weighted_l1_loss(y, x, w)
+
+
+def _constant_map() -> None:
+    x, y, w = _operands()
+    flat = torch.full_like(w, 0.5)
+    torch.testing.assert_close(weighted_l1_loss(x, y, flat), 0.5 * weighted_l1_loss(x, y), rtol=1e-14, atol=0)
+
+
+def _sign_of_zero() -> None:
+    x, _, w = _operands()
+    x.requires_grad_()
+    (grad,) = torch.autograd.grad(weighted_l1_loss(x, x.detach().clone(), w), x)
+    assert not grad.any(), "sign(0) must be 0"
+
+
+WEIGHTED_L1 = OpSpec(
+    name="weighted_l1_loss",
+    package=__package__,
+    op=weighted_l1_loss,
+    oracle=oracle,
+    operands=("input", "target", "weight"),
+    cases=_CASES,
+    small=_SMALL,
+    bench=_bench(),
+    bytes_moved=_bytes,
+    flops=_flops,
+    published=oracle,
+    invariants={
+        "zero map": _zero_map,
+        "homogeneity": _homogeneous,
+        "symmetry": _symmetric,
+        "constant map": _constant_map,
+        "sign(0) = 0": _sign_of_zero,
+    },
+)
+
+SPECS = (WEIGHTED_L1,)
