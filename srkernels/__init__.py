@@ -8,10 +8,9 @@
 from . import functional, nn
 from ._dispatch import use_backend
 from ._explain import explain
+from ._version import __version__
 from .functional import convert_haar_weight, haar_dwt2d, haar_highpass, haar_idwt2d, weighted_l1_loss
 from .ops.haar import HAAR_CONVENTIONS
-
-__version__ = "0.1.0"
 
 __all__ = [
     "HAAR_CONVENTIONS",

@@ -40,7 +40,11 @@ def explain(op: str | Callable[..., Any], *inputs: Any) -> str:
         elif backend == chosen:
             verdict = "can run, chosen"
         elif backend in automatic:
-            verdict = f"can run, ranked after {automatic[automatic.index(backend) - 1]}" if automatic.index(backend) else "can run"
+            verdict = (
+                f"can run, ranked after {automatic[automatic.index(backend) - 1]}"
+                if automatic.index(backend)
+                else "can run"
+            )
         else:
             verdict = "can run, on request only"
         lines.append(f"  {backend:<10}{verdict}")

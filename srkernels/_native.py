@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 _EXTENSIONS = {"cpu": "_cpu", "cuda": "_cuda"}
 
@@ -50,3 +51,42 @@ def why_not(device: torch.device) -> str | None:
         return "the CUDA core does not run on ROCm"
     module = _load(device.type)
     return module if isinstance(module, str) else None
+
+
+class _Call:
+    """``with call(x) as (extension, last)``: the core for ``x``, its device guarded, and its last argument."""
+
+    __slots__ = ("_guard", "_x")
+
+    def __init__(self, x: Tensor) -> None:
+        self._x = x
+
+    def __enter__(self) -> tuple[Any, int]:
+        if self._x.device.type == "cpu":
+            self._guard = None
+            return extension("cpu"), torch.get_num_threads()
+        self._guard = torch.cuda.device(self._x.device)
+        self._guard.__enter__()
+        return extension("cuda"), torch.cuda.current_stream(self._x.device).cuda_stream
+
+    def __exit__(self, *error: Any) -> None:
+        if self._guard is not None:
+            self._guard.__exit__(*error)
+
+
+call = _Call
+
+# One ticket per (device, stream), zero between launches: kernels reset it themselves, so graphs may replay them.
+_tickets: dict[tuple[torch.device, int], Tensor] = {}
+
+
+def workspace(ext: Any, x: Tensor, need_weight: bool, stream: int) -> tuple[int, ...]:
+    """The workspace argument of the CUDA core's reductions; the CPU core takes none."""
+    if x.device.type == "cpu":
+        return ()
+    size = ext.weighted_l1_workspace(tuple(x.shape), need_weight)
+    key = (x.device, stream)
+    held = _tickets.get(key)
+    if held is None or held.numel() < size:
+        held = _tickets[key] = torch.zeros(size, dtype=torch.uint8, device=x.device)
+    return (held.data_ptr(),)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -25,3 +26,13 @@ def why_not(device: torch.device) -> str | None:
     if device.type != "cuda":
         return f"no Triton kernels for {device.type} tensors"
     return None if torch.cuda.is_available() else "torch sees no CUDA or ROCm device"
+
+
+_HERE: AbstractContextManager[None] = nullcontext()
+
+
+def on_device(device: torch.device) -> AbstractContextManager[None]:
+    """Guard under which kernels launch on ``device``; Triton itself launches on the current device and stream."""
+    if device.type == "cpu" or device.index == torch.cuda.current_device():
+        return _HERE
+    return torch.cuda.device(device)

@@ -1,13 +1,15 @@
 // Arithmetic of the Haar transform, written once for scalar CPU, SIMD CPU and CUDA.
 //
 // For each 2x2 cell a b / c d:  S = a+b+c+d, V = a+b-c-d, H = a-b+c-d, D = a-b-c+d.
-// The 4x4 matrix is symmetric and its square is 4 I: the same butterfly is analysis, adjoint and (over 4) inverse.
+// The 4x4 matrix is symmetric and its square is 4 I: the same butterfly is analysis, adjoint and
+// (over 4) inverse.
 #pragma once
 #include "types.h"
 
 namespace srk {
 
-// Factors of S, V, H, D, position of V, H, D among the high bands, and the constant added to every high band.
+// Factors of S, V, H, D, position of V, H, D among the high bands, and the constant added to every
+// high band.
 struct HaarPlan {
   double low, v, h, d;
   int slot_v, slot_h, slot_d;
@@ -26,13 +28,16 @@ SRK_HD void butterfly(T a, T b, T c, T d, T& s, T& v, T& h, T& x) {
   x = left - right;
 }
 
-// Which sample the one appended to an odd size n repeats; -1: it is zero. One sample reflects onto itself.
+// Which sample the one appended to an odd size n repeats; -1: it is zero. One sample reflects onto
+// itself.
 SRK_HD int64_t appended_source(int64_t n, Pad pad) {
   if (pad == Pad::zero) return -1;
   return pad == Pad::reflect && n > 1 ? n - 2 : n - 1;
 }
 
 // Index that position i of the even-sized signal reads, -1 for zero.
-SRK_HD int64_t padded_index(int64_t i, int64_t n, Pad pad) { return i < n ? i : appended_source(n, pad); }
+SRK_HD int64_t padded_index(int64_t i, int64_t n, Pad pad) {
+  return i < n ? i : appended_source(n, pad);
+}
 
 }  // namespace srk

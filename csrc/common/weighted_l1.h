@@ -21,7 +21,8 @@ struct Resize {
 
   SRK_HD Resize(int64_t in_size, int64_t out_size, bool align)
       : in(in_size),
-        scale(align ? (out_size > 1 ? T(in_size - 1) / T(out_size - 1) : T(0)) : T(in_size) / T(out_size)),
+        scale(align ? (out_size > 1 ? T(in_size - 1) / T(out_size - 1) : T(0))
+                    : T(in_size) / T(out_size)),
         align_corners(align) {}
 
   // Output i is (1 - weight) * input[low] + weight * input[high].

@@ -24,7 +24,11 @@ def bands(x: Tensor, plan: int, wanted: int) -> list[Tensor]:
             out.append(empty_nchw(x, (n, c, h, w)))
         elif layout == "channel_major":
             # channels_last of the (N, 3C, h, w) image that its two channel axes flatten to
-            stride = (3 * c * h * w, 3, 1, 3 * c * w, 3 * c) if is_channels_last(x) else (3 * c * h * w, 3 * h * w, h * w, w, 1)
+            stride = (
+                (3 * c * h * w, 3, 1, 3 * c * w, 3 * c)
+                if is_channels_last(x)
+                else (3 * c * h * w, 3 * h * w, h * w, w, 1)
+            )
             out.append(torch.empty_strided((n, c, 3, h, w), stride, dtype=x.dtype, device=x.device))
         else:
             plane = n * c * h * w

@@ -137,11 +137,17 @@ def haar_idwt2d(
         stacked = None
     if low is not None and stacked is not None:
         n, c, h, w = low.shape
-        expected_shape = {"band_major": (n, 3 * c, h, w), "channel_major": (n, c, 3, h, w), "tuple": (3, n, c, h, w)}[layout]
+        expected_shape = {"band_major": (n, 3 * c, h, w), "channel_major": (n, c, 3, h, w), "tuple": (3, n, c, h, w)}[
+            layout
+        ]
         if tuple(stacked.shape) != expected_shape:
-            raise ValueError(f"{op}: high must be {expected_shape} for low {tuple(low.shape)}, got {tuple(stacked.shape)}")
+            raise ValueError(
+                f"{op}: high must be {expected_shape} for low {tuple(low.shape)}, got {tuple(stacked.shape)}"
+            )
         if low.dtype != stacked.dtype or low.device != stacked.device:
-            raise ValueError(f"{op}: high must match low ({low.dtype}, {low.device}), got {stacked.dtype}, {stacked.device}")
+            raise ValueError(
+                f"{op}: high must match low ({low.dtype}, {low.device}), got {stacked.dtype}, {stacked.device}"
+            )
     one = low if low is not None else stacked
     assert one is not None
     h, w = one.shape[-2:]

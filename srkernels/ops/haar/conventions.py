@@ -58,9 +58,7 @@ def _bands(order: str, *factors: float) -> tuple[tuple[str, float], tuple[str, f
 CONVENTIONS: dict[str, Convention] = {
     c.name: c
     for c in (
-        Convention(
-            "orthonormal", 0.5, _bands("VHD", 0.5), 0.0, "channel_major", "PyWavelets, pytorch_wavelets, ptwt"
-        ),
+        Convention("orthonormal", 0.5, _bands("VHD", 0.5), 0.0, "channel_major", "PyWavelets, pytorch_wavelets, ptwt"),
         Convention("dasr", 0.25, _bands("VHD", 0.25), 0.5, "band_major", "DASR discriminators, 'cat'"),
         Convention("dasr_sum", 0.25, _bands("VHD", 1 / 12), 0.5, "sum", "DASR discriminators, 'sum'"),
         Convention("mwcnn", 0.5, _bands("HVD", -0.5, -0.5, 0.5), 0.0, "band_major", "MWCNN, DiffLL, HWMNet"),

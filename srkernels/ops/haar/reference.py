@@ -47,7 +47,9 @@ def analysis(x: Tensor, plan: int, pad: int, wanted: int) -> list[Tensor]:
         if p.layout == "sum":
             high = p.v * v + p.h * h + p.d * d + p.shift
         else:
-            by_slot = sorted(zip((p.slot_v, p.slot_h, p.slot_d), (p.v * v, p.h * h, p.d * d), strict=True), key=lambda t: t[0])
+            by_slot = sorted(
+                zip((p.slot_v, p.slot_h, p.slot_d), (p.v * v, p.h * h, p.d * d), strict=True), key=lambda t: t[0]
+            )
             ordered = [band + p.shift if p.shift else band for _, band in by_slot]
             if p.layout == "band_major":
                 high = torch.cat(ordered, dim=1)
@@ -93,7 +95,11 @@ def _fold(x: Tensor, size: int, pad: int, dim: int) -> Tensor:
     if mode == "zero":
         return kept
     source = max(size - 2, 0) if mode == "reflect" else size - 1
-    before, at, after = kept.narrow(dim, 0, source), kept.narrow(dim, source, 1), kept.narrow(dim, source + 1, size - source - 1)
+    before, at, after = (
+        kept.narrow(dim, 0, source),
+        kept.narrow(dim, source, 1),
+        kept.narrow(dim, source + 1, size - source - 1),
+    )
     return torch.cat((before, at + appended, after), dim=dim)
 
 

@@ -96,7 +96,10 @@ def backward(
         per_cell = per_cell.to(weight.dtype)
         out.append(torch.ops.aten.upsample_bilinear2d_backward(per_cell, size, weight.shape, align_corners))
     like = allocate.gradients(input, target, weight, need_input, need_target, need_weight)
-    return [g if g.stride() == empty.stride() else g.clone(memory_format=_format(empty)) for g, empty in zip(out, like, strict=True)]
+    return [
+        g if g.stride() == empty.stride() else g.clone(memory_format=_format(empty))
+        for g, empty in zip(out, like, strict=True)
+    ]
 
 
 def _format(x: Tensor) -> torch.memory_format:

@@ -51,9 +51,7 @@ def _backward(
     backend: str,
 ) -> list[Tensor]:
     run = implementation(__package__, backend, input).backward
-    return run(
-        grad, input, target, weight, statistics, reduction, align_corners, need_input, need_target, need_weight
-    )
+    return run(grad, input, target, weight, statistics, reduction, align_corners, need_input, need_target, need_weight)
 
 
 _library.impl("weighted_l1_forward", _forward, "CompositeExplicitAutograd")

@@ -1,0 +1,370 @@
+// Haar analysis and synthesis on CPU: bound by memory, one read and one write of everything.
+//
+// Three roads, by strides. Rows: columns are contiguous, two input rows are de-interleaved in
+// registers. Pixels: channels are contiguous (channels_last). Cells: any strides, one value at a
+// time; also the borders of odd sizes.
+#include "haar.h"
+
+#include "parallel.h"
+#include "simd.h"
+
+namespace srk::SRK_ISA {
+namespace {
+
+// Fewest output values that are worth a second thread.
+constexpr int64_t kGrainValues = 16384;
+
+template <class T>
+struct Factors {
+  T low, v, h, d, shift;
+  explicit Factors(const HaarPlan& p)
+      : low(T(p.low)), v(T(p.v)), h(T(p.h)), d(T(p.d)), shift(T(p.shift)) {}
+};
+
+// Element offsets of the bands of one (n, c) plane or one row.
+struct Band {
+  int64_t low, v, h, d;
+};
+
+SRK_HD Band band_offset(const HaarArguments& a, int64_t n, int64_t c, int64_t row) {
+  const int64_t high = n * a.high_stride.n + c * a.high_stride.c + row * a.high_stride.h;
+  return {n * a.low_stride.n + c * a.low_stride.c + row * a.low_stride.h,
+          high + a.plan.slot_v * a.high_stride.band, high + a.plan.slot_h * a.high_stride.band,
+          high + a.plan.slot_d * a.high_stride.band};
+}
+
+// Writes one cell's (or one vector of cells') bands.
+template <class S, class T, class F>
+SRK_HD void write_bands(const HaarArguments& a, const Factors<F>& k, const Band& at,
+                        int64_t step_low, int64_t step_high, T s, T v, T h, T d,
+                        void (*put)(S*, T)) {
+  if (a.low) put(static_cast<S*>(a.low) + at.low + step_low, s * k.low);
+  if (a.high) {
+    S* high = static_cast<S*>(a.high);
+    if (a.plan.sum) {
+      put(high + at.v + step_high, v * k.v + h * k.h + d * k.d + k.shift);
+    } else {
+      put(high + at.v + step_high, v * k.v + k.shift);
+      put(high + at.h + step_high, h * k.h + k.shift);
+      put(high + at.d + step_high, d * k.d + k.shift);
+    }
+  }
+}
+
+// ---- analysis
+
+template <class S>
+void analysis_cell(const HaarArguments& a, const Factors<typename Simd<S>::Scalar>& k, int64_t n,
+                   int64_t c, int64_t row, int64_t column) {
+  using T = typename Simd<S>::Scalar;
+  const S* x = static_cast<const S*>(a.x) + n * a.x_stride.n + c * a.x_stride.c;
+  const int64_t bottom = padded_index(2 * row + 1, a.h, a.pad);
+  const int64_t right = padded_index(2 * column + 1, a.w, a.pad);
+  auto value = [&](int64_t i, int64_t j) {
+    return i < 0 || j < 0 ? T(0) : Simd<S>::get(x + i * a.x_stride.h + j * a.x_stride.w);
+  };
+  T s, v, h, d;
+  butterfly(value(2 * row, 2 * column), value(2 * row, right), value(bottom, 2 * column),
+            value(bottom, right), s, v, h, d);
+  write_bands<S, T>(a, k, band_offset(a, n, c, row), column * a.low_stride.w,
+                    column * a.high_stride.w, s, v, h, d, Simd<S>::put);
+}
+
+// Two contiguous input rows to one contiguous row of each band; kLow, kHigh: which are wanted.
+template <class S, bool kLow, bool kHigh>
+void analysis_row(const HaarArguments& a, const Factors<typename Simd<S>::Scalar>& k, const S* top,
+                  const S* bottom, int64_t cells, const Band& at) {
+  using V = typename Simd<S>::Vector;
+  constexpr int N = lanes<V>();
+  S* low = static_cast<S*>(a.low) + at.low;
+  S* high = static_cast<S*>(a.high);
+  const bool sum = a.plan.sum;
+  int64_t i = 0;
+  for (; i + N <= cells; i += N) {
+    V p, q, r, t, s, v, h, d;
+    Simd<S>::load2(top + 2 * i, p, q);
+    Simd<S>::load2(bottom + 2 * i, r, t);
+    butterfly(p, q, r, t, s, v, h, d);
+    if (kLow) Simd<S>::store(low + i, s * k.low);
+    if (kHigh) {
+      if (sum) {
+        Simd<S>::store(high + at.v + i, v * k.v + h * k.h + d * k.d + k.shift);
+      } else {
+        Simd<S>::store(high + at.v + i, v * k.v + k.shift);
+        Simd<S>::store(high + at.h + i, h * k.h + k.shift);
+        Simd<S>::store(high + at.d + i, d * k.d + k.shift);
+      }
+    }
+  }
+  for (; i < cells; ++i) {
+    typename Simd<S>::Scalar s, v, h, d;
+    butterfly(Simd<S>::get(top + 2 * i), Simd<S>::get(top + 2 * i + 1),
+              Simd<S>::get(bottom + 2 * i), Simd<S>::get(bottom + 2 * i + 1), s, v, h, d);
+    write_bands<S, typename Simd<S>::Scalar>(a, k, at, i, i, s, v, h, d, Simd<S>::put);
+  }
+}
+
+// All channels of one cell, channels contiguous; kChannels > 0 unrolls (RGB).
+template <class S, int kChannels>
+void analysis_pixel(const HaarArguments& a, const Factors<typename Simd<S>::Scalar>& k,
+                    const S* top, const S* bottom, int64_t column, const Band& at) {
+  using T = typename Simd<S>::Scalar;
+  using V = typename Simd<S>::Vector;
+  constexpr int N = lanes<V>();
+  const int64_t channels = kChannels > 0 ? kChannels : a.c;
+  const int64_t step = a.x_stride.w, low_at = column * a.low_stride.w,
+                high_at = column * a.high_stride.w;
+  const S *p = top + 2 * column * step, *q = bottom + 2 * column * step;
+  int64_t c = 0;
+  if (kChannels == 0 && a.high_stride.c == 1) {
+    for (; c + N <= channels; c += N) {
+      V s, v, h, d;
+      butterfly(Simd<S>::load(p + c), Simd<S>::load(p + step + c), Simd<S>::load(q + c),
+                Simd<S>::load(q + step + c), s, v, h, d);
+      write_bands<S, V>(a, k, at, low_at + c, high_at + c, s, v, h, d, Simd<S>::store);
+    }
+  }
+  for (; c < channels; ++c) {
+    T s, v, h, d;
+    butterfly(Simd<S>::get(p + c), Simd<S>::get(p + step + c), Simd<S>::get(q + c),
+              Simd<S>::get(q + step + c), s, v, h, d);
+    write_bands<S, T>(a, k, at, low_at + c * a.low_stride.c, high_at + c * a.high_stride.c, s, v, h,
+                      d, Simd<S>::put);
+  }
+}
+
+template <class S>
+void analysis(const HaarArguments& a) {
+  const Factors<typename Simd<S>::Scalar> k(a.plan);
+  const int64_t rows = (a.h + 1) / 2, columns = (a.w + 1) / 2;
+  const int64_t whole_rows = a.h / 2, whole_columns = a.w / 2;
+  const S* x = static_cast<const S*>(a.x);
+  const bool contiguous_rows =
+      a.x_stride.w == 1 && (!a.low || a.low_stride.w == 1) && (!a.high || a.high_stride.w == 1);
+  const bool contiguous_pixels = a.x_stride.c == 1 && a.c > 1 && (!a.low || a.low_stride.c == 1);
+
+  if (contiguous_rows || !contiguous_pixels) {
+    const auto row_kernel =
+        a.low ? (a.high ? analysis_row<S, true, true> : analysis_row<S, true, false>)
+              : analysis_row<S, false, true>;
+    parallel_ranges(
+        a.n * a.c * rows, 1 + kGrainValues / (4 * columns), a.threads,
+        [&](int64_t begin, int64_t end) {
+          int64_t row = begin % rows, plane = begin / rows, c = plane % a.c, n = plane / a.c;
+          for (int64_t i = begin; i < end; ++i) {
+            int64_t column = 0;
+            if (contiguous_rows && row < whole_rows) {
+              const S* top = x + n * a.x_stride.n + c * a.x_stride.c + 2 * row * a.x_stride.h;
+              row_kernel(a, k, top, top + a.x_stride.h, whole_columns, band_offset(a, n, c, row));
+              column = whole_columns;
+            }
+            for (; column < columns; ++column) analysis_cell<S>(a, k, n, c, row, column);
+            if (++row == rows) {
+              row = 0;
+              if (++c == a.c) c = 0, ++n;
+            }
+          }
+        });
+    return;
+  }
+  parallel_ranges(a.n * rows, 1 + kGrainValues / (4 * columns * a.c), a.threads,
+                  [&](int64_t begin, int64_t end) {
+                    for (int64_t i = begin; i < end; ++i) {
+                      const int64_t n = i / rows, row = i % rows;
+                      int64_t column = 0;
+                      if (row < whole_rows) {
+                        const S* top = x + n * a.x_stride.n + 2 * row * a.x_stride.h;
+                        const Band at = band_offset(a, n, 0, row);
+                        for (; column < whole_columns; ++column) {
+                          if (a.c == 3) {
+                            analysis_pixel<S, 3>(a, k, top, top + a.x_stride.h, column, at);
+                          } else {
+                            analysis_pixel<S, 0>(a, k, top, top + a.x_stride.h, column, at);
+                          }
+                        }
+                      }
+                      for (; column < columns; ++column)
+                        for (int64_t c = 0; c < a.c; ++c) analysis_cell<S>(a, k, n, c, row, column);
+                    }
+                  });
+}
+
+// ---- synthesis
+
+template <class S, class T>
+SRK_HD void read_bands(const HaarArguments& a, const Factors<T>& k, const Band& at,
+                       int64_t step_low, int64_t step_high, T& s, T& v, T& h, T& d) {
+  const S *low = static_cast<const S*>(a.low), *high = static_cast<const S*>(a.high);
+  s = low ? Simd<S>::get(low + at.low + step_low) * k.low : T(0);
+  v = high ? (Simd<S>::get(high + at.v + step_high) - k.shift) * k.v : T(0);
+  h = high ? (Simd<S>::get(high + at.h + step_high) - k.shift) * k.h : T(0);
+  d = high ? (Simd<S>::get(high + at.d + step_high) - k.shift) * k.d : T(0);
+}
+
+// One output value, gathered from its own cell and, where the appended row or column was copied
+// from it, from the last cells too: the adjoint of the padding.
+template <class S>
+void synthesis_value(const HaarArguments& a, const Factors<typename Simd<S>::Scalar>& k, int64_t n,
+                     int64_t c, int64_t row, int64_t column) {
+  using T = typename Simd<S>::Scalar;
+  int64_t cell_row[2] = {row / 2, a.h / 2}, cell_column[2] = {column / 2, a.w / 2};
+  int half_row[2] = {int(row % 2), 1}, half_column[2] = {int(column % 2), 1};
+  const int from_rows = a.h % 2 && appended_source(a.h, a.pad) == row ? 2 : 1;
+  const int from_columns = a.w % 2 && appended_source(a.w, a.pad) == column ? 2 : 1;
+  T total = T(0);
+  for (int i = 0; i < from_rows; ++i) {
+    for (int j = 0; j < from_columns; ++j) {
+      T s, v, h, d, x[4];
+      read_bands<S, T>(a, k, band_offset(a, n, c, cell_row[i]), cell_column[j] * a.low_stride.w,
+                       cell_column[j] * a.high_stride.w, s, v, h, d);
+      butterfly(s, v, h, d, x[0], x[1], x[2], x[3]);
+      total += x[2 * half_row[i] + half_column[j]];
+    }
+  }
+  Simd<S>::put(static_cast<S*>(a.x) + n * a.x_stride.n + c * a.x_stride.c + row * a.x_stride.h +
+                   column * a.x_stride.w,
+               total);
+}
+
+// One contiguous row of each band to two contiguous image rows.
+template <class S, bool kLow, bool kHigh>
+void synthesis_row(const HaarArguments& a, const Factors<typename Simd<S>::Scalar>& k, S* top,
+                   S* bottom, int64_t cells, const Band& at) {
+  using T = typename Simd<S>::Scalar;
+  using V = typename Simd<S>::Vector;
+  constexpr int N = lanes<V>();
+  const S *low = static_cast<const S*>(a.low), *high = static_cast<const S*>(a.high);
+  int64_t i = 0;
+  for (; i + N <= cells; i += N) {
+    V s{}, v{}, h{}, d{}, p, q, r, t;
+    if (kLow) s = Simd<S>::load(low + at.low + i) * k.low;
+    if (kHigh) {
+      v = (Simd<S>::load(high + at.v + i) - k.shift) * k.v;
+      h = (Simd<S>::load(high + at.h + i) - k.shift) * k.h;
+      d = (Simd<S>::load(high + at.d + i) - k.shift) * k.d;
+    }
+    butterfly(s, v, h, d, p, q, r, t);
+    Simd<S>::store2(top + 2 * i, p, q);
+    Simd<S>::store2(bottom + 2 * i, r, t);
+  }
+  for (; i < cells; ++i) {
+    T s, v, h, d, p, q, r, t;
+    read_bands<S, T>(a, k, at, i, i, s, v, h, d);
+    butterfly(s, v, h, d, p, q, r, t);
+    Simd<S>::put(top + 2 * i, p);
+    Simd<S>::put(top + 2 * i + 1, q);
+    Simd<S>::put(bottom + 2 * i, r);
+    Simd<S>::put(bottom + 2 * i + 1, t);
+  }
+}
+
+template <class S, int kChannels>
+void synthesis_pixel(const HaarArguments& a, const Factors<typename Simd<S>::Scalar>& k, S* top,
+                     S* bottom, int64_t column, const Band& at) {
+  using T = typename Simd<S>::Scalar;
+  const int64_t channels = kChannels > 0 ? kChannels : a.c, step = a.x_stride.w;
+  S *p = top + 2 * column * step, *q = bottom + 2 * column * step;
+  for (int64_t c = 0; c < channels; ++c) {
+    T s, v, h, d, w[4];
+    read_bands<S, T>(a, k, at, column * a.low_stride.w + c * a.low_stride.c,
+                     column * a.high_stride.w + c * a.high_stride.c, s, v, h, d);
+    butterfly(s, v, h, d, w[0], w[1], w[2], w[3]);
+    Simd<S>::put(p + c, w[0]);
+    Simd<S>::put(p + step + c, w[1]);
+    Simd<S>::put(q + c, w[2]);
+    Simd<S>::put(q + step + c, w[3]);
+  }
+}
+
+template <class S>
+void synthesis(const HaarArguments& a) {
+  const Factors<typename Simd<S>::Scalar> k(a.plan);
+  const int64_t rows = (a.h + 1) / 2;
+  // Values outside [0, plain) x [0, plain) take part in the padding and are gathered one by one.
+  const int64_t fold_rows = a.h % 2 ? (a.pad == Pad::reflect ? 3 : 1) : 0;
+  const int64_t fold_columns = a.w % 2 ? (a.pad == Pad::reflect ? 3 : 1) : 0;
+  const int64_t plain_rows = a.h > fold_rows ? (a.h - fold_rows) / 2 : 0;
+  const int64_t plain_columns = a.w > fold_columns ? (a.w - fold_columns) / 2 : 0;
+  S* x = static_cast<S*>(a.x);
+  const bool contiguous_rows =
+      a.x_stride.w == 1 && (!a.low || a.low_stride.w == 1) && (!a.high || a.high_stride.w == 1);
+  const bool contiguous_pixels = a.x_stride.c == 1 && a.c > 1;
+
+  auto border = [&](int64_t n, int64_t c, int64_t row, int64_t plain) {
+    for (int64_t y = 2 * row; y < 2 * row + 2 && y < a.h; ++y)
+      for (int64_t j = 2 * plain; j < a.w; ++j) synthesis_value<S>(a, k, n, c, y, j);
+  };
+  if (contiguous_rows || !contiguous_pixels) {
+    const auto row_kernel =
+        a.low ? (a.high ? synthesis_row<S, true, true> : synthesis_row<S, true, false>)
+              : synthesis_row<S, false, true>;
+    parallel_ranges(
+        a.n * a.c * rows, 1 + kGrainValues / (2 * (a.w + 1)), a.threads,
+        [&](int64_t begin, int64_t end) {
+          int64_t row = begin % rows, plane = begin / rows, c = plane % a.c, n = plane / a.c;
+          for (int64_t i = begin; i < end; ++i) {
+            int64_t plain = 0;
+            if (contiguous_rows && row < plain_rows) {
+              S* top = x + n * a.x_stride.n + c * a.x_stride.c + 2 * row * a.x_stride.h;
+              row_kernel(a, k, top, top + a.x_stride.h, plain_columns, band_offset(a, n, c, row));
+              plain = plain_columns;
+            }
+            border(n, c, row, plain);
+            if (++row == rows) {
+              row = 0;
+              if (++c == a.c) c = 0, ++n;
+            }
+          }
+        });
+    return;
+  }
+  parallel_ranges(a.n * rows, 1 + kGrainValues / (2 * (a.w + 1) * a.c), a.threads,
+                  [&](int64_t begin, int64_t end) {
+                    for (int64_t i = begin; i < end; ++i) {
+                      const int64_t n = i / rows, row = i % rows;
+                      int64_t plain = 0;
+                      if (row < plain_rows) {
+                        S* top = x + n * a.x_stride.n + 2 * row * a.x_stride.h;
+                        const Band at = band_offset(a, n, 0, row);
+                        for (; plain < plain_columns; ++plain) {
+                          if (a.c == 3) {
+                            synthesis_pixel<S, 3>(a, k, top, top + a.x_stride.h, plain, at);
+                          } else {
+                            synthesis_pixel<S, 0>(a, k, top, top + a.x_stride.h, plain, at);
+                          }
+                        }
+                      }
+                      for (int64_t c = 0; c < a.c; ++c) border(n, c, row, plain);
+                    }
+                  });
+}
+
+}  // namespace
+
+void haar_analysis(const HaarArguments& args) {
+  switch (args.dtype) {
+    case DType::f32:
+      return analysis<float>(args);
+    case DType::bf16:
+      return analysis<bf16>(args);
+    case DType::f16:
+      return analysis<f16>(args);
+    case DType::f64:
+      return analysis<double>(args);
+  }
+}
+
+void haar_synthesis(const HaarArguments& args) {
+  switch (args.dtype) {
+    case DType::f32:
+      return synthesis<float>(args);
+    case DType::bf16:
+      return synthesis<bf16>(args);
+    case DType::f16:
+      return synthesis<f16>(args);
+    case DType::f64:
+      return synthesis<double>(args);
+  }
+}
+
+}  // namespace srk::SRK_ISA

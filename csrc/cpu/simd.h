@@ -1,0 +1,236 @@
+// Lanes of fp32 or fp64 loaded from and stored to any storage type, on GCC/Clang vector extensions.
+//
+// Each file that includes this one is compiled once per instruction set, with SRK_ISA naming the
+// namespace; the vector width follows from the compiler flags. No standard-library template may be
+// instantiated in such a file: the linker would keep one copy for all instruction sets.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#include "../common/types.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+#define SRK_VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define SRK_VECTOR_BYTES 32
+#else
+#define SRK_VECTOR_BYTES 16
+#endif
+
+namespace srk::SRK_ISA {
+
+struct bf16 {
+  uint16_t bits;
+};
+using f16 = _Float16;
+
+constexpr int kFloats = SRK_VECTOR_BYTES / 4;
+constexpr int kDoubles = SRK_VECTOR_BYTES / 8;
+
+typedef float vfloat __attribute__((vector_size(SRK_VECTOR_BYTES)));
+typedef double vdouble __attribute__((vector_size(SRK_VECTOR_BYTES)));
+typedef uint32_t vuint __attribute__((vector_size(SRK_VECTOR_BYTES)));
+typedef uint16_t vhalf __attribute__((vector_size(SRK_VECTOR_BYTES / 2)));
+
+template <class V>
+SRK_HD V load_unaligned(const void* p) {
+  V v;
+  __builtin_memcpy(&v, p, sizeof(V));
+  return v;
+}
+
+template <class V>
+SRK_HD void store_unaligned(void* p, V v) {
+  __builtin_memcpy(p, &v, sizeof(V));
+}
+
+// Even and odd elements of two neighbouring vectors, and back.
+#if SRK_VECTOR_BYTES == 64
+#define SRK_EVEN32 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+#define SRK_ODD32 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
+#define SRK_ZIP_LOW32 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define SRK_ZIP_HIGH32 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#define SRK_EVEN64 0, 2, 4, 6, 8, 10, 12, 14
+#define SRK_ODD64 1, 3, 5, 7, 9, 11, 13, 15
+#define SRK_ZIP_LOW64 0, 8, 1, 9, 2, 10, 3, 11
+#define SRK_ZIP_HIGH64 4, 12, 5, 13, 6, 14, 7, 15
+#elif SRK_VECTOR_BYTES == 32
+#define SRK_EVEN32 0, 2, 4, 6, 8, 10, 12, 14
+#define SRK_ODD32 1, 3, 5, 7, 9, 11, 13, 15
+#define SRK_ZIP_LOW32 0, 8, 1, 9, 2, 10, 3, 11
+#define SRK_ZIP_HIGH32 4, 12, 5, 13, 6, 14, 7, 15
+#define SRK_EVEN64 0, 2, 4, 6
+#define SRK_ODD64 1, 3, 5, 7
+#define SRK_ZIP_LOW64 0, 4, 1, 5
+#define SRK_ZIP_HIGH64 2, 6, 3, 7
+#else
+#define SRK_EVEN32 0, 2, 4, 6
+#define SRK_ODD32 1, 3, 5, 7
+#define SRK_ZIP_LOW32 0, 4, 1, 5
+#define SRK_ZIP_HIGH32 2, 6, 3, 7
+#define SRK_EVEN64 0, 2
+#define SRK_ODD64 1, 3
+#define SRK_ZIP_LOW64 0, 2
+#define SRK_ZIP_HIGH64 1, 3
+#endif
+
+SRK_HD vfloat bits_to_float(vuint u) {
+  vfloat f;
+  __builtin_memcpy(&f, &u, sizeof f);
+  return f;
+}
+
+SRK_HD vuint float_to_bits(vfloat f) {
+  vuint u;
+  __builtin_memcpy(&u, &f, sizeof u);
+  return u;
+}
+
+// fp32 -> bf16 in the upper half of each lane: round to nearest even, NaN to the quiet NaN that
+// torch writes.
+SRK_HD vuint round_to_bf16(vfloat f) {
+  const vuint u = float_to_bits(f);
+  const vuint rounded = u + 0x7fffu + ((u >> 16) & 1u);
+  return f == f ? rounded : vuint{} + 0x7fc00000u;
+}
+
+SRK_HD float to_float(bf16 x) {
+  const uint32_t u = uint32_t(x.bits) << 16;
+  float f;
+  __builtin_memcpy(&f, &u, 4);
+  return f;
+}
+
+SRK_HD bf16 to_bf16(float f) {
+  uint32_t u;
+  __builtin_memcpy(&u, &f, 4);
+  if (f != f) return bf16{0x7fc0};
+  return bf16{uint16_t((u + 0x7fffu + ((u >> 16) & 1u)) >> 16)};
+}
+
+// Storage type S: compute type, lanes, and scalar and vector loads and stores.
+template <class S>
+struct Simd;
+
+template <>
+struct Simd<float> {
+  using Scalar = float;
+  using Vector = vfloat;
+  static SRK_HD float get(const float* p) { return *p; }
+  static SRK_HD void put(float* p, float x) { *p = x; }
+  static SRK_HD vfloat load(const float* p) { return load_unaligned<vfloat>(p); }
+  static SRK_HD void store(float* p, vfloat v) { store_unaligned(p, v); }
+  static SRK_HD void load2(const float* p, vfloat& even, vfloat& odd) {
+    const vfloat a = load(p), b = load(p + kFloats);
+    even = __builtin_shufflevector(a, b, SRK_EVEN32);
+    odd = __builtin_shufflevector(a, b, SRK_ODD32);
+  }
+  static SRK_HD void store2(float* p, vfloat even, vfloat odd) {
+    store(p, __builtin_shufflevector(even, odd, SRK_ZIP_LOW32));
+    store(p + kFloats, __builtin_shufflevector(even, odd, SRK_ZIP_HIGH32));
+  }
+};
+
+template <>
+struct Simd<double> {
+  using Scalar = double;
+  using Vector = vdouble;
+  static SRK_HD double get(const double* p) { return *p; }
+  static SRK_HD void put(double* p, double x) { *p = x; }
+  static SRK_HD vdouble load(const double* p) { return load_unaligned<vdouble>(p); }
+  static SRK_HD void store(double* p, vdouble v) { store_unaligned(p, v); }
+  static SRK_HD void load2(const double* p, vdouble& even, vdouble& odd) {
+    const vdouble a = load(p), b = load(p + kDoubles);
+    even = __builtin_shufflevector(a, b, SRK_EVEN64);
+    odd = __builtin_shufflevector(a, b, SRK_ODD64);
+  }
+  static SRK_HD void store2(double* p, vdouble even, vdouble odd) {
+    store(p, __builtin_shufflevector(even, odd, SRK_ZIP_LOW64));
+    store(p + kDoubles, __builtin_shufflevector(even, odd, SRK_ZIP_HIGH64));
+  }
+};
+
+template <>
+struct Simd<bf16> {
+  using Scalar = float;
+  using Vector = vfloat;
+  static SRK_HD float get(const bf16* p) { return to_float(*p); }
+  static SRK_HD void put(bf16* p, float x) { *p = to_bf16(x); }
+  static SRK_HD vfloat load(const bf16* p) {
+    return bits_to_float(__builtin_convertvector(load_unaligned<vhalf>(p), vuint) << 16);
+  }
+  static SRK_HD void store(bf16* p, vfloat v) {
+    store_unaligned(p, __builtin_convertvector(round_to_bf16(v) >> 16, vhalf));
+  }
+  // A 32-bit lane holds a neighbouring pair: the even element below, the odd one above.
+  static SRK_HD void load2(const bf16* p, vfloat& even, vfloat& odd) {
+    const vuint pairs = load_unaligned<vuint>(p);
+    even = bits_to_float(pairs << 16);
+    odd = bits_to_float(pairs & 0xffff0000u);
+  }
+  static SRK_HD void store2(bf16* p, vfloat even, vfloat odd) {
+    store_unaligned(p, (round_to_bf16(even) >> 16) | (round_to_bf16(odd) & 0xffff0000u));
+  }
+};
+
+template <>
+struct Simd<f16> {
+  using Scalar = float;
+  using Vector = vfloat;
+  static SRK_HD float get(const f16* p) { return float(*p); }
+  static SRK_HD void put(f16* p, float x) { *p = f16(x); }
+  static SRK_HD vfloat load(const f16* p) {
+#if defined(__AVX512F__)
+    return vfloat(_mm512_cvtph_ps(load_unaligned<__m256i>(p)));
+#elif defined(__AVX2__)
+    return vfloat(_mm256_cvtph_ps(load_unaligned<__m128i>(p)));
+#else
+    vfloat v;
+    for (int i = 0; i < kFloats; ++i) v[i] = float(p[i]);
+    return v;
+#endif
+  }
+  static SRK_HD void store(f16* p, vfloat v) {
+#if defined(__AVX512F__)
+    store_unaligned(p, _mm512_cvtps_ph(__m512(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif defined(__AVX2__)
+    store_unaligned(p, _mm256_cvtps_ph(__m256(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#else
+    for (int i = 0; i < kFloats; ++i) p[i] = f16(v[i]);
+#endif
+  }
+  static SRK_HD void load2(const f16* p, vfloat& even, vfloat& odd) {
+    const vfloat a = load(p), b = load(p + kFloats);
+    even = __builtin_shufflevector(a, b, SRK_EVEN32);
+    odd = __builtin_shufflevector(a, b, SRK_ODD32);
+  }
+  static SRK_HD void store2(f16* p, vfloat even, vfloat odd) {
+    store(p, __builtin_shufflevector(even, odd, SRK_ZIP_LOW32));
+    store(p + kFloats, __builtin_shufflevector(even, odd, SRK_ZIP_HIGH32));
+  }
+};
+
+template <class V>
+constexpr int lanes();
+template <>
+constexpr int lanes<vfloat>() {
+  return kFloats;
+}
+template <>
+constexpr int lanes<vdouble>() {
+  return kDoubles;
+}
+
+SRK_HD vfloat broadcast(float x, vfloat) { return vfloat{} + x; }
+SRK_HD vdouble broadcast(double x, vdouble) { return vdouble{} + x; }
+
+SRK_HD float absolute(float x) { return __builtin_fabsf(x); }
+SRK_HD double absolute(double x) { return __builtin_fabs(x); }
+SRK_HD vfloat absolute(vfloat x) { return bits_to_float(float_to_bits(x) & 0x7fffffffu); }
+SRK_HD vdouble absolute(vdouble x) { return x < 0.0 ? -x : x; }
+
+}  // namespace srk::SRK_ISA

@@ -1,0 +1,559 @@
+// Weighted L1 loss on CPU.
+//
+//   loss        = sum w |x - t| / norm           w: the map, resized bilinearly to the image
+//   d loss / dx = w sign(x - t) grad / norm      d loss / dt = -d loss / dx
+//   d loss / dw = |x - t| grad / norm            carried back through the resize (its adjoint)
+// and, where norm is the sum of w, d loss / dw = (|x - t| - loss) grad / norm.
+//
+// The image is walked in tiles, runs of elements that are contiguous in both operands: some rows of
+// a plane, or some rows of channels_last pixels. For each tile the resized weight is made once, in
+// cache, and used by all channels. Tiles do not depend on the number of threads and their sums are
+// added in order: the result is deterministic.
+#include "weighted_l1.h"
+
+#include <cstdlib>
+
+#include "parallel.h"
+#include "simd.h"
+
+namespace srk::SRK_ISA {
+namespace {
+
+constexpr int64_t kTileElements =
+    4096;  // of weights: 16 KiB, so that weights and operands share the first cache
+constexpr int64_t kGrainElements = 16384;  // fewest elements worth a second thread
+
+// malloc'ed scratch; a std::vector here would leak this file's instruction set into shared template
+// code.
+template <class T>
+struct Buffer {
+  T* data;
+  explicit Buffer(int64_t size)
+      : data(static_cast<T*>(std::malloc(sizeof(T) * size_t(size > 0 ? size : 1)))) {}
+  ~Buffer() { std::free(data); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  T& operator[](int64_t i) const { return data[i]; }
+};
+
+int64_t element_size(DType t) { return t == DType::f64 ? 8 : t == DType::f32 ? 4 : 2; }
+
+const void* address(const Operand& o, int64_t offset) {
+  return static_cast<const char*>(o.data) + offset * element_size(o.dtype);
+}
+
+// ---- runs of contiguous elements
+// -------------------------------------------------------------------------------
+
+template <class V>
+SRK_HD typename Simd<float>::Scalar horizontal(V v, float) {
+  float total = 0;
+  for (int i = 0; i < lanes<V>(); ++i) total += v[i];
+  return total;
+}
+template <class V>
+SRK_HD double horizontal(V v, double) {
+  double total = 0;
+  for (int i = 0; i < lanes<V>(); ++i) total += v[i];
+  return total;
+}
+
+// sum of w |x - t|; w null: of |x - t|
+template <class X, class T>
+double run_sum(const void* xp, const void* tp, const typename Simd<X>::Scalar* w, int64_t size) {
+  using F = typename Simd<X>::Scalar;
+  using V = typename Simd<X>::Vector;
+  constexpr int N = lanes<V>();
+  const X* x = static_cast<const X*>(xp);
+  const T* t = static_cast<const T*>(tp);
+  V total[4] = {};
+  int64_t i = 0;
+  for (; i + 4 * N <= size; i += 4 * N)
+    for (int j = 0; j < 4; ++j) {
+      const V d = absolute(Simd<X>::load(x + i + j * N) - Simd<T>::load(t + i + j * N));
+      total[j] += w ? d * Simd<F>::load(w + i + j * N) : d;
+    }
+  for (; i + N <= size; i += N) {
+    const V d = absolute(Simd<X>::load(x + i) - Simd<T>::load(t + i));
+    total[0] += w ? d * Simd<F>::load(w + i) : d;
+  }
+  F rest = 0;
+  for (; i < size; ++i) {
+    const F d = absolute(Simd<X>::get(x + i) - Simd<T>::get(t + i));
+    rest += w ? d * w[i] : d;
+  }
+  return double(horizontal((total[0] + total[1]) + (total[2] + total[3]), F(0))) + double(rest);
+}
+
+// out = |x - t|, or out += |x - t|
+template <class X, class T>
+void run_difference(const void* xp, const void* tp, typename Simd<X>::Scalar* out, int64_t size,
+                    bool add) {
+  using F = typename Simd<X>::Scalar;
+  using V = typename Simd<X>::Vector;
+  constexpr int N = lanes<V>();
+  const X* x = static_cast<const X*>(xp);
+  const T* t = static_cast<const T*>(tp);
+  int64_t i = 0;
+  for (; i + N <= size; i += N) {
+    const V d = absolute(Simd<X>::load(x + i) - Simd<T>::load(t + i));
+    Simd<F>::store(out + i, add ? Simd<F>::load(out + i) + d : d);
+  }
+  for (; i < size; ++i) {
+    const F d = absolute(Simd<X>::get(x + i) - Simd<T>::get(t + i));
+    out[i] = add ? out[i] + d : d;
+  }
+}
+
+// g = sign(x - t) w; w null: times `constant`
+template <class X, class T>
+void run_gradient(const void* xp, const void* tp, const typename Simd<X>::Scalar* w,
+                  typename Simd<X>::Scalar constant, void* gp, int64_t size) {
+  using F = typename Simd<X>::Scalar;
+  using V = typename Simd<X>::Vector;
+  constexpr int N = lanes<V>();
+  const X* x = static_cast<const X*>(xp);
+  const T* t = static_cast<const T*>(tp);
+  X* g = static_cast<X*>(gp);
+  const V flat = broadcast(constant, V{});
+  int64_t i = 0;
+  for (; i + N <= size; i += N) {
+    const V d = Simd<X>::load(x + i) - Simd<T>::load(t + i);
+    const V slope = w ? Simd<F>::load(w + i) : flat;
+    Simd<X>::store(g + i, d > F(0) ? slope : (d < F(0) ? -slope : V{}));
+  }
+  for (; i < size; ++i) {
+    const F d = Simd<X>::get(x + i) - Simd<T>::get(t + i);
+    const F slope = w ? w[i] : constant;
+    Simd<X>::put(g + i, d > F(0) ? slope : (d < F(0) ? -slope : F(0)));
+  }
+}
+
+template <class F>
+struct Runs {
+  double (*sum)(const void*, const void*, const F*, int64_t);
+  void (*difference)(const void*, const void*, F*, int64_t, bool);
+  void (*gradient)(const void*, const void*, const F*, F, void*, int64_t);
+};
+
+template <class X, class T>
+Runs<typename Simd<X>::Scalar> runs_of() {
+  return {run_sum<X, T>, run_difference<X, T>, run_gradient<X, T>};
+}
+
+Runs<double> runs(DType, DType, double) { return runs_of<double, double>(); }
+
+template <class X>
+Runs<float> runs_with(DType t) {
+  return t == DType::f32    ? runs_of<X, float>()
+         : t == DType::bf16 ? runs_of<X, bf16>()
+                            : runs_of<X, f16>();
+}
+
+Runs<float> runs(DType x, DType t, float) {
+  return x == DType::f32    ? runs_with<float>(t)
+         : x == DType::bf16 ? runs_with<bf16>(t)
+                            : runs_with<f16>(t);
+}
+
+template <class F, class S>
+void convert_in(const S* from, F* to, int64_t size) {
+  for (int64_t i = 0; i < size; ++i) to[i] = F(Simd<S>::get(from + i));
+}
+
+template <class F, class S>
+void convert_out(const F* from, S* to, int64_t size) {
+  for (int64_t i = 0; i < size; ++i) Simd<S>::put(to + i, typename Simd<S>::Scalar(from[i]));
+}
+
+template <class F>
+void read(DType t, const void* from, F* to, int64_t size) {
+  switch (t) {
+    case DType::f32:
+      return convert_in(static_cast<const float*>(from), to, size);
+    case DType::bf16:
+      return convert_in(static_cast<const bf16*>(from), to, size);
+    case DType::f16:
+      return convert_in(static_cast<const f16*>(from), to, size);
+    case DType::f64:
+      return convert_in(static_cast<const double*>(from), to, size);
+  }
+}
+
+template <class F>
+void write(DType t, void* to, const F* from, int64_t size) {
+  switch (t) {
+    case DType::f32:
+      return convert_out(from, static_cast<float*>(to), size);
+    case DType::bf16:
+      return convert_out(from, static_cast<bf16*>(to), size);
+    case DType::f16:
+      return convert_out(from, static_cast<f16*>(to), size);
+    case DType::f64:
+      return convert_out(from, static_cast<double*>(to), size);
+  }
+}
+
+// ---- tiles
+// -----------------------------------------------------------------------------------------------------
+
+// How an image is cut. A tile is `rows` image rows of one image and, in planes, of a block of
+// channels.
+struct Tiling {
+  bool pixels;  // channels_last runs; otherwise runs within one channel's plane
+  bool joined;  // neighbouring rows are contiguous: a tile is one run (per channel)
+  int64_t rows, channels;
+  int64_t row_elements;  // of a run: w, or w * c
+  int64_t row_blocks, channel_blocks, tiles;
+};
+
+bool rows_joined(const Operand& o, bool pixels, int64_t w, int64_t c) {
+  return !o.data || (pixels ? o.stride.h == w * c : o.stride.h == w);
+}
+
+Tiling tiling(const WeightedL1Arguments& a) {
+  Tiling t;
+  t.pixels = !(a.input.stride.w == 1 && a.target.stride.w == 1);
+  t.row_elements = t.pixels && a.c > 0 ? a.w * a.c : a.w;
+  t.joined = true;
+  const Operand* const images[] = {&a.input, &a.target, &a.grad_input, &a.grad_target};
+  for (const Operand* o : images) t.joined = t.joined && rows_joined(*o, t.pixels, a.w, a.c);
+  if (a.reduction == Reduction::none) {
+    t.joined = t.joined && rows_joined(a.out, t.pixels, a.w, a.c) &&
+               rows_joined(a.grad, t.pixels, a.w, a.c);
+  }
+  t.rows = kTileElements / t.row_elements;
+  if (t.rows < 1) t.rows = 1;
+  if (t.rows > a.h) t.rows = a.h;
+  t.channels = t.pixels ? a.c : 4 * kGrainElements / (t.rows * t.row_elements);
+  if (t.channels < 1) t.channels = 1;
+  if (t.channels > a.c) t.channels = a.c;
+  t.row_blocks = (a.h + t.rows - 1) / t.rows;
+  t.channel_blocks = t.channels > 0 ? (a.c + t.channels - 1) / t.channels : 0;
+  t.tiles = a.n * t.row_blocks * t.channel_blocks;
+  return t;
+}
+
+// The resized weight of tiles. Along a row the two source cells and their share are the same for
+// every row, so each low-resolution row is stretched once and kept while neighbouring image rows
+// lie between the same two.
+template <class F>
+struct ResizedWeight {
+  const WeightedL1Arguments& a;
+  const Tiling& t;
+  const bool per_channel;  // in a run of pixels each channel has its own weight
+  const Resize<F> vertical, horizontal;
+  Buffer<int64_t> left, right;
+  Buffer<F> share;
+  Buffer<F> stretched[2], values;
+  int64_t cached_row[2] = {-1, -1}, cached_n = -1, cached_c = -1;
+
+  ResizedWeight(const WeightedL1Arguments& args, const Tiling& tiles)
+      : a(args),
+        t(tiles),
+        per_channel(tiles.pixels && args.weight_c > 1),
+        vertical(args.weight_h, args.h, args.align_corners),
+        horizontal(args.weight_w, args.w, args.align_corners),
+        left(args.weight.data ? args.w : 0),
+        right(args.weight.data ? args.w : 0),
+        share(args.weight.data ? args.w : 0),
+        stretched{Buffer<F>(args.weight.data ? tiles.row_elements : 0),
+                  Buffer<F>(args.weight.data ? tiles.row_elements : 0)},
+        values(args.weight.data ? tiles.rows * tiles.row_elements : 0) {
+    if (!a.weight.data) return;
+    for (int64_t x = 0; x < a.w; ++x) horizontal.source(x, left[x], right[x], share[x]);
+  }
+
+  const F* stretch(int64_t n, int64_t c, int64_t row) {
+    if (n != cached_n || c != cached_c) {
+      cached_row[0] = cached_row[1] = -1;
+      cached_n = n;
+      cached_c = c;
+    }
+    const int slot = int(row & 1);
+    F* out = stretched[slot].data;
+    if (cached_row[slot] == row) return out;
+    cached_row[slot] = row;
+    const Strides& s = a.weight.stride;
+    const F* w = static_cast<const F*>(a.weight.data) + n * s.n + c * s.c + row * s.h;
+    if (!t.pixels) {
+      for (int64_t x = 0; x < a.w; ++x) {
+        const F from = w[left[x] * s.w], to = w[right[x] * s.w];
+        out[x] = from + share[x] * (to - from);
+      }
+      return out;
+    }
+    for (int64_t x = 0; x < a.w; ++x) {
+      for (int64_t k = 0; k < a.c; ++k) {
+        const F* v = w + (per_channel ? k * s.c : 0);
+        const F from = v[left[x] * s.w], to = v[right[x] * s.w];
+        out[x * a.c + k] = from + share[x] * (to - from);
+      }
+    }
+    return out;
+  }
+
+  // scale * weight for image rows [first, first + rows) of image n and channel c.
+  const F* tile(int64_t n, int64_t c, int64_t first, int64_t rows, F scale) {
+    using V = typename Simd<F>::Vector;
+    constexpr int N = lanes<V>();
+    n = a.weight_n > 1 ? n : 0;
+    c = a.weight_c > 1 && !t.pixels ? c : 0;
+    for (int64_t i = 0; i < rows; ++i) {
+      int64_t low, high;
+      F lambda;
+      vertical.source(first + i, low, high, lambda);
+      const F *from = stretch(n, c, low), *to = stretch(n, c, high);
+      const F upper = scale * (F(1) - lambda), lower = scale * lambda;
+      F* out = values.data + i * t.row_elements;
+      int64_t x = 0;
+      for (; x + N <= t.row_elements; x += N)
+        Simd<F>::store(out + x, Simd<F>::load(from + x) * upper + Simd<F>::load(to + x) * lower);
+      for (; x < t.row_elements; ++x) out[x] = from[x] * upper + to[x] * lower;
+    }
+    return values.data;
+  }
+};
+
+int64_t offset(const Operand& o, int64_t n, int64_t c, int64_t row) {
+  return n * o.stride.n + c * o.stride.c + row * o.stride.h;
+}
+
+struct Tile {
+  int64_t n, first_channel, last_channel, first_row, rows;
+};
+
+Tile tile_at(const WeightedL1Arguments& a, const Tiling& t, int64_t index) {
+  Tile tile;
+  const int64_t block = index % t.channel_blocks, rest = index / t.channel_blocks;
+  tile.n = rest / t.row_blocks;
+  tile.first_row = rest % t.row_blocks * t.rows;
+  tile.rows = a.h - tile.first_row < t.rows ? a.h - tile.first_row : t.rows;
+  tile.first_channel = t.pixels ? 0 : block * t.channels;
+  tile.last_channel = t.pixels                                ? 1
+                      : tile.first_channel + t.channels < a.c ? tile.first_channel + t.channels
+                                                              : a.c;
+  return tile;
+}
+
+// body(channel, image row, offset of its weights in the tile, elements) for each run of a tile.
+template <class Body>
+SRK_HD void for_each_run(const Tiling& t, const Tile& tile, int64_t channel, const Body& body) {
+  if (t.joined) {
+    body(channel, tile.first_row, int64_t(0), tile.rows * t.row_elements);
+  } else {
+    for (int64_t i = 0; i < tile.rows; ++i)
+      body(channel, tile.first_row + i, i * t.row_elements, t.row_elements);
+  }
+}
+
+template <class F>
+double total(const F* values, int64_t size) {
+  double sum = 0;
+  for (int64_t i = 0; i < size; ++i) sum += double(values[i]);
+  return sum;
+}
+
+int64_t grain(const Tiling& t) {
+  const int64_t elements = t.rows * t.row_elements * (t.pixels ? 1 : t.channels);
+  return 1 + kGrainElements / (elements > 0 ? elements : 1);
+}
+
+template <class F>
+void forward(const WeightedL1Arguments& a) {
+  const Tiling t = tiling(a);
+  const Runs<F> run = runs(a.input.dtype, a.target.dtype, F(0));
+  const bool none = a.reduction == Reduction::none;
+  Buffer<double> losses(t.tiles), weights(a.by_weight ? t.tiles : 1);
+  parallel_ranges(t.tiles, grain(t), a.threads, [&](int64_t begin, int64_t end) {
+    Buffer<F> scratch(none ? t.rows * t.row_elements : 1);
+    ResizedWeight<F> resized(a, t);
+    for (int64_t index = begin; index < end; ++index) {
+      const Tile tile = tile_at(a, t, index);
+      double loss = 0, weight = 0;
+      const F* w = nullptr;
+      for (int64_t c = tile.first_channel; c < tile.last_channel; ++c) {
+        if (a.weight.data && (c == tile.first_channel || a.weight_c > 1)) {
+          w = resized.tile(tile.n, c, tile.first_row, tile.rows, F(1));
+          if (a.by_weight) {
+            const int64_t sharing =
+                a.weight_c > 1 || t.pixels ? 1 : tile.last_channel - tile.first_channel;
+            weight += double(sharing) * total(w, tile.rows * t.row_elements);
+          }
+        }
+        for_each_run(t, tile, c, [&](int64_t channel, int64_t row, int64_t from, int64_t size) {
+          const void* x = address(a.input, offset(a.input, tile.n, channel, row));
+          const void* y = address(a.target, offset(a.target, tile.n, channel, row));
+          if (!none) {
+            loss += run.sum(x, y, w ? w + from : nullptr, size);
+            return;
+          }
+          run.difference(x, y, scratch.data, size, false);
+          if (w)
+            for (int64_t i = 0; i < size; ++i) scratch[i] *= w[from + i];
+          write(a.out.dtype, const_cast<void*>(address(a.out, offset(a.out, tile.n, channel, row))),
+                scratch.data, size);
+        });
+      }
+      losses[index] = loss;
+      if (a.by_weight) weights[index] = weight;
+    }
+  });
+  if (none) return;
+  double value = total(losses.data, t.tiles);
+  if (a.by_weight) {
+    const double sum = total(weights.data, t.tiles);
+    value /= sum;
+    F* statistics = static_cast<F*>(a.statistics);
+    statistics[0] = F(value);
+    statistics[1] = F(sum);
+  } else if (a.reduction == Reduction::mean) {
+    value /= double(a.n * a.c * a.h * a.w);
+  }
+  write(a.out.dtype, a.out.data, &value, 1);
+}
+
+template <class F>
+void gradient_of_operands(const WeightedL1Arguments& a, F scale) {
+  const Tiling t = tiling(a);
+  const Runs<F> by_input = runs(a.input.dtype, a.target.dtype, F(0));
+  const Runs<F> by_target = runs(a.target.dtype, a.input.dtype, F(0));
+  const bool none = a.reduction == Reduction::none;
+  parallel_ranges(t.tiles, grain(t), a.threads, [&](int64_t begin, int64_t end) {
+    Buffer<F> scratch(none ? t.rows * t.row_elements : 1);
+    ResizedWeight<F> resized(a, t);
+    for (int64_t index = begin; index < end; ++index) {
+      const Tile tile = tile_at(a, t, index);
+      const F* w = nullptr;
+      for (int64_t c = tile.first_channel; c < tile.last_channel; ++c) {
+        if (a.weight.data && (c == tile.first_channel || a.weight_c > 1))
+          w = resized.tile(tile.n, c, tile.first_row, tile.rows, scale);
+        for_each_run(t, tile, c, [&](int64_t channel, int64_t row, int64_t from, int64_t size) {
+          const F* slope = w ? w + from : nullptr;
+          if (none) {
+            read(a.grad.dtype, address(a.grad, offset(a.grad, tile.n, channel, row)), scratch.data,
+                 size);
+            if (w)
+              for (int64_t i = 0; i < size; ++i) scratch[i] *= w[from + i];
+            slope = scratch.data;
+          }
+          const void* x = address(a.input, offset(a.input, tile.n, channel, row));
+          const void* y = address(a.target, offset(a.target, tile.n, channel, row));
+          if (a.grad_input.data) {
+            const void* g = address(a.grad_input, offset(a.grad_input, tile.n, channel, row));
+            by_input.gradient(x, y, slope, scale, const_cast<void*>(g), size);
+          }
+          if (a.grad_target.data) {
+            const void* g = address(a.grad_target, offset(a.grad_target, tile.n, channel, row));
+            by_target.gradient(y, x, slope, scale, const_cast<void*>(g), size);
+          }
+        });
+      }
+    }
+  });
+}
+
+// Adjoint of the resize, by gathering: a task owns a band of weight rows and reads every image row
+// that reaches it. Rows at the edge of a band are read by two tasks; no result is shared, so no
+// atomics and one fixed order.
+template <class F>
+void gradient_of_weight(const WeightedL1Arguments& a, F scale) {
+  const Tiling t = tiling(a);
+  const Runs<F> run = runs(a.input.dtype, a.target.dtype, F(0));
+  const Resize<F> vertical(a.weight_h, a.h, a.align_corners),
+      horizontal(a.weight_w, a.w, a.align_corners);
+  const bool none = a.reduction == Reduction::none;
+  const F mean = a.by_weight ? static_cast<const F*>(a.statistics)[0] : F(0);
+  const int64_t band = a.weight_h < 8 ? a.weight_h : 8;
+  const int64_t bands = (a.weight_h + band - 1) / band;
+  const int64_t n_each = a.weight_n > 1 ? 1 : a.n, c_each = a.weight_c > 1 ? 1 : a.c;
+
+  parallel_ranges(a.weight_n * a.weight_c * bands, 1, a.threads, [&](int64_t begin, int64_t end) {
+    Buffer<int64_t> left(a.w), right(a.w);
+    Buffer<F> share(a.w), run_values(t.row_elements), run_grad(t.row_elements);
+    Buffer<double> row_sum(a.w), sums(band * a.weight_w), gathered(a.weight_w);
+    Buffer<F> out_row(a.weight_w);
+    for (int64_t x = 0; x < a.w; ++x) horizontal.source(x, left[x], right[x], share[x]);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t first = task % bands * band, plane = task / bands;
+      const int64_t wc = plane % a.weight_c, wn = plane / a.weight_c;
+      const int64_t last = first + band < a.weight_h ? first + band : a.weight_h;
+      for (int64_t i = 0; i < (last - first) * a.weight_w; ++i) sums[i] = 0;
+      for (int64_t y = 0; y < a.h; ++y) {
+        int64_t low, high;
+        F lambda;
+        vertical.source(y, low, high, lambda);
+        if (high < first) continue;
+        if (low >= last) break;
+        for (int64_t x = 0; x < a.w; ++x) row_sum[x] = 0;
+        for (int64_t n = wn; n < wn + n_each; ++n) {
+          // In planes a run is one channel's row; in pixels it is a row of all channels.
+          const int64_t first_run = t.pixels ? 0 : wc, runs_here = t.pixels ? 1 : c_each;
+          for (int64_t c = first_run; c < first_run + runs_here; ++c) {
+            run.difference(address(a.input, offset(a.input, n, c, y)),
+                           address(a.target, offset(a.target, n, c, y)), run_values.data,
+                           t.row_elements, false);
+            if (a.by_weight)
+              for (int64_t i = 0; i < t.row_elements; ++i) run_values[i] -= mean;
+            if (none) {
+              read(a.grad.dtype, address(a.grad, offset(a.grad, n, c, y)), run_grad.data,
+                   t.row_elements);
+              for (int64_t i = 0; i < t.row_elements; ++i) run_values[i] *= run_grad[i];
+            }
+            if (!t.pixels) {
+              for (int64_t x = 0; x < a.w; ++x) row_sum[x] += double(run_values[x]);
+            } else {
+              for (int64_t x = 0; x < a.w; ++x)
+                for (int64_t k = 0; k < c_each; ++k)
+                  row_sum[x] += double(run_values[x * a.c + (a.weight_c > 1 ? wc : k)]);
+            }
+          }
+        }
+        for (int64_t i = 0; i < a.weight_w; ++i) gathered[i] = 0;
+        for (int64_t x = 0; x < a.w; ++x) {
+          gathered[left[x]] += double(F(1) - share[x]) * row_sum[x];
+          gathered[right[x]] += double(share[x]) * row_sum[x];
+        }
+        for (int64_t i = 0; i < a.weight_w; ++i) {
+          if (low >= first)
+            sums[(low - first) * a.weight_w + i] += double(F(1) - lambda) * gathered[i];
+          if (high < last) sums[(high - first) * a.weight_w + i] += double(lambda) * gathered[i];
+        }
+      }
+      for (int64_t row = first; row < last; ++row)
+        for (int64_t i = 0; i < a.weight_w; ++i)
+          static_cast<F*>(
+              a.grad_weight.data)[offset(a.grad_weight, wn, wc, row) + i * a.grad_weight.stride.w] =
+              F(double(scale) * sums[(row - first) * a.weight_w + i]);
+    }
+  });
+}
+
+template <class F>
+void backward(const WeightedL1Arguments& a) {
+  double scale = 1;
+  if (a.reduction != Reduction::none) read(a.grad.dtype, a.grad.data, &scale, 1);
+  const int64_t size = a.n * a.c * a.h * a.w;
+  if (size == 0) {
+    scale =
+        0;  // no element, so no slope: not the 0 * inf that dividing by nothing would make of it
+  } else if (a.by_weight) {
+    scale /= double(static_cast<const F*>(a.statistics)[1]);
+  } else if (a.reduction == Reduction::mean) {
+    scale /= double(size);
+  }
+  if (a.grad_input.data || a.grad_target.data) gradient_of_operands(a, F(scale));
+  if (a.grad_weight.data) gradient_of_weight(a, F(scale));
+}
+
+}  // namespace
+
+void weighted_l1_forward(const WeightedL1Arguments& args) {
+  args.fp64 ? forward<double>(args) : forward<float>(args);
+}
+
+void weighted_l1_backward(const WeightedL1Arguments& args) {
+  args.fp64 ? backward<double>(args) : backward<float>(args);
+}
+
+}  // namespace srk::SRK_ISA
