@@ -60,7 +60,8 @@ def cpu_rules(objects: Path, output: Path) -> list[str]:
         raise Unavailable("no C++ compiler was there at build time")
     sanitize = os.environ.get("SRKERNELS_SANITIZE") == "1"
     flags = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fopenmp", *WARNINGS, *includes()]
-    flags += ["-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"] if sanitize else []
+    if sanitize:
+        flags += ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
     link = ["-shared", "-fopenmp"] + (["-fsanitize=address,undefined"] if sanitize else [])
     levels = {"baseline": [], **(X86_LEVELS if platform.machine().lower() in ("x86_64", "amd64") else {})}
     units = [(CSRC / "bind_cpu.cpp", "bind_cpu.o", [])]
@@ -148,8 +149,10 @@ class NinjaBuild(build_ext):
             command = ["ninja"] if shutil.which("ninja") else []
         if not command:
             raise Unavailable("ninja was not there at build time")
-        done = subprocess.run([*command, "-C", str(objects)], capture_output=True, text=True)
-        print(done.stdout[-20000:], done.stderr[-5000:], flush=True)
+        done = subprocess.run(
+            [*command, "-C", str(objects)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        print(done.stdout[-20000:], flush=True)
         if done.returncode:
             first = next((line for line in done.stdout.splitlines() if "error" in line), "see the build log")
             raise Unavailable(f"the compiler failed: {first[:300]}")

@@ -39,12 +39,8 @@ def explain(op: str | Callable[..., Any], *inputs: Any) -> str:
             verdict = f"cannot run: {reason}"
         elif backend == chosen:
             verdict = "can run, chosen"
-        elif backend in automatic:
-            verdict = (
-                f"can run, ranked after {automatic[automatic.index(backend) - 1]}"
-                if automatic.index(backend)
-                else "can run"
-            )
+        elif backend in automatic and automatic.index(backend):
+            verdict = f"can run, ranked after {automatic[automatic.index(backend) - 1]}"
         else:
             verdict = "can run, on request only"
         lines.append(f"  {backend:<10}{verdict}")

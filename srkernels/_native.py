@@ -53,39 +53,25 @@ def why_not(device: torch.device) -> str | None:
     return module if isinstance(module, str) else None
 
 
-class _Call:
-    """``with call(x) as (extension, last)``: the core for ``x``, its device guarded, and its last argument."""
+def launch(x: Tensor, function: str, *arguments: Any) -> None:
+    """Call a function of the core for ``x``'s device; its last argument is the thread count, or the stream."""
+    if x.is_cpu:
+        getattr(extension("cpu"), function)(*arguments, torch.get_num_threads())
+        return
+    with torch.cuda.device(x.device):
+        getattr(extension("cuda"), function)(*arguments, torch.cuda.current_stream(x.device).cuda_stream)
 
-    __slots__ = ("_guard", "_x")
-
-    def __init__(self, x: Tensor) -> None:
-        self._x = x
-
-    def __enter__(self) -> tuple[Any, int]:
-        if self._x.device.type == "cpu":
-            self._guard = None
-            return extension("cpu"), torch.get_num_threads()
-        self._guard = torch.cuda.device(self._x.device)
-        self._guard.__enter__()
-        return extension("cuda"), torch.cuda.current_stream(self._x.device).cuda_stream
-
-    def __exit__(self, *error: Any) -> None:
-        if self._guard is not None:
-            self._guard.__exit__(*error)
-
-
-call = _Call
 
 # One ticket per (device, stream), zero between launches: kernels reset it themselves, so graphs may replay them.
 _tickets: dict[tuple[torch.device, int], Tensor] = {}
 
 
-def workspace(ext: Any, x: Tensor, need_weight: bool, stream: int) -> tuple[int, ...]:
+def workspace(x: Tensor, need_weight: bool) -> tuple[int, ...]:
     """The workspace argument of the CUDA core's reductions; the CPU core takes none."""
-    if x.device.type == "cpu":
+    if x.is_cpu:
         return ()
-    size = ext.weighted_l1_workspace(tuple(x.shape), need_weight)
-    key = (x.device, stream)
+    size = extension("cuda").weighted_l1_workspace(tuple(x.shape), need_weight)
+    key = (x.device, torch.cuda.current_stream(x.device).cuda_stream)
     held = _tickets.get(key)
     if held is None or held.numel() < size:
         held = _tickets[key] = torch.zeros(size, dtype=torch.uint8, device=x.device)

@@ -36,3 +36,7 @@ def on_device(device: torch.device) -> AbstractContextManager[None]:
     if device.type == "cpu" or device.index == torch.cuda.current_device():
         return _HERE
     return torch.cuda.device(device)
+
+
+# Warps that make 128 threads: AMD's data-centre GPUs have 64 lanes to a warp.
+WARPS_128 = 2 if torch.version.hip else 4

@@ -19,13 +19,20 @@ def describe(value: Any) -> str:
 
 def check_image(op: str, argument: str, x: Any, axes: str = "(N, C, H, W)") -> None:
     """``x`` is a dense 4-D floating-point tensor whose last two sizes are at least 1."""
+    if isinstance(x, Tensor) and x.dtype in _FLOATS and x.layout is torch.strided and x.dim() == 4:
+        shape = x.shape
+        if shape[2] >= 1 and shape[3] >= 1:
+            return
+    _refuse_image(op, argument, x, axes)
+
+
+def _refuse_image(op: str, argument: str, x: Any, axes: str) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{op}: {argument} must be a tensor {axes}, got {type(x).__name__}")
     if x.dim() != 4:
         raise ValueError(f"{op}: {argument} must be 4-D {axes}, got shape {tuple(x.shape)}")
     if x.dtype not in _FLOATS:
         raise TypeError(f"{op}: {argument} must be float16, bfloat16, float32 or float64, got {x.dtype}")
-    if x.shape[2] < 1 or x.shape[3] < 1:
-        raise ValueError(f"{op}: {argument} must have height and width of at least 1, got shape {tuple(x.shape)}")
     if x.layout is not torch.strided:
         raise TypeError(f"{op}: {argument} must be a dense tensor, got layout {x.layout}")
+    raise ValueError(f"{op}: {argument} must have height and width of at least 1, got shape {tuple(x.shape)}")

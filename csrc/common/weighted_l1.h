@@ -12,24 +12,25 @@ SRK_HD T sign(T x) {
   return T(x > T(0)) - T(x < T(0));
 }
 
-// One axis of PyTorch's bilinear resize from `in` to `out` samples.
-template <class T>
+// One axis of PyTorch's bilinear resize from `in` to `out` samples. Index: of both; 32 bits where
+// 64-bit conversions are slow.
+template <class T, class Index = int64_t>
 struct Resize {
-  int64_t in;
+  Index in;
   T scale;
   bool align_corners;
 
   SRK_HD Resize(int64_t in_size, int64_t out_size, bool align)
-      : in(in_size),
+      : in(Index(in_size)),
         scale(align ? (out_size > 1 ? T(in_size - 1) / T(out_size - 1) : T(0))
                     : T(in_size) / T(out_size)),
         align_corners(align) {}
 
   // Output i is (1 - weight) * input[low] + weight * input[high].
-  SRK_HD void source(int64_t i, int64_t& low, int64_t& high, T& weight) const {
+  SRK_HD void source(Index i, Index& low, Index& high, T& weight) const {
     T at = align_corners ? scale * T(i) : scale * (T(i) + T(0.5)) - T(0.5);
     if (at < T(0)) at = T(0);
-    low = int64_t(at);
+    low = Index(at);
     if (low > in - 1) low = in - 1;
     high = low + (low < in - 1 ? 1 : 0);
     weight = at - T(low);

@@ -466,7 +466,9 @@ void gradient_of_weight(const WeightedL1Arguments& a, F scale) {
   const F mean = a.by_weight ? static_cast<const F*>(a.statistics)[0] : F(0);
   const int64_t band = a.weight_h < 8 ? a.weight_h : 8;
   const int64_t bands = (a.weight_h + band - 1) / band;
-  const int64_t n_each = a.weight_n > 1 ? 1 : a.n, c_each = a.weight_c > 1 ? 1 : a.c;
+  // An image of no elements has no address to read; its sums are empty.
+  const bool empty = a.n * a.c == 0;
+  const int64_t n_each = empty ? 0 : a.weight_n > 1 ? 1 : a.n, c_each = a.weight_c > 1 ? 1 : a.c;
 
   parallel_ranges(a.weight_n * a.weight_c * bands, 1, a.threads, [&](int64_t begin, int64_t end) {
     Buffer<int64_t> left(a.w), right(a.w);

@@ -1,0 +1,1 @@
+"""DASR: domain-distance aware training for unsupervised real-world super-resolution."""

@@ -19,6 +19,7 @@ from models.losses import discriminator_gan_loss, generator_gan_loss
 from models.resize import bicubic
 
 MAP_BOX = 17
+MAP_MARGIN = 16
 
 
 def haar_bands(x: Tensor) -> Tensor:
@@ -27,8 +28,8 @@ def haar_bands(x: Tensor) -> Tensor:
 
 
 def low_pass(x: Tensor) -> Tensor:
-    """The Haar low band scaled to an image: means of 2 x 2 pixels."""
-    return F.avg_pool2d(x, 2)
+    """Means of 5 x 5 pixels, no padding: (N, C, h, w) to (N, C, h - 4, w - 4) (`avg_pool` in the published code)."""
+    return F.avg_pool2d(x, 5, stride=1)
 
 
 @dataclass
@@ -39,8 +40,8 @@ class DSNStep:
         L_G = content * |low(y) - low(B(x))|_1 + adversarial * mean(-log D(H(y)))
         L_D = (mean(-log D(H(y_real))) + mean(-log(1 - D(H(y))))) / 2
 
-    B is bicubic x1/4 and |.|_1 a mean. The content loss compares low bands only (the published code; the paper
-    compares RGB), so that blur and noise of the target domain are left to D.
+    B is bicubic x1/4 and |.|_1 a mean. The content loss compares what a 5 x 5 mean leaves (the published code; the
+    paper compares RGB), so that blur and noise of the target domain are left to D.
     """
 
     generator: nn.Module
@@ -49,6 +50,10 @@ class DSNStep:
     optimizer_d: Optimizer
     content: float
     adversarial: float
+
+    @property
+    def optimizers(self) -> tuple[Optimizer, Optimizer]:
+        return self.optimizer_g, self.optimizer_d
 
     def __call__(self, hr: Tensor, real_lr: Tensor) -> dict[str, Tensor]:
         """One update from `hr` (N, 3, 4h, 4w) and unpaired `real_lr` (N, 3, h, w); gives the losses, detached."""
@@ -72,9 +77,14 @@ def generate_lr_and_map(dsn: nn.Module, discriminator: nn.Module, hr: Tensor) ->
     `hr` is (N, 3, H, W) with H and W divisible by 8. The LR picture (N, 3, H/4, W/4) is rounded to 8 bits, as a real
     one is. The map (N, 1, H/8, W/8) is D's probability that a place looks like the target domain, seen on the picture
     before rounding and averaged over 17 x 17 positions (the published code's overlap average over receptive fields).
+
+    Unlike the published code, D sees the picture continued by reflection: the zero padding of its convs would make a
+    frame of odd scores, which on small pictures covers a good part of the map. LR sides must exceed 16 pixels.
     """
     fake_lr = dsn(hr)
-    scores = discriminator(haar_bands(fake_lr)).sigmoid()
+    continued = F.pad(fake_lr, (MAP_MARGIN,) * 4, mode="reflect")
+    margin = MAP_MARGIN // 2
+    scores = discriminator(haar_bands(continued)).sigmoid()[..., margin:-margin, margin:-margin]
     distance_map = F.avg_pool2d(scores, MAP_BOX, stride=1, padding=MAP_BOX // 2, count_include_pad=False)
     return (fake_lr.clamp(0, 1) * 255).round() / 255, distance_map
 
@@ -95,6 +105,10 @@ class SRNStep:
     optimizer_d: Optimizer
     pixel: float
     adversarial: float
+
+    @property
+    def optimizers(self) -> tuple[Optimizer, Optimizer]:
+        return self.optimizer_g, self.optimizer_d
 
     def __call__(
         self, fake_lr: Tensor, hr: Tensor, distance_map: Tensor, real_lr: Tensor, other_hr: Tensor

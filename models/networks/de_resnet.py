@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from models.networks.blocks import ResidualBlock, conv3x3
+from models.networks.blocks import ResidualBlock, conv3x3, zero_bias
 from models.resize import bicubic
 
 
@@ -29,7 +29,7 @@ class DeResNet(nn.Module):
         self.block_output = conv3x3(num_feat, 3)
         if bicubic_skip:
             nn.init.zeros_(self.block_output.weight)
-            nn.init.zeros_(self.block_output.bias)
+            zero_bias(self.block_output)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.block_output(self.down_sample(self.res_blocks(self.block_input(x))))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from models.networks.blocks import zero_bias
+
 
 class FSDiscriminator(nn.Module):
     """The DSN's discriminator (`FSD` with instance norm in DASR's code): stride 1, one score per input position.
@@ -53,8 +55,7 @@ class NLayerDiscriminator(nn.Module):
         for module in self.model:
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+                zero_bias(module)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)

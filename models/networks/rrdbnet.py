@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.networks.blocks import RRDB, conv3x3
+from models.networks.blocks import RRDB, conv3x3, zero_bias
 from models.resize import bicubic
 
 
@@ -32,7 +32,7 @@ class RRDBNet(nn.Module):
         self.conv_last = conv3x3(num_feat, 3)
         if bicubic_skip:
             nn.init.zeros_(self.conv_last.weight)
-            nn.init.zeros_(self.conv_last.bias)
+            zero_bias(self.conv_last)
 
     def forward(self, x: Tensor) -> Tensor:
         shallow = self.conv_first(x)

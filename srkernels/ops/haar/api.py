@@ -212,7 +212,7 @@ def convert_haar_weight(
         return weight.clone() if bias is None else (weight.clone(), bias.clone())
 
     by_band = _split_bands(weight.double(), src, n_low, n_high)
-    constant = 0.0
+    constant = torch.zeros((), dtype=torch.float64, device=weight.device)
     converted = {}
     if n_low:
         converted["S"] = by_band["S"] * (src.low / dst.low)
@@ -220,8 +220,9 @@ def convert_haar_weight(
         for band in "VHD":
             converted[band] = by_band[band] * (src.factor(band) / dst.factor(band))
         # source input = ratio * (target input - target shift) + source shift, band by band
-        shifts = [by_band[b].sum(dim=(1, 2, 3)) * (src.shift if src.layout != "sum" else src.shift / 3) for b in "VHD"]
-        constant = sum(shifts) - dst.shift * sum(converted[b].sum(dim=(1, 2, 3)) for b in "VHD")
+        share = src.shift / 3 if src.layout == "sum" else src.shift
+        for band in "VHD":
+            constant = constant + (share * by_band[band] - dst.shift * converted[band]).sum(dim=(1, 2, 3))
     result = _join_bands(converted, dst, n_low, n_high).to(weight.dtype)
     if bias is None:
         return result

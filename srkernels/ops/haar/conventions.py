@@ -88,10 +88,12 @@ class Plan:
 def _plan(c: Convention, inverse: bool, affine: bool) -> Plan:
     # The 4x4 matrix of (S, V, H, D) is symmetric and its square is 4 I, so the inverse transform is the adjoint
     # with every factor k replaced by 1 / (4 k).
-    k = [c.low, c.factor("V"), c.factor("H"), c.factor("D")]
-    if inverse:
-        k = [0.25 / value for value in k]
-    return Plan(*k, c.slot("V"), c.slot("H"), c.slot("D"), c.shift if affine else 0.0, c.layout)
+    def factor(k: float) -> float:
+        return 0.25 / k if inverse else k
+
+    v, h, d = (factor(c.factor(band)) for band in "VHD")
+    slot_v, slot_h, slot_d = (c.slot(band) for band in "VHD")
+    return Plan(factor(c.low), v, h, d, slot_v, slot_h, slot_d, c.shift if affine else 0.0, c.layout)
 
 
 # Ops carry a plan as one small integer; bit 0 is "with the shift", bit 1 "inverse factors".

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from . import allocate
 from .conventions import HIGH, LOW, PADS, PLANS
@@ -43,14 +42,11 @@ def analysis(x: Tensor, plan: int, pad: int, wanted: int) -> list[Tensor]:
     if wanted & LOW:
         out.append(p.low * s)
     if wanted & HIGH:
-        ordered = [None] * 3
         if p.layout == "sum":
             high = p.v * v + p.h * h + p.d * d + p.shift
         else:
-            by_slot = sorted(
-                zip((p.slot_v, p.slot_h, p.slot_d), (p.v * v, p.h * h, p.d * d), strict=True), key=lambda t: t[0]
-            )
-            ordered = [band + p.shift if p.shift else band for _, band in by_slot]
+            by_slot = {p.slot_v: p.v * v, p.slot_h: p.h * h, p.slot_d: p.d * d}
+            ordered = [by_slot[slot] + p.shift if p.shift else by_slot[slot] for slot in range(3)]
             if p.layout == "band_major":
                 high = torch.cat(ordered, dim=1)
             else:
@@ -80,7 +76,8 @@ def synthesis(low: Tensor | None, high: Tensor | None, rows: int, columns: int, 
             planes = list(high.unbind(2 if p.layout == "channel_major" else 0))
         v, h, d = p.v * planes[p.slot_v], p.h * planes[p.slot_h], p.d * planes[p.slot_d]
     a, b, e, f = butterfly(s, v, h, d)
-    x = F.pixel_shuffle(torch.stack((a, b, e, f), dim=2).flatten(1, 2), 2)
+    cells = torch.stack((a, b, e, f), dim=-1).unflatten(-1, (2, 2))
+    x = cells.permute(0, 1, 2, 4, 3, 5).reshape(n, c, 2 * height, 2 * width)
     x = _fold(x, rows, pad, -2)
     x = _fold(x, columns, pad, -1)
     return _conform(x, allocate.image(low, high, rows, columns, plan))

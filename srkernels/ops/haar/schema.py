@@ -73,7 +73,8 @@ class _Analysis(torch.autograd.Function):
         high = grads[-1] if wanted & HIGH else None
         if low is None and high is None:
             return None, None, None, None, None
-        return synthesis(low, high, *ctx.size, linear(plan), pad, backend), None, None, None, None
+        rows, columns = ctx.size
+        return synthesis(low, high, rows, columns, linear(plan), pad, backend), None, None, None, None
 
 
 class _Synthesis(torch.autograd.Function):

@@ -121,7 +121,7 @@ def _published_dwt(x: Tensor, convention: str = "orthonormal", **kwargs: Any) ->
 
 
 def _pytorch_wavelets() -> Callable[..., Any]:
-    from pytorch_wavelets import DWTForward  # type: ignore[import-not-found]
+    from pytorch_wavelets import DWTForward
 
     transform = DWTForward(J=1, wave="haar", mode="reflect")
 
@@ -133,7 +133,7 @@ def _pytorch_wavelets() -> Callable[..., Any]:
 
 
 def _ptwt() -> Callable[..., Any]:
-    import ptwt  # type: ignore[import-not-found]
+    import ptwt
 
     def highpass(x: Tensor, **_: Any) -> Tensor:
         _, details = ptwt.wavedec2(x, "haar", mode="reflect", level=1)

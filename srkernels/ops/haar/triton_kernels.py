@@ -49,7 +49,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..._layout import is_channels_last
-from ..._triton import on_device
+from ..._triton import WARPS_128, on_device
 from . import allocate
 from .conventions import HIGH, LOW, PADS, PLANS
 
@@ -68,21 +68,20 @@ def _butterfly(a, b, c, d):
 
 
 @triton.jit
-def _store_bands(low, high, low_at, high_at, slot_step, s, v, h, d, inside, PLAN: tl.constexpr):
+def _store_bands(low, high, low_at, high_at, step, s, v, h, d, inside, PLAN: tl.constexpr):
     if low is not None:
         tl.store(low + low_at, PLAN[0] * s, mask=inside)
     if high is not None:
         if PLAN[8]:
             tl.store(high + high_at, PLAN[1] * v + PLAN[2] * h + PLAN[3] * d + PLAN[7], mask=inside)
         else:
-            step = slot_step.to(tl.int64)
             tl.store(high + high_at + PLAN[4] * step, PLAN[1] * v + PLAN[7], mask=inside)
             tl.store(high + high_at + PLAN[5] * step, PLAN[2] * h + PLAN[7], mask=inside)
             tl.store(high + high_at + PLAN[6] * step, PLAN[3] * d + PLAN[7], mask=inside)
 
 
 @triton.jit
-def _load_pixels(low, high, low_at, high_at, slot_step, inside, PLAN: tl.constexpr, T: tl.constexpr):
+def _load_pixels(low, high, low_at, high_at, step, inside, PLAN: tl.constexpr, T: tl.constexpr):
     """a, b, c, d of the cells with bands at ``low_at`` and ``high_at``; zeros where not ``inside``."""
     s = tl.zeros(inside.shape, dtype=T)
     v, h, d = s, s, s
@@ -93,7 +92,6 @@ def _load_pixels(low, high, low_at, high_at, slot_step, inside, PLAN: tl.constex
             v = tl.load(high + high_at, mask=inside, other=PLAN[7]).to(T) - PLAN[7]
             h, d = v, v
         else:
-            step = slot_step.to(tl.int64)
             v = tl.load(high + high_at + PLAN[4] * step, mask=inside, other=PLAN[7]).to(T) - PLAN[7]
             h = tl.load(high + high_at + PLAN[5] * step, mask=inside, other=PLAN[7]).to(T) - PLAN[7]
             d = tl.load(high + high_at + PLAN[6] * step, mask=inside, other=PLAN[7]).to(T) - PLAN[7]
@@ -101,12 +99,15 @@ def _load_pixels(low, high, low_at, high_at, slot_step, inside, PLAN: tl.constex
 
 
 @triton.jit
-def _high_offset(id, lanes, group, group_step, HIGH_STRIDE: tl.constexpr):
-    """Where slot 0 of the dense high bands begins for band vector ``id``, whose elements are ``lanes``."""
-    at = lanes * HIGH_STRIDE
+def _high_offsets(g, t, group, group_step, slot_step, VEC: tl.constexpr, HIGH_STRIDE: tl.constexpr):
+    """Elements from the start of the dense high bands to slot 0 of band vector g, and from slot to slot."""
+    at = g.to(tl.int64)
     if group is not None:
-        at += (id // group).to(tl.int64) * group_step
-    return at
+        at += (g // group).to(tl.int64) * group_step
+    # Steps are in vectors wherever vectors stay whole, so that the compiler sees what they are divisible by.
+    if HIGH_STRIDE == 1:
+        return at * VEC + t, slot_step.to(tl.int64) * VEC
+    return (at * VEC + t) * HIGH_STRIDE, slot_step.to(tl.int64)
 
 
 @triton.jit
@@ -177,8 +178,8 @@ def analysis_even(
 
     s, v, h, d = _butterfly(a.to(T), b.to(T), c.to(T), d.to(T))
     at = g.to(tl.int64) * VEC + t
-    high_at = _high_offset(g, at, group, group_step, HIGH_STRIDE)
-    _store_bands(low, high, at, high_at, slot_step, s, v, h, d, inside, PLAN)
+    high_at, step = _high_offsets(g, t, group, group_step, slot_step, VEC, HIGH_STRIDE)
+    _store_bands(low, high, at, high_at, step, s, v, h, d, inside, PLAN)
 
 
 @triton.jit(do_not_specialize=["vectors", "row", "inner", "group", "group_step", "slot_step"])
@@ -205,8 +206,8 @@ def synthesis_even(
     inside = (g < vectors) & (t < VEC)
 
     at = g.to(tl.int64) * VEC + t
-    high_at = _high_offset(g, at, group, group_step, HIGH_STRIDE)
-    a, b, c, d = _load_pixels(low, high, at, high_at, slot_step, inside, PLAN, T)
+    high_at, step = _high_offsets(g, t, group, group_step, slot_step, VEC, HIGH_STRIDE)
+    a, b, c, d = _load_pixels(low, high, at, high_at, step, inside, PLAN, T)
 
     # Rounded first: half as many registers to rename in half types.
     element = x.dtype.element_ty
@@ -302,8 +303,8 @@ def analysis_any(
 
     s, v, h, d = _butterfly(a, b, c, d)
     at = id.to(tl.int64)
-    high_at = _high_offset(id, at, group, group_step, HIGH_STRIDE)
-    _store_bands(low, high, at, high_at, slot_step, s, v, h, d, inside, PLAN)
+    high_at, step = _high_offsets(id, 0, group, group_step, slot_step, 1, HIGH_STRIDE)
+    _store_bands(low, high, at, high_at, step, s, v, h, d, inside, PLAN)
 
 
 @triton.jit
@@ -314,7 +315,7 @@ def _folded_rows(
     high_at,
     low_h,
     high_h,
-    slot_step,
+    step,
     inside,
     i,
     rows,
@@ -323,7 +324,7 @@ def _folded_rows(
     T: tl.constexpr,
 ):
     """``_load_pixels`` of cells in row i, with the appended row of pixels added to the row that it repeats."""
-    a, b, c, d = _load_pixels(low, high, low_at, high_at, slot_step, inside, PLAN, T)
+    a, b, c, d = _load_pixels(low, high, low_at, high_at, step, inside, PLAN, T)
     if EDGE_ROWS == REPEAT:
         last = 2 * i + 1 == rows
         a = tl.where(last, a + c, a)
@@ -334,7 +335,7 @@ def _folded_rows(
         if high is not None:
             high_at = high_at + high_h
         before_last = inside & (2 * i + 3 == rows)
-        _, _, below_c, below_d = _load_pixels(low, high, low_at, high_at, slot_step, before_last, PLAN, T)
+        _, _, below_c, below_d = _load_pixels(low, high, low_at, high_at, step, before_last, PLAN, T)
         c += below_c
         d += below_d
     return a, b, c, d
@@ -374,12 +375,13 @@ def synthesis_any(
     id = tl.program_id(0).to(tl.int64 if WIDE else tl.int32) * BLOCK + tl.arange(0, BLOCK)
     inside = id < cells
     n, channel, i, j = _cell(id, channels, height, width, CHANNELS_LAST)
-    low_at, high_at = n, n
+    low_at, high_at, step = n, n, 0
     if low is not None:
         low_at = n * low_n + channel * low_c + i * low_h + j * low_w
     if high is not None:
+        step = slot_step.to(tl.int64)
         high_at = n * high_n + channel * high_c + i * high_h + j * high_w
-    a, b, c, d = _folded_rows(low, high, low_at, high_at, low_h, high_h, slot_step, inside, i, rows, PLAN, EDGE_ROWS, T)
+    a, b, c, d = _folded_rows(low, high, low_at, high_at, low_h, high_h, step, inside, i, rows, PLAN, EDGE_ROWS, T)
     if EDGE_COLUMNS == REPEAT:
         last = 2 * j + 1 == columns
         a = tl.where(last, a + b, a)
@@ -391,29 +393,29 @@ def synthesis_any(
             high_at += high_w
         before_last = inside & (2 * j + 3 == columns)
         _, beside_b, _, beside_d = _folded_rows(
-            low, high, low_at, high_at, low_h, high_h, slot_step, before_last, i, rows, PLAN, EDGE_ROWS, T
+            low, high, low_at, high_at, low_h, high_h, step, before_last, i, rows, PLAN, EDGE_ROWS, T
         )
         b += beside_b
         d += beside_d
 
     y0, x0 = 2 * i, 2 * j
     if CHANNELS_LAST:
-        step = channels.to(tl.int64)
-        top = x + ((n * rows + y0) * columns + x0) * step + channel
+        right = channels.to(tl.int64)
+        top = x + ((n * rows + y0) * columns + x0) * right + channel
     else:
-        step = tl.full((), 1, tl.int64)
+        right = tl.full((), 1, tl.int64)
         top = x + ((n * channels + channel) * rows + y0) * columns + x0
-    bottom = top + columns * step
+    bottom = top + columns * right
     has_below, has_beside = y0 + 1 < rows, x0 + 1 < columns
     tl.store(top, a, mask=inside)
-    tl.store(top + step, b, mask=inside & has_beside)
+    tl.store(top + right, b, mask=inside & has_beside)
     tl.store(bottom, c, mask=inside & has_below)
-    tl.store(bottom + step, d, mask=inside & has_below & has_beside)
+    tl.store(bottom + right, d, mask=inside & has_below & has_beside)
 
 
 # Launchers. Chosen by machine code, not yet by the clock: one 128-bit vector of every band per thread, 128 threads.
 _EVEN_BLOCK = 128
-_ANY_BLOCK = 256
+_ANY_BLOCK = 128
 _INT32 = 2**31 - 1024
 
 
@@ -436,22 +438,19 @@ def _edge(size: int, pad: int) -> int:
 def _high_layout(
     layout: str, channels_last: bool, n: int, c: int, cells: int, vec: int
 ) -> tuple[int | None, int | None, int, int]:
-    """Dense high bands for kernels that number band vectors: (group, group_step, slot_step, HIGH_STRIDE).
+    """(group, group_step, slot_step, HIGH_STRIDE): where ``_high_offsets`` finds bands laid out by ``allocate.bands``.
 
-    Slot s of vector g begins at element ``HIGH_STRIDE * VEC * g + (g // group) * group_step + s * slot_step``:
-    bands that alternate every ``group`` vectors push the later ones back. ``cells`` are those of one channel.
+    The slots of a band follow each other after ``slot_step`` vectors; where that is before the end of the band, every
+    ``group`` vectors the other two slots lie in the way. ``cells`` are those of one channel.
     """
     if layout == "sum":
         return None, None, 0, 1
     if layout == "tuple":
-        return None, None, n * c * cells, 1
-    if layout == "band_major":
-        size = c if channels_last else c * cells
-    elif channels_last:
+        return None, None, n * c * cells // vec, 1
+    if layout == "channel_major" and channels_last:
         return None, None, 1, 3
-    else:
-        size = cells
-    return size // vec, 2 * size, size, 1
+    group = (cells if layout == "channel_major" else c if channels_last else c * cells) // vec
+    return group, 2 * group, group, 1
 
 
 def _vector(x: Tensor, channels_last: bool, channels: int, width: int, rows: int, columns: int) -> int:
@@ -484,13 +483,13 @@ def analysis(x: Tensor, plan: int, pad: int, wanted: int) -> list[Tensor]:
             row = width * c // vec if channels_last else width // vec
             analysis_even[(triton.cdiv(vectors, _EVEN_BLOCK),)](
                 x, low, high, vectors, row, inner, group, group_step, slot_step,
-                plan_constant(plan), channels_last, high_stride, vec, _EVEN_BLOCK, num_warps=4,
+                plan_constant(plan), channels_last, high_stride, vec, _EVEN_BLOCK, num_warps=WARPS_128,
             )  # fmt: skip
         else:
             analysis_any[(triton.cdiv(cells, _ANY_BLOCK),)](
                 x, low, high, cells, c, height, width, rows, columns, *x.stride(), group, group_step, slot_step,
                 plan_constant(plan), channels_last, high_stride, _edge(rows, pad), _edge(columns, pad),
-                cells >= _INT32, _ANY_BLOCK, num_warps=4,
+                cells >= _INT32, _ANY_BLOCK, num_warps=WARPS_128,
             )  # fmt: skip
     return out
 
@@ -516,7 +515,7 @@ def synthesis(low: Tensor | None, high: Tensor | None, rows: int, columns: int, 
             row = width * c // vec if channels_last else width // vec
             synthesis_even[(triton.cdiv(vectors, _EVEN_BLOCK),)](
                 x, low, high, vectors, row, inner, group, group_step, slot_step,
-                plan_constant(plan), channels_last, high_stride, vec, _EVEN_BLOCK, num_warps=4,
+                plan_constant(plan), channels_last, high_stride, vec, _EVEN_BLOCK, num_warps=WARPS_128,
             )  # fmt: skip
         else:
             low_strides = low.stride() if low is not None else (None,) * 4
@@ -524,7 +523,7 @@ def synthesis(low: Tensor | None, high: Tensor | None, rows: int, columns: int, 
             synthesis_any[(triton.cdiv(cells, _ANY_BLOCK),)](
                 x, low, high, cells, c, height, width, rows, columns, *low_strides, *high_strides,
                 plan_constant(plan), channels_last, _edge(rows, pad), _edge(columns, pad),
-                cells >= _INT32, _ANY_BLOCK, num_warps=4,
+                cells >= _INT32, _ANY_BLOCK, num_warps=WARPS_128,
             )  # fmt: skip
     return x
 

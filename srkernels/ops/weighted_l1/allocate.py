@@ -13,15 +13,17 @@ REDUCTIONS = {"none": NONE, "mean": MEAN, "sum": SUM}
 
 def result_dtype(input: Tensor, target: Tensor, weight: Tensor | None, fp32: bool) -> torch.dtype:
     """PyTorch's promotion of the three; at least fp32 where ``fp32`` is set (autocast)."""
-    dtype = torch.promote_types(input.dtype, target.dtype)
-    if weight is not None:
+    dtype = input.dtype
+    if target.dtype is not dtype:
+        dtype = torch.promote_types(dtype, target.dtype)
+    if weight is not None and weight.dtype is not dtype:
         dtype = torch.promote_types(dtype, weight.dtype)
     return torch.promote_types(dtype, torch.float32) if fp32 else dtype
 
 
 def compute_dtype(input: Tensor, target: Tensor, weight: Tensor | None) -> torch.dtype:
     """What sums are kept in: fp64 if any operand is fp64, fp32 otherwise."""
-    return torch.promote_types(result_dtype(input, target, weight, False), torch.float32)
+    return torch.float64 if result_dtype(input, target, weight, False) is torch.float64 else torch.float32
 
 
 def loss(
@@ -31,9 +33,9 @@ def loss(
     dtype = result_dtype(input, target, weight, fp32)
     if reduction == NONE:
         return [empty_nchw(input, input.shape, dtype)]
-    out = [torch.empty((), dtype=dtype, device=input.device)]
+    out = [input.new_empty((), dtype=dtype)]
     if by_weight:
-        out.append(torch.empty(2, dtype=compute_dtype(input, target, weight), device=input.device))
+        out.append(input.new_empty(2, dtype=compute_dtype(input, target, weight)))
     return out
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..._layout import is_channels_last
-from ..._native import DTYPES, call, workspace
+from ..._native import DTYPES, launch, workspace
 from . import allocate
 from .allocate import NONE
 
@@ -33,6 +33,8 @@ def _is_pixels(x: Tensor) -> bool:
 
 def _one_order(*images: Tensor) -> tuple[Tensor, ...]:
     """The images in one order of memory, that of the first where they disagree."""
+    if all(x.is_contiguous() for x in images):  # the common case, by the cheapest call
+        return images
     if all(map(_is_planes, images)) or all(map(_is_pixels, images)):
         return images
     memory_format = torch.channels_last if is_channels_last(images[0]) else torch.contiguous_format
@@ -45,17 +47,19 @@ def _operands(
     compute = allocate.compute_dtype(input, target, weight)
     if compute is torch.float64:
         input, target = input.double(), target.double()
-    return input, target, None if weight is None else weight.to(compute), compute
+    if weight is not None and weight.dtype is not compute:
+        weight = weight.to(compute)
+    return input, target, weight, compute
 
 
 def _image(x: Tensor | None) -> tuple[int, tuple[int, ...]]:
     return (0, _NO_STRIDES) if x is None else (x.data_ptr(), _strides(x))
 
 
-def _map(weight: Tensor | None) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+def _map(weight: Tensor | None) -> tuple[int, torch.Size | tuple[int, ...], tuple[int, ...]]:
     if weight is None:
         return 0, _NO_WEIGHT, _NO_STRIDES
-    return weight.data_ptr(), tuple(weight.shape), weight.stride()
+    return weight.data_ptr(), weight.shape, weight.stride()
 
 
 def forward(
@@ -77,22 +81,22 @@ def forward(
             x, t = x.contiguous(memory_format=memory_format), t.contiguous(memory_format=memory_format)
     else:
         x, t = _one_order(x, t)
-    with call(x) as (extension, stream):
-        extension.weighted_l1_forward(
-            (DTYPES[x.dtype], DTYPES[t.dtype], DTYPES[compute], DTYPES[result.dtype]),
-            *_image(x),
-            *_image(t),
-            *_map(w),
-            tuple(x.shape),
-            reduction,
-            by_weight,
-            align_corners,
-            result.data_ptr(),
-            _strides(result) if reduction == NONE else _NO_STRIDES,
-            out[1].data_ptr() if by_weight else 0,
-            *workspace(extension, x, False, stream),
-            stream,
-        )
+    launch(
+        x,
+        "weighted_l1_forward",
+        (DTYPES[x.dtype], DTYPES[t.dtype], DTYPES[compute], DTYPES[result.dtype]),
+        *_image(x),
+        *_image(t),
+        *_map(w),
+        x.shape,
+        reduction,
+        by_weight,
+        align_corners,
+        result.data_ptr(),
+        _strides(result) if reduction == NONE else _NO_STRIDES,
+        out[1].data_ptr() if by_weight else 0,
+        *workspace(x, False),
+    )
     return out
 
 
@@ -131,24 +135,24 @@ def backward(
     raw_weight = grad_weight
     if grad_weight is not None and grad_weight.dtype != compute:
         raw_weight = torch.empty_like(grad_weight, dtype=compute)
-    with call(x) as (extension, stream):
-        extension.weighted_l1_backward(
-            (DTYPES[grad.dtype], DTYPES[x.dtype], DTYPES[t.dtype], DTYPES[compute]),
-            grad.data_ptr(),
-            _strides(grad) if reduction == NONE else _NO_STRIDES,
-            *_image(x),
-            *_image(t),
-            *_map(w),
-            0 if statistics is None else statistics.data_ptr(),
-            tuple(x.shape),
-            reduction,
-            align_corners,
-            *_image(raw_input),
-            *_image(raw_target),
-            *((0, _NO_STRIDES) if raw_weight is None else (raw_weight.data_ptr(), raw_weight.stride())),
-            *workspace(extension, x, need_weight, stream),
-            stream,
-        )
+    launch(
+        x,
+        "weighted_l1_backward",
+        (DTYPES[grad.dtype], DTYPES[x.dtype], DTYPES[t.dtype], DTYPES[compute]),
+        grad.data_ptr(),
+        _strides(grad) if reduction == NONE else _NO_STRIDES,
+        *_image(x),
+        *_image(t),
+        *_map(w),
+        0 if statistics is None else statistics.data_ptr(),
+        x.shape,
+        reduction,
+        align_corners,
+        *_image(raw_input),
+        *_image(raw_target),
+        *((0, _NO_STRIDES) if raw_weight is None else (raw_weight.data_ptr(), raw_weight.stride())),
+        *workspace(x, need_weight),
+    )
     for result, raw in ((grad_input, raw_input), (grad_target, raw_target), (grad_weight, raw_weight)):
         if result is not None and raw is not None and raw is not result:
             result.copy_(raw)

@@ -1,0 +1,61 @@
+"""`python -m bench report` renders results, `python -m bench gpu` is the GPU acceptance."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from .machine import ROOT
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from .report import newest, render
+
+    files = arguments.files or newest(ROOT / "bench" / "results")
+    if not files:
+        print("no results: run pytest bench --benchmark --benchmark-save-results first", file=sys.stderr)
+        return 2
+    try:
+        text = render(files, arguments.out)
+    except (OSError, ValueError, KeyError) as error:
+        print(f"report: {type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    print(text if arguments.out is None else f"wrote {arguments.out / 'BENCH.md'} and {len(files)} picture(s)")
+    return 0
+
+
+def _gpu(arguments: argparse.Namespace) -> int:
+    from . import gpu
+
+    if arguments.section:
+        return gpu.run_one(arguments.section, arguments.partial, arguments.out, arguments.quick, arguments.deadline)
+    return gpu.run_all(arguments.out, quick=arguments.quick, only=arguments.only, minutes=arguments.minutes)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+
+    report = commands.add_parser("report", help="Markdown tables on stdout; with --out also written, with pictures")
+    report.add_argument("files", nargs="*", type=Path, help="results (default: the newest of each machine)")
+    report.add_argument("--out", type=Path, help="folder for BENCH.md and the PNG files")
+    report.set_defaults(run=_report)
+
+    gpu = commands.add_parser("gpu", help="build, GPU tests, ceilings, benches: at most 9 minutes, offline")
+    gpu.add_argument("--out", type=Path, required=True, help="folder for results.json, REPORT.md and the logs")
+    gpu.add_argument("--quick", action="store_true", help="tiny sizes, one process, no build: exercises the script")
+    gpu.add_argument("--only", nargs="+", metavar="SECTION", help="run these sections alone")
+    gpu.add_argument("--minutes", type=float, default=8.75, help="time for everything (default 8.75)")
+    # How run_all starts a section in a process of its own.
+    gpu.add_argument("--section", help=argparse.SUPPRESS)
+    gpu.add_argument("--partial", type=Path, help=argparse.SUPPRESS)
+    gpu.add_argument("--deadline", type=float, default=float("inf"), help=argparse.SUPPRESS)
+    gpu.set_defaults(run=_gpu)
+
+    arguments = parser.parse_args()
+    return int(arguments.run(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

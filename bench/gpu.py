@@ -1,0 +1,225 @@
+"""The GPU acceptance in one offline command: sections in order, each isolated, time-boxed and written down at once.
+
+Every section runs in its own process (an illegal address poisons a CUDA context for good, and a hang must be
+killable) and hands its tables over through a file that it rewrites as it goes, so that a killed section keeps what it
+had. Time that a section does not use goes to the later ones. A machine without a GPU runs the same sections at tiny
+sizes; what cannot run there says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import machine, tables
+from .harness import write_json
+
+
+class Skip(Exception):
+    """This section has nothing to run here; the text is the reason."""
+
+
+@dataclass
+class Context:
+    """What a section works with; tables added are saved at once.
+
+    Attributes:
+        quick: only exercise the code: no build, tiny sizes.
+        deadline: shortly before the section will be killed; on ``time.monotonic``, one clock for all processes.
+    """
+
+    device: torch.device
+    out: Path
+    quick: bool
+    deadline: float
+    save: Callable[[Mapping[str, Any]], None]
+    data: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def cuda(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
+    def small(self) -> bool:
+        """Tiny sizes: asked for, or because a CPU stands in for the GPU."""
+        return self.quick or not self.cuda
+
+    def left(self) -> float:
+        return self.deadline - time.monotonic()
+
+    def table(self, title: str, headers: list[str]) -> Callable[..., None]:
+        """Start a table; the function returned appends a row to it."""
+        rows: list[list[str]] = []
+        self.data.setdefault("tables", []).append({"title": title, "headers": headers, "rows": rows})
+
+        def add(*cells: object) -> None:
+            rows.append([c if isinstance(c, str) else tables.number(c) for c in cells])  # type: ignore[arg-type]
+            self.save(self.data)
+
+        return add
+
+    def note(self, text: str) -> None:
+        self.data.setdefault("notes", []).append(text)
+        self.save(self.data)
+
+
+def _registry() -> dict[str, tuple[Callable[[Context], None], float, str]]:
+    """Section -> (function, seconds it may take, what it answers), in the order of running."""
+    from . import gpu_acceptance, gpu_limits, gpu_networks
+
+    return {
+        "environment": (gpu_acceptance.environment, 15, "what this machine is"),
+        "build": (gpu_acceptance.build, 80, "the native core, built in place"),
+        "tests": (gpu_acceptance.tests, 110, "the gates on the GPU"),
+        "ceilings": (gpu_limits.ceilings, 30, "copy, L2 and matrix rates that everything else is held against"),
+        "convolutions": (gpu_networks.convolutions, 50, "3x3 convolutions at the networks' shapes"),
+        "blocks": (gpu_networks.blocks, 60, "residual and dense block, eager against torch.compile, channels_last"),
+        "fused_relu": (gpu_networks.fused_relu, 15, "cudnn_convolution_relu against convolution and relu_"),
+        "launches": (gpu_limits.launches, 35, "what one launch and one autograd node cost"),
+        "shapes": (gpu_acceptance.shapes, 50, "the ops at shapes of the published training runs"),
+        "benches": (gpu_acceptance.benches, 80, "every bench case of every op, host cost, bandwidth checks"),
+    }
+
+
+def run_one(name: str, partial: Path | None, out: Path, quick: bool, deadline: float) -> int:
+    """Body of a section's process: run it and leave its outcome in ``partial``."""
+    outcome = _run_section(name, out, quick, deadline, lambda o: write_json(partial, o) if partial else None)
+    print(f"{name}: {outcome['status']}")
+    return 0
+
+
+def _run_section(
+    name: str, out: Path, quick: bool, deadline: float, save: Callable[[Mapping[str, Any]], None]
+) -> dict[str, Any]:
+    outcome: dict[str, Any] = {"status": "running", "data": {}}
+
+    def saved(data: Mapping[str, Any]) -> None:
+        save(outcome | {"data": data})
+
+    device = machine.default_device()
+    context = Context(device, out, quick, deadline, saved)
+    try:
+        _registry()[name][0](context)
+        outcome["status"] = "ok"
+    except Skip as reason:
+        outcome |= {"status": "skipped", "reason": str(reason)}
+    except BaseException as error:
+        outcome |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"[:300]}
+        outcome["traceback"] = traceback.format_exc()[-6000:]
+        if isinstance(error, KeyboardInterrupt):
+            raise
+    finally:
+        outcome["data"] = context.data
+        save(outcome)
+    return outcome
+
+
+def _run_process(name: str, out: Path, quick: bool, seconds: float) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        partial, log = Path(folder) / "section.json", Path(folder) / "log"
+        command = [sys.executable, "-m", "bench", "gpu", "--out", str(out), "--section", name]
+        command += ["--partial", str(partial), "--deadline", str(time.monotonic() + seconds - 3)] + ["--quick"] * quick
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        with log.open("wb") as sink:
+            # A session of its own: a section that must be stopped is stopped with the compilers and tests it started.
+            process = subprocess.Popen(
+                command,
+                cwd=machine.ROOT,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+            try:
+                code: int | None = process.wait(timeout=seconds)
+            except subprocess.TimeoutExpired:
+                code = None
+            finally:
+                _end(process)
+        outcome: dict[str, Any] = json.loads(partial.read_text()) if partial.exists() else {"data": {}}
+        said = log.read_text(errors="replace")
+        if code is None:
+            outcome |= {"status": "timed out", "reason": f"stopped after {seconds:.0f} s; what it had is kept"}
+        elif outcome.get("status") in (None, "running"):
+            outcome |= {"status": "failed", "reason": f"its process ended with code {code}", "traceback": said[-6000:]}
+        return outcome
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def run_all(out: Path, *, quick: bool = False, only: list[str] | None = None, minutes: float = 8.75) -> int:
+    """Run the sections, writing results.json and REPORT.md after each. Exit code 1 if one failed."""
+    deadline = time.monotonic() + 60 * minutes
+    registry = _registry()
+    unknown = set(only or ()) - set(registry)
+    if unknown:
+        raise SystemExit(f"unknown section {', '.join(sorted(unknown))}; there are: {', '.join(registry)}")
+    chosen = [name for name in registry if not only or name in only]
+    out = out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    device = machine.default_device()
+    results = machine.describe(device, f"python -m bench gpu --out DIR{' --quick' if quick else ''}")
+    results["sections"] = {}
+    for i, name in enumerate(chosen):
+        _, own, what = registry[name]
+        later = sum(registry[n][1] for n in chosen[i + 1 :])
+        seconds = max(min(own, 0.9 * (deadline - time.monotonic())), deadline - time.monotonic() - later)
+        begin = time.monotonic()
+        if seconds < 5:
+            outcome: dict[str, Any] = {"status": "skipped", "reason": "no time was left", "data": {}}
+        elif quick:
+            outcome = _run_section(name, out, quick, time.monotonic() + seconds, lambda _: None)
+        else:
+            outcome = _run_process(name, out, quick, seconds)
+        outcome |= {"seconds": round(time.monotonic() - begin, 1), "what": what}
+        results["sections"][name] = outcome
+        write_json(out / "results.json", results)
+        (out / "REPORT.md").write_text(to_markdown(results))
+        print(f"{name:<14}{outcome['status']:<10}{outcome['seconds']:>6.1f} s  {outcome.get('reason', '')}", flush=True)
+    return int(any(s["status"] == "failed" for s in results["sections"].values()))
+
+
+def to_markdown(results: Mapping[str, Any]) -> str:
+    """REPORT.md: what ran, then each section's tables."""
+    sections: Mapping[str, Any] = results["sections"]
+    overview = (["section", "status", "seconds", "what", "why"], [])
+    for name, s in sections.items():
+        overview[1].append([name, s["status"], f"{s['seconds']:.1f}", s["what"], s.get("reason", "")])
+    lines = [f"# GPU acceptance: {machine.title(dict(results))}", "", machine.footnote(dict(results)), ""]
+    lines += [f"`{results['command']}`", "", tables.markdown(overview), ""]
+    for name, s in sections.items():
+        data = s.get("data", {})
+        lines += [f"## {name}: {s['what']}", ""]
+        if s.get("reason"):
+            lines += [f"{s['status']}: {s['reason']}", ""]
+        for one in data.get("tables", []):
+            lines += [f"**{one['title']}**", "", tables.markdown((one["headers"], one["rows"])), ""]
+        lines += [f"- {note}" for note in data.get("notes", [])] + [""]
+        for op, records in tables.by_op(data.get("cases", [])).items():
+            lines += [f"**`{op}`**", "", tables.markdown(tables.summary(records)), ""]
+            lines += [tables.markdown(tables.detail(records)), ""]
+            lines += [f"- without {line}" for line in tables.skipped(records)] + [""]
+        if data.get("host"):
+            lines += ["**host time of a tiny call**", "", tables.markdown(tables.host(data["host"])), ""]
+        if data.get("checks"):
+            lines += ["**bandwidth**", "", tables.markdown(tables.checks(data["checks"])), ""]
+        if s.get("traceback"):
+            lines += ["```text", s["traceback"].rstrip(), "```", ""]
+    return "\n".join(lines)

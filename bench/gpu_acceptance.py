@@ -1,0 +1,193 @@
+"""The library on this machine: what it is, the build, the gates, and the ops at every shape of interest."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import torch
+
+from srkernels._spec import BenchCase, Case
+
+from . import harness, machine
+from .gpu import Context, Skip
+from .providers import tiny
+
+_RESULT = re.compile(r"^(tests/\S+::.*?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)", re.MULTILINE)
+
+
+def environment(context: Context) -> None:
+    """Machine, versions and tools; also proves that torch works on the device at all."""
+    add = context.table("machine", ["what", "value"])
+    conditions = machine.describe(context.device, "")
+    for name, value in {**conditions["machine"], **conditions["versions"]}.items():
+        add(name, str(value))
+    for tool in ("nvcc", "ninja", "c++"):
+        add(tool, "found" if shutil.which(tool) else "not found")
+    for package in ("pybind11", "ninja", "pytest", "triton"):
+        add(f"python package {package}", "found" if importlib.util.find_spec(package) else "not found")
+    x = torch.rand(1024, device=context.device)
+    if not torch.isfinite(x.sum()):
+        raise RuntimeError(f"a sum on {context.device} is not finite")
+
+
+def build(context: Context) -> None:
+    """`python setup.py build_ext --inplace`, then what runs, asked of a fresh process."""
+    if context.quick:
+        raise Skip("quick run: nothing is built")
+    if not (machine.ROOT / "setup.py").exists():
+        raise Skip("no setup.py")
+    try:
+        begin = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "setup.py", "build_ext", "--inplace"],
+            cwd=machine.ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        (context.out / "build.log").write_text(done.stdout)
+        context.note(f"build_ext ended with code {done.returncode} after {time.monotonic() - begin:.0f} s (build.log)")
+        if done.returncode:
+            raise RuntimeError("build failed; the rest runs on what is there\n" + done.stdout[-3000:])
+    finally:
+        _availability(context)
+
+
+_ASK = """
+import torch
+from srkernels._dispatch import BACKENDS, why_not
+for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
+    for backend in BACKENDS:
+        print(device, backend, why_not(backend, torch.device(device), torch.float32) or "runs", sep="|")
+"""
+
+
+def _availability(context: Context) -> None:
+    add = context.table("backends", ["device", "backend", "state"])
+    done = subprocess.run(
+        [sys.executable, "-c", _ASK], cwd=machine.ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    for line in done.stdout.splitlines():
+        add(*line.split("|", 2))
+    if done.returncode:
+        context.note(f"srkernels does not import: {done.stderr.strip().splitlines()[-1]}")
+
+
+def tests(context: Context) -> None:
+    """The tests that use a GPU, as far as they get in the time there is."""
+    if not context.cuda:
+        raise Skip("torch sees no CUDA device; the tests without one are `pytest`")
+    if importlib.util.find_spec("pytest") is None:
+        raise Skip("pytest is not installed")
+    # -k also matches file names: tests/test_gpu.py, and every gate whose id names the device.
+    command = [sys.executable, "-m", "pytest", "tests", "-v", "-k", "cuda or gpu", "--tb=short", "--color=no"]
+    command += ["-p", "no:cacheprovider", "--ignore=tests/models", "--ignore=tests/test_bench.py"]
+    log = context.out / "tests.log"
+    with log.open("wb") as sink:
+        process = subprocess.Popen(command, cwd=machine.ROOT, stdout=sink, stderr=subprocess.STDOUT)
+        try:
+            code: int | None = process.wait(timeout=max(context.left() - 5, 1))
+        except subprocess.TimeoutExpired:
+            code = None
+            process.kill()
+            process.wait()
+    text = log.read_text(errors="replace")
+    found = _RESULT.findall(text)
+    counts = {kind: sum(k == kind for _, k in found) for kind in dict.fromkeys(k for _, k in found)}
+    add = context.table("tests", ["result", "number"])
+    for kind, count in counts.items():
+        add(kind, str(count))
+    failed = [name for name, kind in found if kind in ("FAILED", "ERROR")]
+    for name in failed[:40]:
+        context.note(f"failed: `{name}`")
+    summary = text.rstrip().splitlines()[-1:] or ["no output"]
+    if code is None:
+        context.note("stopped: the section's time was used up; the counts are of what had run (tests.log)")
+    if failed or code not in (None, 0):
+        raise RuntimeError(f"pytest ended with code {code}: {summary[0]}")
+
+
+def _haar(n: int, c: int, size: int, passes: str) -> tuple[str, BenchCase]:
+    shape = (n, c, size, size)
+    case = Case("x".join(map(str, shape)), (shape,), {"convention": "dasr"})
+    return "haar_highpass", BenchCase(case, passes, differentiable=("x",) if passes != "forward" else ())
+
+
+def _l1(n: int, c: int, size: int, factor: int, dtype: str) -> tuple[str, BenchCase]:
+    image = (n, c, size, size)
+    case = Case("x".join(map(str, image)), (image, image, (n, 1, size // factor, size // factor)))
+    return "weighted_l1_loss", BenchCase(case, "forward+backward", dtype, False, ("input",))
+
+
+# Crops and features of the published training runs that the specs' bench cases leave out.
+_SHAPES = (
+    _haar(16, 3, 128, "forward"),
+    _haar(16, 3, 128, "forward+backward"),
+    _haar(16, 3, 48, "forward"),
+    _haar(16, 3, 48, "forward+backward"),
+    _l1(8, 3, 128, 4, "float32"),
+    _l1(8, 512, 32, 4, "bfloat16"),
+    _l1(8, 64, 512, 8, "bfloat16"),
+)
+
+
+def shapes(context: Context) -> None:
+    """Every provider at the shapes above; the bench cases cover the rest."""
+    by_name = _specs()
+    for name, bench in _SHAPES[1:5:3] if context.small else _SHAPES:
+        _measure(context, by_name[name], tiny(by_name[name]) if context.small else bench)
+    _fail_if_any(context)
+
+
+def benches(context: Context) -> None:
+    """Every bench case of every op, host cost, and the checks of the bandwidth."""
+    small = context.small
+    for spec in _specs().values():
+        for bench in spec.bench[:1] and (tiny(spec),) if small else spec.bench:
+            _measure(context, spec, bench)
+    for spec in _specs().values():
+        rows = harness.host_cost(spec, context.device, batches=3 if small else 20, batch=10 if small else 200)
+        context.data.setdefault("host", []).extend(rows)
+        context.save(context.data)
+    shape = (2, 3, 64, 64) if small else (8, 3, 512, 512)
+    checks = [harness.reused_buffer(context.device, seconds=0.1 if small else 1.0, shape=shape)]
+    context.data["checks"] = checks + harness.bf16_per_byte(context.data.get("cases", []))
+    context.save(context.data)
+    _fail_if_any(context)
+
+
+def _specs() -> dict[str, harness.OpSpec]:
+    from srkernels.ops import specs
+
+    return {spec.name: spec for spec in specs()}
+
+
+def _measure(context: Context, spec: harness.OpSpec, bench: BenchCase) -> None:
+    """Add a case's record; one that fails is noted and leaves the rest alone."""
+    if context.left() < 6:
+        context.note(f"{harness.case_id(spec, bench)} left out: the section's time is used up")
+        return
+    rounds, seconds = ((2, 3), 0.05) if context.small else ((10, 40), 0.8)
+    try:
+        record = harness.measure(
+            spec, bench, context.device, seconds=seconds, rounds=rounds, compiled=not context.small
+        )
+    except Exception as error:
+        context.note(f"{harness.case_id(spec, bench)} FAILED: {type(error).__name__}: {error}"[:400])
+        context.data["failed"] = context.data.get("failed", 0) + 1
+        context.save(context.data)
+        return
+    context.data.setdefault("cases", []).append(record)
+    context.save(context.data)
+
+
+def _fail_if_any(context: Context) -> None:
+    if context.data.get("failed"):
+        raise RuntimeError(f"{context.data['failed']} case(s) failed; see the notes")

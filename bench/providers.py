@@ -1,0 +1,228 @@
+"""Who computes a case: the papers' code, the best eager form, torch.compile, other packages and every backend of ours.
+
+The parity gate lives here too. Nothing is timed before its values and gradients agree with the fp64 oracle.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from srkernels import use_backend
+from srkernels._dispatch import BACKENDS, why_not
+from srkernels._spec import BenchCase, Case, OpSpec
+
+OURS = "srkernels"
+# Another formulation of the same sum rounds elsewhere (a convolution with rounded filters, say). This slack on the
+# budget lets that pass and still catches another convention, whose distance is of the order of the values.
+BASELINE_SLACK = 32.0
+
+
+class ParityError(AssertionError):
+    """Values or gradients are further from the fp64 oracle than the budget; such a case gets no number."""
+
+
+@dataclass(frozen=True)
+class Provider:
+    """``backend`` is what ``use_backend`` is given around every call; "" means that it does not matter."""
+
+    name: str
+    function: Callable[..., Any]
+    backend: str | None = ""
+
+    @property
+    def ours(self) -> bool:
+        return self.backend != ""
+
+    def around(self) -> AbstractContextManager[Any]:
+        return use_backend(self.backend) if self.ours else nullcontext()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One set of random operands of a case and the cotangents of its outputs."""
+
+    operands: tuple[Tensor | None, ...]
+    kwargs: dict[str, Any]
+    wanted: tuple[Tensor, ...]
+    cotangents: tuple[Tensor, ...]
+
+    def forward(self, function: Callable[..., Any]) -> list[Tensor]:
+        return tensors(function(*self.operands, **self.kwargs))
+
+    def call(self, function: Callable[..., Any]) -> Callable[[], Any]:
+        """What is timed: the forward pass, or with differentiable operands their gradients."""
+        operands, kwargs, wanted, cotangents = self.operands, self.kwargs, self.wanted, self.cotangents
+        if not wanted:
+            return lambda: function(*operands, **kwargs)
+        if cotangents:
+            return lambda: torch.autograd.grad(tensors(function(*operands, **kwargs)), wanted, cotangents)
+        return lambda: torch.autograd.grad(function(*operands, **kwargs), wanted)
+
+    def results(self, function: Callable[..., Any]) -> list[Tensor]:
+        """Values, then gradients."""
+        outputs = self.forward(function)
+        if not self.wanted:
+            return outputs
+        return [*outputs, *torch.autograd.grad(outputs, self.wanted, self.cotangents or None)]
+
+    def double(self) -> Problem:
+        """The same numbers in fp64."""
+        leaves = {id(x): x.detach().double().requires_grad_() for x in self.wanted}
+        operands = tuple(None if x is None else leaves.get(id(x), x.detach().double()) for x in self.operands)
+        wanted = tuple(leaves[id(x)] for x in self.wanted)
+        return Problem(operands, self.kwargs, wanted, tuple(g.double() for g in self.cotangents))
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """The tensors of a nested result, in order; None counts as nothing."""
+    if isinstance(value, Tensor):
+        return [value]
+    return [] if value is None else [t for item in value for t in tensors(item)]
+
+
+def problem(spec: OpSpec, bench: BenchCase, device: torch.device, index: int = 0) -> Problem:
+    """Random operands of a bench case; ``index`` tells rotated sets apart.
+
+    The generator is our own: the default one is tied up by a CUDA graph capture.
+    """
+    seed = zlib.crc32(f"{spec.name} {bench.case.id} {index}".encode())
+    generator = torch.Generator(device).manual_seed(seed)
+    dtype: torch.dtype = getattr(torch, bench.dtype)
+    memory_format = torch.channels_last if bench.channels_last else torch.contiguous_format
+    operands: list[Tensor | None] = []
+    for name, shape in zip(spec.operands, bench.case.shapes, strict=True):
+        if shape is None:
+            operands.append(None)
+            continue
+        x = torch.rand(shape, generator=generator, device=device).to(dtype)
+        if len(shape) == 4:
+            x = x.contiguous(memory_format=memory_format)
+        operands.append(x.requires_grad_(name in bench.differentiable))
+    by_name = dict(zip(spec.operands, operands, strict=True))
+    wanted = tuple(x for name in bench.differentiable if (x := by_name[name]) is not None)
+    cotangents: tuple[Tensor, ...] = ()
+    if wanted:
+        with torch.no_grad():
+            outputs = tensors(spec.oracle(*operands, **bench.case.kwargs))
+        # A lone scalar is a loss: its gradient is taken as training takes it, without a cotangent.
+        if not (len(outputs) == 1 and outputs[0].dim() == 0):
+            cotangents = tuple(torch.empty_like(y).uniform_(0, 1, generator=generator) for y in outputs)
+    return Problem(tuple(operands), dict(bench.case.kwargs), wanted, cotangents)
+
+
+def baselines(spec: OpSpec, *, compiled: bool = True) -> tuple[list[Provider], dict[str, str]]:
+    """Everybody else's way to compute the op, and the ones left out with the reason."""
+    found, skipped = [], {}
+    if spec.published is spec.oracle:
+        skipped["published"] = "is the eager form itself"
+    else:
+        found.append(Provider("published", spec.published))
+    found.append(Provider("eager", spec.oracle))
+    if compiled:
+        # Forget earlier shapes, or this one would be compiled with dynamic sizes and run slower than it can.
+        torch._dynamo.reset()
+        found.append(Provider("compile", torch.compile(spec.oracle)))
+    for name, factory in spec.peers.items():
+        try:
+            found.append(Provider(name, factory()))
+        except ImportError as error:
+            skipped[name] = f"not installed ({error.name or error})"
+    return found, skipped
+
+
+def backends(spec: OpSpec, device: torch.device, dtype: torch.dtype) -> tuple[list[Provider], dict[str, str]]:
+    """The op on every backend that runs here, then under automatic choice."""
+    found, skipped = [], {}
+    for name in BACKENDS:
+        reason = why_not(name, device, dtype)
+        if reason is None:
+            found.append(Provider(name, spec.op, name))
+        else:
+            skipped[name] = reason
+    return [*found, Provider(OURS, spec.op, None)], skipped
+
+
+class Gate:
+    """Raises ParityError unless a provider is as near to the fp64 oracle as eager PyTorch is, values and gradients.
+
+    Budget per tensor, in the largest norm: twice the error of the eager oracle in the same dtype, plus one rounding of
+    the largest value; ``BASELINE_SLACK`` times that for those who are not ours.
+    """
+
+    def __init__(self, spec: OpSpec, given: Problem) -> None:
+        self.given = given
+        self.exact = given.double().results(spec.oracle)
+        self.eager = given.results(spec.oracle)
+        self.values = len(self.exact) - len(given.wanted)
+
+    def check(self, provider: Provider) -> None:
+        with provider.around():
+            got = self.given.results(provider.function)
+        if len(got) != len(self.exact):
+            raise ParityError(f"{provider.name}: {len(got)} tensors where the oracle has {len(self.exact)}")
+        for i, (g, e, x) in enumerate(zip(got, self.eager, self.exact, strict=True)):
+            label = f"output {i}" if i < self.values else f"gradient {i - self.values}"
+            if g.shape != x.shape:
+                raise ParityError(f"{provider.name}: {label} has shape {tuple(g.shape)}, expected {tuple(x.shape)}")
+            if g.dtype != e.dtype and provider.ours:
+                raise ParityError(f"{provider.name}: {label} is {g.dtype}, expected {e.dtype}")
+            error, reference = _distance(g, x), _distance(e, x)
+            largest = float(x.detach().abs().max()) if x.numel() else 0.0
+            budget = 2 * reference + torch.finfo(e.dtype).eps * largest
+            if not provider.ours:
+                budget *= BASELINE_SLACK
+            if not error <= budget:
+                raise ParityError(
+                    f"{provider.name}: {label} is {error:.3g} from the fp64 oracle, budget {budget:.3g} "
+                    f"(eager {reference:.3g}, largest value {largest:.3g})"
+                )
+
+    def passing(self, candidates: Sequence[Provider]) -> tuple[list[Provider], dict[str, str]]:
+        """Those within budget. One of ours that is not raises; anybody else is left out with the reason."""
+        found, skipped = [], {}
+        for provider in candidates:
+            try:
+                self.check(provider)
+            except Exception as error:
+                if provider.ours:
+                    raise
+                lines = str(error).strip().splitlines() or [""]
+                skipped[provider.name] = f"{type(error).__name__}: {lines[0][:160]}"
+            else:
+                found.append(provider)
+        return found, skipped
+
+
+def _distance(x: Tensor, exact: Tensor) -> float:
+    return float((x.detach().double() - exact.detach()).abs().max()) if x.numel() else 0.0
+
+
+def tiny(spec: OpSpec) -> BenchCase:
+    """A call so small that only host work shows: the first bench case scaled to 1x3x8x8, or a small case of the gates.
+
+    Scaling keeps the operands' proportions; where an op does not take the result, its own small case stands in.
+    """
+    source = spec.bench[0].case if spec.bench else spec.small[0]
+    first = source.shapes[0]
+    if spec.bench and first is not None and len(first) == 4 and all(first):
+        scale = [t / f for t, f in zip((1, 3, 8, 8), first, strict=True)]
+        shapes = tuple(
+            s if s is None or len(s) != 4 else tuple(max(1, round(d * f)) for d, f in zip(s, scale, strict=True))
+            for s in source.shapes
+        )
+        scaled = Case("x".join(map(str, shapes[0] or ())), shapes, source.kwargs)
+        try:
+            spec.oracle(*(None if s is None else torch.rand(s) for s in shapes), **source.kwargs)
+        except (RuntimeError, ValueError, TypeError):
+            source = spec.small[0]
+        else:
+            source = scaled
+    named = tuple(n for b in spec.bench for n in b.differentiable) or spec.operands[:1]
+    return BenchCase(source, "forward+backward", differentiable=tuple(dict.fromkeys(named)))

@@ -1,0 +1,148 @@
+"""Results as README-ready Markdown and a picture: `python -m bench report`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import machine, tables
+from .providers import OURS
+
+# Okabe-Ito: told apart by colour-blind readers too.
+_COLOURS = {"published": "#7f7f7f", "eager": "#0072b2", "compile": "#e69f00"}
+_PEER_COLOURS = ("#cc79a7", "#009e73", "#56b4e9", "#d55e00")
+_NAMES = {"published": "as published (eager)", "eager": "best eager", "compile": "torch.compile"}
+_OURS = (OURS, "reference", "native", "triton")
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A results file of `pytest bench --benchmark` or of `python -m bench gpu`, in the form of the former."""
+    content = json.loads(path.read_text())
+    if "sections" in content:
+        merged: dict[str, Any] = {key: [] for key in ("cases", "host", "checks")}
+        for section in content["sections"].values():
+            for key, rows in merged.items():
+                rows.extend(section.get("data", {}).get(key, []))
+        content |= merged
+    if not content.get("cases"):
+        raise ValueError(f"{path}: no benchmark cases in it")
+    return content
+
+
+def newest(folder: Path) -> list[Path]:
+    """The latest result of each machine."""
+    latest: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.json"), key=lambda p: p.stem[-10:]):
+        latest[path.stem[:-11]] = path
+    return list(latest.values())
+
+
+def to_markdown(results: Mapping[str, Any], picture: str | None = None) -> str:
+    """Tables of one results file, each with its conditions under it."""
+    lines = [f"### {machine.title(dict(results))}", ""]
+    if picture:
+        lines += [f"![Time relative to srkernels, per case]({picture})", ""]
+    for op, records in tables.by_op(results["cases"]).items():
+        lines += [f"**`{op}`**", "", tables.markdown(tables.summary(records)), "", _conditions(results, records), ""]
+        left_out = tables.skipped(records)
+        lines += ["<details><summary>every provider</summary>", "", tables.markdown(tables.detail(records)), ""]
+        lines += [f"- without {line}" for line in left_out] + [""] * bool(left_out)
+        lines += ["</details>", ""]
+    if results.get("host"):
+        lines += ["**Host time of a tiny call**", "", tables.markdown(tables.host(results["host"])), ""]
+        lines += [_conditions(results, results["host"]), ""]
+    if results.get("checks"):
+        lines += ["**Bandwidth**", "", tables.markdown(tables.checks(results["checks"])), ""]
+        lines += [_conditions(results, []), ""]
+    return "\n".join(lines)
+
+
+def _conditions(results: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> str:
+    """What a reader needs to take the figures above for what they are, and to get them again."""
+    parts = [machine.footnote(dict(results))]
+    if records:
+        dtypes = dict.fromkeys(r.get("dtype", "float32") for r in records)
+        parts.append(f"{', '.join(dtypes)}; shapes as in the table; allocation included; medians of interleaved rounds")
+    gpu = results["machine"]["device"] == "cuda"
+    parts.append("graph replay, rotation over 3x L2" if gpu else f"{results['machine']['threads']} threads")
+    return f"<sub>{'; '.join(parts)}. `{results['command']}`</sub>"
+
+
+def plot(results: Mapping[str, Any], path: Path) -> None:
+    """Bars of time relative to srkernels: a panel per op, a group per case, a bar per provider, ticks at targets."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    by_op = tables.by_op(results["cases"])
+    others = list(dict.fromkeys(n for r in results["cases"] for n in r["providers"] if n not in _OURS))
+    peers = [n for n in others if n not in _COLOURS]
+    colours = {**_COLOURS, **dict(zip(peers, _PEER_COLOURS * len(peers), strict=False))}
+    rows = {op: [[n for n in others if n in r["providers"]] for r in records] for op, records in by_op.items()}
+    heights = [sum(len(names) + 1.2 for names in cases) for cases in rows.values()]
+    figure, axes = plt.subplots(
+        len(by_op),
+        1,
+        figsize=(11, 1.9 + 0.23 * sum(heights)),
+        height_ratios=heights,
+        squeeze=False,
+        layout="constrained",
+    )
+    has_target = False
+    for axis, (op, records) in zip(axes[:, 0], by_op.items(), strict=True):
+        y, ticks, labels = 0.0, [], []
+        for record, names in zip(records, rows[op], strict=True):
+            targets = {t["against"]: t["target"] for t in record["targets"]}
+            ticks.append(y + (len(names) - 1) / 2)
+            ours = tables.number(record["providers"][OURS]["median_us"])
+            labels.append(f"{tables.label(record)}\n{record['passes']}, ours {ours} \u00b5s")
+            for name in names:
+                ratio = record["providers"][name]["ratio"]
+                axis.barh(y, ratio, height=0.86, color=colours[name])
+                axis.text(ratio, y, f" {tables.times(ratio)}", va="center", ha="left", fontsize=8)
+                if name in targets:
+                    has_target = True
+                    axis.plot([targets[name]] * 2, [y - 0.43, y + 0.43], color="black", linewidth=2)
+                y += 1
+            y += 1.2
+        axis.axvline(1, color="black", linewidth=0.8, linestyle=":")
+        axis.set_yticks(ticks, labels, fontsize=8)
+        axis.set_ylim(y - 1, -1)
+        axis.set_xlim(0, axis.get_xlim()[1] * 1.06)
+        axis.set_title(op, loc="left", fontsize=11, fontweight="bold")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(axis="y", length=0)
+    axes[-1, 0].set_xlabel("median time relative to srkernels (higher: srkernels is faster; dotted line: equal)")
+    handles: list[Any] = [Patch(color=colours[n], label=_NAMES.get(n, n)) for n in others]
+    if has_target:
+        handles.append(Line2D([], [], color="black", linewidth=2, label="target"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, fontsize=9)
+    date, torch_version = results["date"], results["versions"]["torch"]
+    figure.suptitle(
+        f"How much longer others take than srkernels\n{machine.title(dict(results))}, torch {torch_version}, {date}"
+    )
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def render(files: Sequence[Path], out: Path | None) -> str:
+    """Markdown of all files; with ``out`` also written to out/BENCH.md, with a picture per file beside it."""
+    pieces = []
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    for path in files:
+        results = load(path)
+        picture = None
+        if out is not None:
+            picture = f"{path.stem}.png"
+            plot(results, out / picture)
+        pieces.append(to_markdown(results, picture))
+    text = "\n".join(pieces)
+    if out is not None:
+        (out / "BENCH.md").write_text(text)
+    return text

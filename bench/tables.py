@@ -1,0 +1,161 @@
+"""Tables of benchmark records: rows once, as aligned text for a terminal and as Markdown for a README."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .providers import OURS
+
+Table = tuple[list[str], list[list[str]]]
+Record = Mapping[str, Any]
+
+
+def text(table: Table) -> str:
+    """Aligned columns, words to the left and numbers to the right."""
+    headers, rows = table
+    widths = [max(len(r[i]) for r in (headers, *rows)) for i in range(len(headers))]
+    align = [str.ljust if words else str.rjust for words in _words(table)]
+
+    def line(cells: Sequence[str]) -> str:
+        return "  ".join(put(c, w) for c, w, put in zip(cells, widths, align, strict=True)).rstrip()
+
+    return "\n".join([line(headers), line(["-" * w for w in widths]), *(line(r) for r in rows)])
+
+
+def markdown(table: Table) -> str:
+    headers, rows = table
+    cells = [[c.replace("|", "\\|").replace("\n", " ") for c in r] for r in (headers, *rows)]
+    ruler = ["---" if words else "---:" for words in _words(table)]
+    return "\n".join("| " + " | ".join(r) + " |" for r in (cells[0], ruler, *cells[1:]))
+
+
+def _words(table: Table) -> list[bool]:
+    """Per column: it holds words rather than figures. The first column names the row."""
+    headers, rows = table
+    figure = re.compile(r"[-<>= ]*\d[\d.]*[x%]?$|-?$")
+    return [i == 0 or not all(figure.match(r[i]) for r in rows) for i in range(len(headers))]
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """``digits`` significant digits, never in exponent form; "-" for what was not measured."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    if value == 0:
+        return "0"
+    return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
+
+
+def times(value: float | None) -> str:
+    return "-" if value is None else f"{number(value)}x"
+
+
+def share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.0f}%"
+
+
+def megabytes(value: float | None) -> str:
+    return "-" if value is None else number(value / 1e6)
+
+
+def verdict(met: bool | None) -> str:
+    return "-" if met is None else "met" if met else "MISSED"
+
+
+def label(record: Record) -> str:
+    layout = " channels_last" if record["layout"] == "channels_last" else ""
+    return f"{record['case']} {record['dtype']}{layout}"
+
+
+def by_op(records: Sequence[Record]) -> dict[str, list[Record]]:
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(record["op"], []).append(record)
+    return found
+
+
+def summary(records: Sequence[Record]) -> Table:
+    """One op: each case against eager and torch.compile, with targets."""
+    headers = ["case", "passes", "published us", "eager us", "compile us", "ours us"]
+    headers += ["vs eager", "target", "", "vs compile", "target", "", "GB/s", "of copy", "target", ""]
+    rows = []
+    for record in records:
+        providers = record["providers"]
+        targets = {t["against"]: t for t in record["targets"]}
+        row = [label(record), record["passes"]]
+        row += [number(providers.get(name, {}).get("median_us")) for name in ("published", "eager", "compile", OURS)]
+        for against in ("eager", "compile"):
+            target = targets.get(against, {})
+            row += [
+                times(providers.get(against, {}).get("ratio")),
+                times(target.get("target")),
+                verdict(target.get("met")),
+            ]
+        target = targets.get("copy", {})
+        row += [number(providers[OURS]["gbps"]), share(providers[OURS]["share"])]
+        row += [share(target.get("target")), verdict(target.get("met"))]
+        rows.append(row)
+    return without_empty_columns((headers, rows))
+
+
+def detail(records: Sequence[Record]) -> Table:
+    """One op: every provider of every case."""
+    headers = ["case", "passes", "provider", "median us", "p20", "p80", "x ours", "GB/s", "of copy"]
+    headers += ["saved MB", "peak MB", "launches", "do_bench us"]
+    rows = []
+    for record in records:
+        for name, p in record["providers"].items():
+            plain = "" if p["method"] in ("host clock", "graph") else "*"
+            row = [label(record), record["passes"], name + plain]
+            row += [number(p["median_us"]), number(p["p20_us"]), number(p["p80_us"]), times(p["ratio"])]
+            row += [
+                number(p["gbps"]),
+                share(p["share"]),
+                megabytes(p.get("saved_bytes")),
+                megabytes(p.get("peak_bytes")),
+            ]
+            row += [str(p.get("launches", "-")), number(p.get("do_bench_us"))]
+            rows.append(row)
+    return without_empty_columns((headers, rows))
+
+
+def host(rows: Sequence[Record]) -> Table:
+    headers = ["op", "passes", "case", "eager us", "ours us", "p20", "p80", "target", ""]
+    found = []
+    for r in rows:
+        ours = r["providers"][OURS]
+        row = [r["op"], r["passes"], r["case"], number(r["providers"]["eager"]["median_us"])]
+        row += [number(ours["median_us"]), number(ours["p20_us"]), number(ours["p80_us"])]
+        found.append([*row, f"< {r['target_us']:g}", verdict(r["met"])])
+    return headers, found
+
+
+def checks(rows: Sequence[Record]) -> Table:
+    headers = ["check", "measured", "target", "", "note"]
+    found = []
+    for r in rows:
+        rates = ", ".join(f"{name} {number(rate)} GB/s" for name, rate in r.get("gbps", {}).items())
+        found.append(
+            [r["check"], number(r["measured"]), f">= {r['target']:g}", verdict(r["met"]), r.get("reason") or rates]
+        )
+    return headers, found
+
+
+def skipped(records: Sequence[Record]) -> list[str]:
+    """ "provider: reason (cases)", each pair once."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        for name, reason in record["skipped"].items():
+            found.setdefault((name, reason), []).append(label(record))
+    return [
+        f"{name}: {reason}" + (f" ({', '.join(dict.fromkeys(labels))})" if len(labels) < len(records) else "")
+        for (name, reason), labels in found.items()
+    ]
+
+
+def without_empty_columns(table: Table) -> Table:
+    headers, rows = table
+    kept = [i for i in range(len(headers)) if i == 0 or any(r[i] not in ("-", "") for r in rows)]
+    return [headers[i] for i in kept], [[r[i] for i in kept] for r in rows]

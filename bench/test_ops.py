@@ -1,0 +1,56 @@
+"""Every bench case of every op, the host cost of a tiny call, and the bandwidth into a reused buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from srkernels import use_backend
+from srkernels._spec import BenchCase, OpSpec
+from srkernels.ops import specs
+
+from . import harness
+from .conftest import Results
+from .providers import Gate, backends, problem, tiny
+
+_CASES = [pytest.param(spec, bench, id=harness.case_id(spec, bench)) for spec in specs() for bench in spec.bench]
+_OPS = [pytest.param(spec, id=spec.name) for spec in specs()]
+HandOver = Callable[[dict[str, Any], Callable[[], Any]], None]
+
+
+@pytest.mark.parametrize(("spec", "bench"), _CASES)
+def test_case(
+    spec: OpSpec, bench: BenchCase, timed: bool, seconds: float, results: Results, hand_over: HandOver
+) -> None:
+    """Parity, then times. A case outside the budget fails and prints no number."""
+    device = results.device
+    if not timed:
+        Gate(spec, problem(spec, bench, device)).passing(backends(spec, device, getattr(torch, bench.dtype))[0])
+        return
+    record = harness.measure(spec, bench, device, seconds=seconds)
+    results.cases.append(record)
+    with use_backend(None):
+        hand_over(record, problem(spec, bench, device).call(spec.op))
+
+
+@pytest.mark.parametrize("spec", _OPS)
+def test_host_cost(spec: OpSpec, timed: bool, results: Results) -> None:
+    """Host time of a call too small for anything else to show."""
+    if timed:
+        results.host.extend(harness.host_cost(spec, results.device))
+    else:
+        problem(spec, tiny(spec), results.device).call(spec.op)()
+
+
+def test_reused_buffer(timed: bool, results: Results) -> None:
+    """The native Haar kernel without page faults: what share of the copy bandwidth it reaches."""
+    if timed:
+        check = harness.reused_buffer(results.device)
+        results.checks.append(check)
+    else:
+        check = harness.reused_buffer(results.device, seconds=0.1, shape=(2, 3, 64, 64))
+    if check["measured"] is None:
+        pytest.skip(check["reason"])

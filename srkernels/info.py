@@ -1,0 +1,148 @@
+"""Versions, build, every op x backend as available or why not; a parity sample and a bandwidth probe."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _native
+from ._dispatch import BACKENDS, ranked, use_backend, why_not
+from ._spec import Case, OpSpec
+from ._version import __version__
+from .ops import specs
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _devices() -> list[torch.device]:
+    return [torch.device("cpu")] + [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+
+
+def report() -> str:
+    """The whole report as text."""
+    lines = [f"srkernels {__version__}", "", "Versions"]
+    lines += [f"  {name:<10}{value}" for name, value in _versions().items()]
+    lines += ["", "Native core"]
+    info = _native.build_info()
+    for name in ("_cpu", "_cuda"):
+        built = info.get(name, {})
+        how = "built" if built.get("built") else f"not built: {built.get('why_not', 'setup.py did not run')}"
+        lines.append(f"  {name:<10}{how}")
+    if _native.why_not(torch.device("cpu")) is None:
+        extension = _native.extension("cpu")
+        lines.append(f"  {'in use':<10}{extension.isa()} instructions, {torch.get_num_threads()} threads")
+    for device in _devices():
+        lines += ["", f"Ops on {device} ({_device_name(device)})"]
+        reasons = {b: why_not(b, device, torch.float32) for b in BACKENDS}
+        automatic = next(b for b, reason in ranked(device, torch.float32) if reason is None)
+        width = max(len(spec.name) for spec in specs()) + 2
+        lines.append("  " + "op".ljust(width) + "".join(b.ljust(14) for b in BACKENDS) + "automatic")
+        row = "".join(("available" if reasons[b] is None else "no").ljust(14) for b in BACKENDS) + automatic
+        lines += ["  " + spec.name.ljust(width) + row for spec in specs()]
+        lines += [f"  {b}: {reason}" for b, reason in reasons.items() if reason is not None]
+    return "\n".join(lines)
+
+
+def _versions() -> dict[str, str]:
+    cuda = f", CUDA {torch.version.cuda}" if torch.version.cuda else ", CPU build"
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__ + cuda,
+        "triton": _version("triton"),
+        "numpy": _version("numpy"),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, Tensor) else [t for part in value for t in _tensors(part)]
+
+
+def _results(function: Callable[..., Any], case: Case, operands: list[Tensor | None]) -> list[Tensor]:
+    """Outputs, then gradients of their sum of squares."""
+    leaves = [None if x is None else x.detach().requires_grad_() for x in operands]
+    outputs = _tensors(function(*leaves, **case.kwargs))
+    wanted = [x for x in leaves if x is not None]
+    return [*outputs, *torch.autograd.grad(sum(y.square().sum() for y in outputs), wanted)]  # type: ignore[arg-type]
+
+
+def _worst(spec: OpSpec, case: Case, dtype: torch.dtype, device: torch.device) -> float:
+    """Largest error against the fp64 oracle over what is allowed: twice eager's error plus one rounding; <= 1 is right."""
+    generator = torch.Generator().manual_seed(20201)
+    operands = [None if s is None else torch.rand(s, generator=generator).to(device, dtype) for s in case.shapes]
+    exact = _results(spec.oracle, case, [None if x is None else x.double() for x in operands])
+    eager = _results(spec.oracle, case, operands)
+    worst = 0.0
+    for got, reference, truth in zip(_results(spec.op, case, operands), eager, exact, strict=True):
+        if got.dtype != reference.dtype or got.shape != reference.shape:
+            return float("inf")
+        if truth.numel():
+            scale = truth.abs().max().item()
+            allowed = 2 * (reference.double() - truth).abs().max().item() + torch.finfo(dtype).eps * scale
+            error = (got.double() - truth).abs().max().item()
+            worst = max(worst, error / allowed if allowed else float(error > 0))
+    return worst
+
+
+def check() -> int:
+    """Print a parity sample of every op x backend that runs, and a bandwidth probe; 0 if all is right."""
+    print("\nParity sample: worst error over budget (twice eager's error against fp64, plus one rounding)")
+    red = 0
+    for device in _devices():
+        for spec in specs():
+            cases = [c for c in spec.cases if all(s is None or min(s) > 0 for s in c.shapes)][:6]
+            for backend in BACKENDS:
+                if why_not(backend, device, torch.float32) is not None:
+                    continue
+                with use_backend(backend):
+                    worst = max(_worst(spec, c, t, device) for c in cases for t in (torch.float32, torch.bfloat16))
+                verdict = "ok" if worst <= 1 else "RED"
+                red += worst > 1
+                print(f"  {spec.name:<18}{backend:<11}{device!s:<7}{worst:6.2f}  {verdict}")
+    for device in _devices():
+        print(f"\nBandwidth on {device}, 8x3x512x512 fp32, read + write")
+        copy, haar = _bandwidth(device)
+        print(f"  copy into a reused buffer {copy:8.1f} GB/s\n  haar_highpass, allocating {haar:8.1f} GB/s")
+    print("\n" + ("all green" if not red else f"{red} red"))
+    return int(red > 0)
+
+
+def _bandwidth(device: torch.device) -> tuple[float, float]:
+    from .functional import haar_highpass
+
+    x = torch.rand(8, 3, 512, 512, device=device)
+    into = torch.empty_like(x)
+    copied = 2 * x.numel() * x.element_size()
+    transformed = x.element_size() * (x.numel() + 9 * x.numel() // 12)
+    return copied / _median(lambda: into.copy_(x), device) / 1e9, transformed / _median(
+        lambda: haar_highpass(x), device
+    ) / 1e9
+
+
+def _median(call: Callable[[], Any], device: torch.device, repeats: int = 20) -> float:
+    times = []
+    for _ in range(repeats + 3):
+        start = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[3:])

@@ -1,0 +1,88 @@
+"""Parametrises every gate over ``srkernels.ops.specs()`` x where an op can run x cases x dtypes x layouts.
+
+A gate names what it wants in its arguments: ``spec``, ``case`` (all of the spec's cases) or ``small`` (its gradcheck
+cases), ``target`` (backend and device), ``dtype``, ``layout``. A backend that cannot run leaves one skipped test per
+gate, with its reason. A test without ``target`` is no gate and says itself what it runs on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from helpers.calls import Target
+from helpers.operands import DTYPES, LAYOUTS
+
+from srkernels._dispatch import BACKENDS, why_not
+from srkernels.ops import specs
+
+# What Triton's interpreter, which takes milliseconds per program, can bear.
+REDUCED_DTYPES = ("fp32", "bf16")
+REDUCED_LAYOUTS = ("contiguous", "channels_last", "sliced")
+REDUCED_CASES = 8
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("srkernels")
+    group.addoption("--backend", choices=BACKENDS, help="run the gates on this backend alone")
+    group.addoption("--reduced", action="store_true", help="two dtypes, three layouts, a few cases per op")
+
+
+def _targets(config: pytest.Config) -> list[tuple[Target, str | None]]:
+    only = config.getoption("--backend")
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    backends = [only] if only else list(BACKENDS)
+    return [(Target(b, d), why_not(b, torch.device(d), torch.float32)) for d in devices for b in backends]
+
+
+def _spread(items: tuple[Any, ...], count: int) -> tuple[Any, ...]:
+    """At most ``count`` of the items, evenly spread, first and last among them."""
+    if len(items) <= count:
+        return items
+    return tuple(items[round(i * (len(items) - 1) / (count - 1))] for i in range(count))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "target" not in metafunc.fixturenames:
+        return
+    axes = [name for name in ("spec", "case", "small", "dtype", "layout", "target") if name in metafunc.fixturenames]
+    reduced = metafunc.config.getoption("--reduced")
+    which = {"case": "cases", "small": "small"}
+    rows: list[tuple[dict[str, Any], list[str]]] = [({}, [])]
+    for axis in axes:
+        extended = []
+        for row, ids in rows:
+            if axis == "spec":
+                choices = [(s, s.name) for s in specs()]
+            elif axis in which:
+                cases = getattr(row["spec"], which[axis])
+                choices = [(c, c.id) for c in (_spread(cases, REDUCED_CASES) if reduced else cases)]
+            elif axis == "dtype":
+                choices = [(DTYPES[d], d) for d in (REDUCED_DTYPES if reduced else DTYPES)]
+            elif axis == "layout":
+                choices = [(x, x) for x in (REDUCED_LAYOUTS if reduced else LAYOUTS)]
+            else:
+                choices = [(t, str(t)) for t, reason in _targets(metafunc.config) if reason is None]
+            extended += [({**row, axis: value}, [*ids, id]) for value, id in choices]
+        rows = extended
+    params = [pytest.param(*row.values(), id="-".join(ids)) for row, ids in rows]
+    params += [
+        pytest.param(*[None] * len(axes), id=str(target), marks=pytest.mark.skip(reason=f"{target}: {reason}"))
+        for target, reason in _targets(metafunc.config)
+        if reason is not None
+    ]
+    metafunc.parametrize(axes, params)
+
+
+@pytest.fixture(autouse=True)
+def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Gates run their tiny cases on one thread: faster on a busy machine, and nothing that small is split anyway."""
+    if "target" not in request.fixturenames:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

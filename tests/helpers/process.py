@@ -1,0 +1,40 @@
+"""Python in a fresh process, as a user's first lines run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from textwrap import dedent
+
+ROOT = Path(__file__).parents[2]
+
+
+def environment(**changes: str | None) -> dict[str, str]:
+    """This process's environment without what steers the library, plus ``changes`` (None removes)."""
+    env = {k: v for k, v in os.environ.items() if k not in ("SRKERNELS_BACKEND", "TRITON_INTERPRET")}
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), env.get("PYTHONPATH"))))
+    for key, value in changes.items():
+        env.pop(key, None)
+        if value is not None:
+            env[key] = value
+    return env
+
+
+def python(
+    source: str, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 120, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run ``source``; on failure its output is the assertion's message."""
+    done = subprocess.run(
+        [sys.executable, "-c", dedent(source), *arguments],
+        env=environment() if env is None else dict(env),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    if check:
+        assert done.returncode == 0, done.stdout + done.stderr
+    return done

@@ -1,0 +1,173 @@
+"""Under ``torch.compile`` the ops stay in one graph and give eager's bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from helpers.calls import Target, gradients, present, recorded, values
+from helpers.operands import cotangents, operands, random
+from helpers.process import environment, python
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+
+import srkernels
+from srkernels._spec import OpSpec
+
+# Dynamo and AOTAutograd decide whether a graph breaks, what a fake promises and how a backward pass is traced; they
+# take a second. Inductor adds code generation of what is around the ops and ten seconds: one graph holds them all.
+FAST = "aot_eager"
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def _assert_same_bits(found: list[Tensor], expected: list[Tensor]) -> None:
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        assert (a.dtype, a.shape, a.stride()) == (b.dtype, b.shape, b.stride())
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("layout_", ["contiguous", "channels_last"])
+def test_full_graph_equals_eager(spec: OpSpec, target: Target, layout_: str) -> None:
+    for case in (spec.cases[1], spec.small[-1]):
+        torch._dynamo.reset()
+        xs = operands(case, torch.float32, layout_, device=target.device)
+        compiled = torch.compile(spec.op, fullgraph=True, backend=FAST)
+        cots = cotangents(values(spec.oracle, case, xs))
+        wanted = present(xs)
+        with srkernels.use_backend(target.backend):
+            _assert_same_bits(values(compiled, case, xs), values(spec.op, case, xs))
+            found = gradients(compiled, case, xs, cots, wanted)
+            expected = gradients(spec.op, case, xs, cots, wanted)
+        _assert_same_bits(found, expected)
+        assert all(g.any() for g in found)
+
+
+def _training_step(x: Tensor, y: Tensor, distance: Tensor) -> Tensor:
+    """Every op in one graph, with ordinary operations between them."""
+    low, high = srkernels.haar_dwt2d(x * 1.5, "mwcnn")
+    again = srkernels.haar_idwt2d(low, high * 0.5, "mwcnn", output_size=(x.shape[2], x.shape[3]))
+    content = srkernels.weighted_l1_loss(again.relu(), y, distance)
+    bands = srkernels.weighted_l1_loss(srkernels.haar_highpass(again), srkernels.haar_highpass(y), distance.detach())
+    return content + 0.1 * bands
+
+
+def _step_operands(rows: int, columns: int, device: str = "cpu") -> list[Tensor]:
+    shapes = ((2, 3, rows, columns), (2, 3, rows, columns), (2, 1, 3, 4))
+    return [random(s, torch.float32, i, device) for i, s in enumerate(shapes)]
+
+
+def _step_and_gradients(step: Callable[..., Tensor], xs: list[Tensor]) -> list[Tensor]:
+    leaves = [x.clone().requires_grad_() for x in xs]
+    loss = step(*leaves)
+    return [loss.detach(), *torch.autograd.grad(loss, leaves)]
+
+
+def test_inductor_runs_a_training_step(target: Target) -> None:
+    xs = _step_operands(15, 18, target.device)
+    with srkernels.use_backend(target.backend):
+        found = _step_and_gradients(torch.compile(_training_step, fullgraph=True), xs)
+        expected = _step_and_gradients(_training_step, xs)
+    for a, b in zip(found, expected, strict=True):
+        # Inductor may contract a multiplication into an addition: one rounding of each of the few steps between ops.
+        torch.testing.assert_close(a, b, rtol=0, atol=8 * torch.finfo(torch.float32).eps * b.abs().max().item())
+        assert b.any()
+
+
+def test_dynamic_shapes_compile_once(target: Target) -> None:
+    counter = CompileCounterWithBackend(FAST)
+    compiled = torch.compile(_training_step, fullgraph=True, dynamic=True, backend=counter)
+    with srkernels.use_backend(target.backend):
+        for rows, columns in ((16, 20), (18, 26), (21, 33), (40, 22)):
+            xs = _step_operands(rows, columns, target.device)
+            _assert_same_bits(_step_and_gradients(compiled, xs), _step_and_gradients(_training_step, xs))
+    # One graph for all: nothing of an op depends on the parity of a size.
+    assert counter.frame_count == 1
+
+
+def test_first_call_of_a_cold_process() -> None:
+    """Nothing has run eagerly before the trace: no lazy state may be met inside it."""
+    python(
+        """
+        import torch, srkernels
+        def step(x, w):
+            return srkernels.weighted_l1_loss(srkernels.haar_highpass(x), torch.zeros(2, 9, 4, 4), w)
+        x = torch.rand(2, 3, 8, 8, requires_grad=True)
+        w = torch.rand(2, 1, 2, 2)
+        loss = torch.compile(step, fullgraph=True)(x, w)
+        (g,) = torch.autograd.grad(loss, x)
+        eager = step(x, w)
+        (e,) = torch.autograd.grad(eager, x)
+        torch.testing.assert_close(loss, eager)
+        torch.testing.assert_close(g, e)
+        assert e.any()
+        """,
+        env=environment(TORCHINDUCTOR_FORCE_DISABLE_CACHES="1"),
+        timeout=240,
+    )
+
+
+def test_double_backward_is_refused(spec: OpSpec, target: Target) -> None:
+    """AOTAutograd has no second derivative: an error, never a gradient that misses a term."""
+    case = spec.small[0]
+    xs = operands(case, torch.float64, device=target.device)
+    leaves = [None if x is None else x.requires_grad_() for x in xs]
+    with srkernels.use_backend(target.backend):
+        outputs = values(torch.compile(spec.op, fullgraph=True, backend=FAST), case, leaves)
+        wanted = [x for x in leaves if x is not None]
+        grads = torch.autograd.grad(sum((y * y).sum() for y in outputs), wanted, create_graph=True)
+        with pytest.raises(RuntimeError, match="double backward"):
+            torch.autograd.grad(sum((g * g).sum() for g in grads), wanted)
+
+
+def _seen(function: Callable[..., Any], *xs: Tensor) -> list[str]:
+    with recorded() as calls:
+        function(*xs)
+    return [call.backend for call in calls]
+
+
+def test_use_backend_inside_a_compiled_function() -> None:
+    def step(x: Tensor) -> Tensor:
+        with srkernels.use_backend("reference"):
+            y = srkernels.haar_highpass(x)
+        return y * 2
+
+    x = random((2, 3, 8, 8), torch.float32, 0)
+    compiled = torch.compile(step, fullgraph=True, backend=FAST)
+    assert torch.equal(compiled(x), step(x))
+    assert _seen(compiled, x) == ["reference"]
+    assert srkernels._dispatch.requested() == ""
+
+
+def test_use_backend_around_a_compiled_function() -> None:
+    """A graph compiled under one request is not reused under another."""
+    compiled = torch.compile(lambda x: srkernels.haar_highpass(x) * 2, fullgraph=True, backend=FAST)
+    x = random((2, 3, 8, 8), torch.float32, 0)
+    assert _seen(compiled, x) == [""]
+    with srkernels.use_backend("reference"):
+        assert _seen(compiled, x) == ["reference"]
+    assert _seen(compiled, x) == [""]
+
+
+def test_modules_compile_inside_a_network(target: Target) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(srkernels.nn.HaarHighPass(), torch.nn.Conv2d(9, 4, 3), torch.nn.LeakyReLU(0.2))
+    net = net.to(target.device)
+    x = random((2, 3, 12, 14), torch.float32, 0, target.device)
+    with srkernels.use_backend(target.backend):
+        found = torch.compile(net, fullgraph=True, backend=FAST)(x)
+        found.sum().backward()
+        grads = [p.grad.clone() for p in net.parameters()]
+        net.zero_grad()
+        expected = net(x)
+        expected.sum().backward()
+    assert torch.equal(found, expected)
+    assert all(torch.equal(a, p.grad) for a, p in zip(grads, net.parameters(), strict=True))

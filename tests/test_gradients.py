@@ -1,0 +1,69 @@
+"""First and second derivatives against finite differences, and under ``torch.func``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from helpers.calls import Target, flat, gradients, present
+from helpers.operands import cotangents, operands
+from torch import Tensor
+
+import srkernels
+from srkernels._spec import Case, OpSpec
+
+
+def _function(
+    spec: OpSpec, case: Case, target: Target, xs: list[Tensor | None]
+) -> tuple[Callable[..., tuple[Tensor, ...]], list[Tensor]]:
+    """The op as a function of the operands that the case has."""
+    positions = present(xs)
+
+    def call(*leaves: Tensor) -> tuple[Tensor, ...]:
+        arguments = list(xs)
+        for position, leaf in zip(positions, leaves, strict=True):
+            arguments[position] = leaf
+        with srkernels.use_backend(target.backend):
+            return tuple(flat(spec.op(*arguments, **case.kwargs)))
+
+    leaves = [xs[i].clone().requires_grad_() for i in positions]
+    return call, leaves
+
+
+def test_gradcheck(spec: OpSpec, small: Case, target: Target) -> None:
+    # Central differences of step 1e-6 in fp64 round off at 1e-16 / 1e-6 and the ops have no third derivative.
+    call, leaves = _function(spec, small, target, operands(small, torch.float64, device=target.device))
+    assert torch.autograd.gradcheck(call, leaves, atol=1e-8, rtol=1e-6)
+
+
+def test_gradgradcheck(spec: OpSpec, small: Case, target: Target) -> None:
+    call, leaves = _function(spec, small, target, operands(small, torch.float64, device=target.device))
+    assert torch.autograd.gradgradcheck(call, leaves, atol=1e-8, rtol=1e-6)
+
+
+def test_func_grad_equals_autograd(spec: OpSpec, small: Case, target: Target) -> None:
+    """The same kernels run, so the gradients are the same to the last bit."""
+    xs = operands(small, torch.float32, device=target.device)
+    call, leaves = _function(spec, small, target, xs)
+    cots = cotangents(call(*[x.detach() for x in leaves]))
+    wanted = present(xs)
+    with srkernels.use_backend(target.backend):
+        expected = gradients(spec.op, small, xs, cots, wanted)
+
+    def scalar(*inner: Tensor) -> Tensor:
+        return sum((y * c).sum() for y, c in zip(call(*inner), cots, strict=True))
+
+    found = torch.func.grad(scalar, argnums=tuple(range(len(leaves))))(*[x.detach() for x in leaves])
+    for i, a, b in zip(wanted, found, expected, strict=True):
+        assert torch.equal(a, b), f"gradient of {spec.operands[i]}"
+        assert b.any(), f"gradient of {spec.operands[i]} is zero everywhere"
+
+
+def test_inputs_without_gradient_record_nothing(spec: OpSpec, small: Case, target: Target) -> None:
+    xs = operands(small, torch.float32, device=target.device)
+    with srkernels.use_backend(target.backend):
+        assert not any(y.requires_grad for y in flat(spec.op(*xs, **small.kwargs)))
+        leaves = [None if x is None else x.clone().requires_grad_() for x in xs]
+        assert all(y.requires_grad for y in flat(spec.op(*leaves, **small.kwargs)))
+        with torch.no_grad():
+            assert not any(y.requires_grad for y in flat(spec.op(*leaves, **small.kwargs)))

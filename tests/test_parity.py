@@ -1,0 +1,115 @@
+"""Every op equals its oracle: values, every gradient, layouts, NaN and inf."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from helpers.budget import check, check_magnitude
+from helpers.calls import Target, flat, gradients, present, subsets, values
+from helpers.operands import cotangents, operands
+from helpers.oracle import answers
+from torch import Tensor
+
+import srkernels
+from srkernels._spec import Case, OpSpec
+
+
+def _channels_last(x: Tensor) -> bool:
+    """Dense NHWC; for bands in a channel axis of their own, (N, C, bands, h, w), of the image they flatten to."""
+    order = (0, 2, 3, 1) if x.dim() == 4 else (0, 3, 4, 1, 2)
+    return x.permute(order).is_contiguous()
+
+
+def _check_layout(what: str, x: Tensor, source: Tensor) -> None:
+    """Channels_last in, channels_last out; contiguous in, contiguous out. A tensor that is both asks for contiguous."""
+    if x.dim() < 4:
+        return
+    if source.is_contiguous():
+        assert x.is_contiguous(), f"{what}: strides {x.stride()} of a contiguous operand"
+    elif _channels_last(source):
+        assert _channels_last(x), f"{what}: strides {x.stride()} of a channels_last operand"
+
+
+def test_values_and_gradients(spec: OpSpec, case: Case, dtype: torch.dtype, layout: str, target: Target) -> None:
+    expected = answers(spec, case, dtype, layout, target.device)
+    with srkernels.use_backend(target.backend):
+        for draw in expected.draws:
+            found = values(spec.op, case, draw.operands)
+            assert len(found) == len(draw.eager_values)
+            for i, y in enumerate(found):
+                what = f"output {i}"
+                check(what, y, draw.exact_values[i], draw.eager_values[i], expected.values[i], expected.factor)
+                _check_layout(what, y, draw.operands[0])
+        for n, draw in enumerate(expected.draws):
+            # The first draw goes through every subset of operands that may require a gradient.
+            for wanted in subsets(expected.wanted) if n == 0 else (expected.wanted,):
+                grads = gradients(spec.op, case, draw.operands, draw.cotangents, wanted)
+                for i, grad in zip(wanted, grads, strict=True):
+                    k = expected.wanted.index(i)
+                    names = "+".join(spec.operands[j] for j in wanted)
+                    what = f"gradient of {spec.operands[i]} ({names} requiring it)"
+                    exact, eager, error = draw.exact_gradients[k], draw.eager_gradients[k], expected.gradients[k]
+                    check(what, grad, exact, eager, error, expected.factor)
+                    check_magnitude(what, grad, exact, error, expected.factor)
+                    if draw.operands[i].shape[1] > 1:  # one channel looks the same in both layouts
+                        _check_layout(what, grad, draw.operands[i])
+
+
+def test_expanded_cotangents(spec: OpSpec, case: Case, target: Target) -> None:
+    """``y.sum().backward()`` hands the backward pass a gradient whose every stride is 0."""
+    xs = operands(case, torch.float32, device=target.device)
+    wanted = present(xs)
+    outputs = values(spec.oracle, case, xs)
+    dense = [torch.full_like(y, 0.75, memory_format=torch.contiguous_format) for y in outputs]
+    zero_strides = [y.new_tensor(0.75).expand(y.shape) for y in outputs]
+    with srkernels.use_backend(target.backend):
+        expected = gradients(spec.op, case, xs, dense, wanted)
+        found = gradients(spec.op, case, xs, zero_strides, wanted)
+    for i, a, b in zip(wanted, found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True, msg=f"gradient of {spec.operands[i]}")
+
+
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf], ids=["nan", "inf", "-inf"])
+def test_nan_and_inf_propagate(spec: OpSpec, case: Case, target: Target, poison: float) -> None:
+    """Each operand in turn holds two bad values, at a corner and inside; the rest stays within the budget."""
+    clean = answers(spec, case, torch.float32, "contiguous", target.device)
+    draw = clean.draws[0]
+    for bad in clean.wanted:
+        xs = _poisoned(draw.operands, bad, poison)
+        eager = values(spec.oracle, case, xs)
+        exact = values(spec.oracle, case, [None if x is None else x.double() for x in xs])
+        eager_gradients = gradients(spec.oracle, case, xs, draw.cotangents, clean.wanted)
+        with srkernels.use_backend(target.backend):
+            found = values(spec.op, case, xs)
+            found_gradients = gradients(spec.op, case, xs, draw.cotangents, clean.wanted)
+        for i, y in enumerate(found):
+            check(f"output {i}, {poison} in {spec.operands[bad]}", y, exact[i], eager[i], clean.values[i])
+        for i, a, b in zip(clean.wanted, found_gradients, eager_gradients, strict=True):
+            what = f"gradient of {spec.operands[i]}, {poison} in {spec.operands[bad]}"
+            assert torch.equal(a.isnan(), b.isnan()), f"{what}: NaN at other places than eager PyTorch"
+            assert torch.equal(a.isinf(), b.isinf()), f"{what}: inf at other places than eager PyTorch"
+
+
+def _poisoned(xs: Sequence[Tensor | None], bad: int, value: float) -> list[Tensor | None]:
+    result = [None if x is None else x.clone() for x in xs]
+    flattened = result[bad].view(-1)
+    if flattened.numel():
+        flattened[-1] = value
+        flattened[flattened.numel() // 2] = value
+    return result
+
+
+def test_operands_are_left_alone(spec: OpSpec, case: Case, layout: str, target: Target) -> None:
+    """Neither pass writes to its operands or to the cotangents, and no output shares their memory."""
+    xs = operands(case, torch.float32, layout, device=target.device)
+    cots = cotangents(values(spec.oracle, case, xs), layout)
+    before = [None if x is None else x.clone() for x in (*xs, *cots)]
+    with srkernels.use_backend(target.backend):
+        produced = [*values(spec.op, case, xs), *gradients(spec.op, case, xs, cots, present(xs))]
+    for x, copy in zip((*xs, *cots), before, strict=True):
+        assert x is None or torch.equal(x, copy)
+    storages = {x.untyped_storage().data_ptr() for x in (*xs, *cots) if x is not None and x.numel()}
+    for y in flat(produced):
+        assert not y.numel() or y.untyped_storage().data_ptr() not in storages
