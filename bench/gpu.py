@@ -199,7 +199,7 @@ def run_all(out: Path, *, quick: bool = False, only: list[str] | None = None, mi
 def to_markdown(results: Mapping[str, Any]) -> str:
     """REPORT.md: what ran, then each section's tables."""
     sections: Mapping[str, Any] = results["sections"]
-    overview = (["section", "status", "seconds", "what", "why"], [])
+    overview: tables.Table = (["section", "status", "seconds", "what", "why"], [])
     for name, s in sections.items():
         overview[1].append([name, s["status"], f"{s['seconds']:.1f}", s["what"], s.get("reason", "")])
     lines = [f"# GPU acceptance: {machine.title(dict(results))}", "", machine.footnote(dict(results)), ""]

@@ -8,10 +8,11 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import torch
 
-from srkernels._spec import BenchCase, Case
+from srkernels._spec import BenchCase, Case, OpSpec
 
 from . import harness, machine
 from .gpu import Context, Skip
@@ -41,23 +42,27 @@ def build(context: Context) -> None:
         raise Skip("quick run: nothing is built")
     if not (machine.ROOT / "setup.py").exists():
         raise Skip("no setup.py")
-    try:
-        begin = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, "setup.py", "build_ext", "--inplace"],
-            cwd=machine.ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-        (context.out / "build.log").write_text(done.stdout)
-        context.note(f"build_ext ended with code {done.returncode} after {time.monotonic() - begin:.0f} s (build.log)")
-        if done.returncode:
-            raise RuntimeError("build failed; the rest runs on what is there\n" + done.stdout[-3000:])
-    finally:
-        _availability(context)
+    begin = time.monotonic()
+    code = _logged(
+        [sys.executable, "setup.py", "build_ext", "--inplace"], context.out / "build.log", context.left() - 15
+    )
+    took = f"after {time.monotonic() - begin:.0f} s (build.log)"
+    context.note(f"build_ext was stopped {took}" if code is None else f"build_ext ended with code {code} {took}")
+    _availability(context)
+    if code != 0:
+        raise RuntimeError("the build failed or was too slow; the rest runs on what is there")
+
+
+def _logged(command: list[str], log: Path, seconds: float) -> int | None:
+    """Exit code of ``command``, its output in ``log``; None if it had to be stopped. The section ends its children."""
+    with log.open("wb") as sink:
+        process = subprocess.Popen(command, cwd=machine.ROOT, stdout=sink, stderr=subprocess.STDOUT)
+        try:
+            return process.wait(timeout=max(seconds, 1))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            return None
 
 
 _ASK = """
@@ -90,14 +95,7 @@ def tests(context: Context) -> None:
     command = [sys.executable, "-m", "pytest", "tests", "-v", "-k", "cuda or gpu", "--tb=short", "--color=no"]
     command += ["-p", "no:cacheprovider", "--ignore=tests/models", "--ignore=tests/test_bench.py"]
     log = context.out / "tests.log"
-    with log.open("wb") as sink:
-        process = subprocess.Popen(command, cwd=machine.ROOT, stdout=sink, stderr=subprocess.STDOUT)
-        try:
-            code: int | None = process.wait(timeout=max(context.left() - 5, 1))
-        except subprocess.TimeoutExpired:
-            code = None
-            process.kill()
-            process.wait()
+    code = _logged(command, log, context.left() - 5)
     text = log.read_text(errors="replace")
     found = _RESULT.findall(text)
     counts = {kind: sum(k == kind for _, k in found) for kind in dict.fromkeys(k for _, k in found)}
@@ -163,13 +161,13 @@ def benches(context: Context) -> None:
     _fail_if_any(context)
 
 
-def _specs() -> dict[str, harness.OpSpec]:
+def _specs() -> dict[str, OpSpec]:
     from srkernels.ops import specs
 
     return {spec.name: spec for spec in specs()}
 
 
-def _measure(context: Context, spec: harness.OpSpec, bench: BenchCase) -> None:
+def _measure(context: Context, spec: OpSpec, bench: BenchCase) -> None:
     """Add a case's record; one that fails is noted and leaves the rest alone."""
     if context.left() < 6:
         context.note(f"{harness.case_id(spec, bench)} left out: the section's time is used up")

@@ -127,7 +127,7 @@ def blocks(context: Context) -> None:
             if context.left() < 8:
                 context.note("stopped early: the section's time is used up")
                 return
-            block = kind().to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            block = kind().to(device, dtype).to(memory_format=torch.channels_last)
             parameters = list(block.parameters())
             count = min(timing.cold_sets(4 * n * 64 * size * size, device), 32)
             xs = [x.requires_grad_() for x in _images(context, count, n, 64, size, dtype)]
@@ -177,7 +177,7 @@ def fused_relu(context: Context) -> None:
             return F.conv2d(x, w, b, padding=1).relu_()
 
         calls = {
-            name: [lambda x=x, form=form: form(x) for x in xs]  # type: ignore[misc]
+            name: [lambda x=x, form=form: form(x) for x in xs]
             for name, form in (("cudnn_convolution_relu", fused), ("conv2d, relu_", apart))
         }
         flops = 18 * n * size * size * channels * channels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -186,13 +187,11 @@ def reused_buffer(
     native.analysis_into(x, outputs[-1], plan, pad, HIGH)
     if not torch.allclose(outputs[-1][0], expected, rtol=1e-6, atol=1e-6):
         raise AssertionError("haar analysis_into disagrees with the reference")
-    halves = [(torch.rand(nbytes // 8, device=device), torch.empty(nbytes // 8, device=device)) for _ in range(count)]
-    calls: dict[str, Sequence[Callable[[], Any]]] = {
-        "haar": [
-            lambda i=i, o=o: native.analysis_into(i, o, plan, pad, HIGH) for i, o in zip(inputs, outputs, strict=True)
-        ],
-        "copy": [lambda s=s, t=t: t.copy_(s) for s, t in halves],
-    }
+    calls: dict[str, list[Callable[[], Any]]] = {"haar": [], "copy": []}
+    for one, out in zip(inputs, outputs, strict=True):
+        calls["haar"].append(functools.partial(native.analysis_into, one, out, plan, pad, HIGH))
+        target = torch.empty(nbytes // 8, device=device)
+        calls["copy"].append(functools.partial(target.copy_, torch.rand(nbytes // 8, device=device)))
     times = timing.time_calls(calls, device, seconds=seconds, rounds=(15, 400))
     gbps = {name: nbytes / stats.median_us / 1e3 for name, stats in times.items()}
     share = gbps["haar"] / gbps["copy"]

@@ -106,7 +106,7 @@ def problem(spec: OpSpec, bench: BenchCase, device: torch.device, index: int = 0
             x = x.contiguous(memory_format=memory_format)
         operands.append(x.requires_grad_(name in bench.differentiable))
     by_name = dict(zip(spec.operands, operands, strict=True))
-    wanted = tuple(x for name in bench.differentiable if (x := by_name[name]) is not None)
+    wanted = tuple(leaf for name in bench.differentiable if (leaf := by_name[name]) is not None)
     cotangents: tuple[Tensor, ...] = ()
     if wanted:
         with torch.no_grad():

@@ -14,6 +14,8 @@ from .providers import OURS
 _COLOURS = {"published": "#7f7f7f", "eager": "#0072b2", "compile": "#e69f00"}
 _PEER_COLOURS = ("#cc79a7", "#009e73", "#56b4e9", "#d55e00")
 _NAMES = {"published": "as published (eager)", "eager": "best eager", "compile": "torch.compile"}
+# Between the groups of bars, in bars.
+_GAP = 1.0
 _OURS = (OURS, "reference", "native", "triton")
 
 
@@ -71,7 +73,7 @@ def _conditions(results: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
 
 
 def plot(results: Mapping[str, Any], path: Path) -> None:
-    """Bars of time relative to srkernels: a panel per op, a group per case, a bar per provider, ticks at targets."""
+    """Bars of time over that of srkernels: a panel per op, a group per case, a bar per provider, ticks at targets."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -84,53 +86,62 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
     peers = [n for n in others if n not in _COLOURS]
     colours = {**_COLOURS, **dict(zip(peers, _PEER_COLOURS * len(peers), strict=False))}
     rows = {op: [[n for n in others if n in r["providers"]] for r in records] for op, records in by_op.items()}
-    heights = [sum(len(names) + 1.2 for names in cases) for cases in rows.values()]
-    figure, axes = plt.subplots(
-        len(by_op),
-        1,
-        figsize=(11, 1.9 + 0.23 * sum(heights)),
-        height_ratios=heights,
+    heights = [sum(len(names) + _GAP for names in cases) for cases in rows.values()]
+    columns = min(2, len(by_op))
+    by_row = [max(heights[i : i + columns]) for i in range(0, len(heights), columns)]
+    figure, grid = plt.subplots(
+        len(by_row),
+        columns,
+        figsize=(7 * columns, 1.3 + 0.18 * sum(by_row) + 0.5 * len(by_row)),
+        height_ratios=by_row,
         squeeze=False,
         layout="constrained",
     )
+    axes = list(grid.flat)
+    for spare in axes[len(by_op) :]:
+        spare.remove()
     has_target = False
-    for axis, (op, records) in zip(axes[:, 0], by_op.items(), strict=True):
+    for axis, (op, records) in zip(axes, by_op.items(), strict=False):
         y, ticks, labels = 0.0, [], []
+        widest = max(p["ratio"] for r in records for n, p in r["providers"].items() if n not in _OURS)
         for record, names in zip(records, rows[op], strict=True):
             targets = {t["against"]: t["target"] for t in record["targets"]}
             ticks.append(y + (len(names) - 1) / 2)
             ours = tables.number(record["providers"][OURS]["median_us"])
             labels.append(f"{tables.label(record)}\n{record['passes']}, ours {ours} \u00b5s")
             for name in names:
-                ratio = record["providers"][name]["ratio"]
+                ratio = text_at = record["providers"][name]["ratio"]
                 axis.barh(y, ratio, height=0.86, color=colours[name])
-                axis.text(ratio, y, f" {tables.times(ratio)}", va="center", ha="left", fontsize=8)
                 if name in targets:
                     has_target = True
                     axis.plot([targets[name]] * 2, [y - 0.43, y + 0.43], color="black", linewidth=2)
+                    # A target just past the bar's end would strike the figure through.
+                    if ratio <= targets[name] < ratio + 0.12 * widest:
+                        text_at = targets[name]
+                axis.text(text_at, y, f"  {tables.times(ratio)}", va="center", ha="left", fontsize=8)
                 y += 1
-            y += 1.2
+            y += _GAP
         axis.axvline(1, color="black", linewidth=0.8, linestyle=":")
         axis.set_yticks(ticks, labels, fontsize=8)
-        axis.set_ylim(y - 1, -1)
-        axis.set_xlim(0, axis.get_xlim()[1] * 1.06)
+        axis.set_ylim(y - _GAP, -1)
+        axis.set_xlim(0, 1.15 * max(widest, *(t["target"] for r in records for t in r["targets"]), 1))
         axis.set_title(op, loc="left", fontsize=11, fontweight="bold")
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(axis="y", length=0)
-    axes[-1, 0].set_xlabel("median time relative to srkernels (higher: srkernels is faster; dotted line: equal)")
+        axis.set_xlabel("median time over that of srkernels (dotted line: equal)", fontsize=9)
     handles: list[Any] = [Patch(color=colours[n], label=_NAMES.get(n, n)) for n in others]
     if has_target:
         handles.append(Line2D([], [], color="black", linewidth=2, label="target"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, fontsize=9)
-    date, torch_version = results["date"], results["versions"]["torch"]
-    figure.suptitle(
-        f"How much longer others take than srkernels\n{machine.title(dict(results))}, torch {torch_version}, {date}"
+    where = f"{machine.title(dict(results))}, torch {results['versions']['torch']}, {results['date']}"
+    title = f"How many times longer the others take than srkernels\n{where}"
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, title=title, title_fontsize=12
     )
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
 
-def render(files: Sequence[Path], out: Path | None) -> str:
+def render(files: Sequence[Path], out: Path | None = None) -> str:
     """Markdown of all files; with ``out`` also written to out/BENCH.md, with a picture per file beside it."""
     pieces = []
     if out is not None:

@@ -37,18 +37,18 @@ def test_case(
 
 
 @pytest.mark.parametrize("spec", _OPS)
-def test_host_cost(spec: OpSpec, timed: bool, results: Results) -> None:
+def test_host_cost(spec: OpSpec, timed: bool, seconds: float, results: Results) -> None:
     """Host time of a call too small for anything else to show."""
     if timed:
-        results.host.extend(harness.host_cost(spec, results.device))
+        results.host.extend(harness.host_cost(spec, results.device, batches=max(3, min(30, round(10 * seconds)))))
     else:
         problem(spec, tiny(spec), results.device).call(spec.op)()
 
 
-def test_reused_buffer(timed: bool, results: Results) -> None:
+def test_reused_buffer(timed: bool, seconds: float, results: Results) -> None:
     """The native Haar kernel without page faults: what share of the copy bandwidth it reaches."""
     if timed:
-        check = harness.reused_buffer(results.device)
+        check = harness.reused_buffer(results.device, seconds=seconds)
         results.checks.append(check)
     else:
         check = harness.reused_buffer(results.device, seconds=0.1, shape=(2, 3, 64, 64))

@@ -278,7 +278,7 @@ def kernels(call: Call, device: torch.device) -> list[tuple[str, float]]:
     found = []
     for event in profiled.events():
         if device.type == "cuda":
-            if event.device_type == torch.autograd.DeviceType.CUDA and not getattr(event, "is_user_annotation", False):
+            if event.device_type.name == "CUDA" and not getattr(event, "is_user_annotation", False):
                 found.append((event.name, float(event.device_time)))
         elif event.name.startswith(("aten::", "srkernels::")) and event.cpu_parent is None:
             found.append((event.name, float(event.cpu_time)))

@@ -7,11 +7,13 @@ The choice itself is made inside the registered op, on real tensors, so it is th
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -97,3 +99,20 @@ def implementation(package: str, backend: str, x: Tensor) -> ModuleType:
 
 
 _MODULES = {"reference": "reference", "native": "native", "triton": "triton_kernels"}
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def without_autocast(run: Callable[_P, _R]) -> Callable[_P, _R]:
+    """For eager implementations: autocast stays active inside an op and would change the dtypes the fakes promise."""
+
+    @functools.wraps(run)
+    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        device_type = next(x.device.type for x in args if isinstance(x, Tensor))
+        if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
+            return run(*args, **kwargs)
+        with torch.autocast(device_type, enabled=False):
+            return run(*args, **kwargs)
+
+    return wrapped

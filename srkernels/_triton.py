@@ -40,3 +40,33 @@ def on_device(device: torch.device) -> AbstractContextManager[None]:
 
 # Warps that make 128 threads: AMD's data-centre GPUs have 64 lanes to a warp.
 WARPS_128 = 2 if torch.version.hip else 4
+
+# Size of a workspace: fp64 partial sums, int32 counters.
+SHARES = 4096
+COUNTERS = 1024
+
+_workspaces: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
+
+
+def workspace(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(shares, counters) for a kernel whose last program finishes the others' sums. It leaves its counters at zero.
+
+    Kernels of one stream run one after the other, so each stream has its own pair for good, and a launch costs neither
+    an allocation nor a memset. A CUDA graph may be replayed on any stream, alongside others captured on the same one;
+    under capture every call gets fresh ones, whose zeroing the graph repeats.
+    """
+    key = (-1, 0)
+    if device.type != "cpu":
+        if torch.cuda.is_current_stream_capturing():
+            return _new_workspace(device)
+        stream = torch.cuda.current_stream(device)
+        key = (stream.device_index, stream.cuda_stream)
+    found = _workspaces.get(key)
+    if found is None:
+        found = _workspaces[key] = _new_workspace(device)
+    return found
+
+
+def _new_workspace(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    shares = torch.empty(SHARES, dtype=torch.float64, device=device)
+    return shares, torch.zeros(COUNTERS, dtype=torch.int32, device=device)

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 _FLOATS = frozenset((torch.float32, torch.bfloat16, torch.float16, torch.float64))
+
+
+_T = TypeVar("_T")
+
+
+def choice(op: str, argument: str, value: Any, table: Mapping[str, _T]) -> _T:
+    """``table[value]``; ValueError with the allowed names if there is no such entry."""
+    try:
+        return table[value]
+    except (KeyError, TypeError):  # TypeError: not even hashable
+        raise ValueError(f"{op}: {argument} must be one of {', '.join(table)}, got {value!r}") from None
 
 
 def describe(value: Any) -> str:

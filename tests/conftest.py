@@ -8,6 +8,7 @@ gate, with its reason. A test without ``target`` is no gate and says itself what
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from typing import Any
 
 import pytest
@@ -16,32 +17,37 @@ from helpers.calls import Target
 from helpers.operands import DTYPES, LAYOUTS
 
 from srkernels._dispatch import BACKENDS, why_not
+from srkernels._spec import Case
 from srkernels.ops import specs
 
 # What Triton's interpreter, which takes milliseconds per program, can bear.
 REDUCED_DTYPES = ("fp32", "bf16")
 REDUCED_LAYOUTS = ("contiguous", "channels_last", "sliced")
-REDUCED_CASES = 8
+REDUCED_CASES = 6
+REDUCED_ELEMENTS = 500
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("srkernels")
     group.addoption("--backend", choices=BACKENDS, help="run the gates on this backend alone")
+    group.addoption("--device", choices=("cpu", "cuda"), help="run the gates on this device alone")
     group.addoption("--reduced", action="store_true", help="two dtypes, three layouts, a few cases per op")
 
 
 def _targets(config: pytest.Config) -> list[tuple[Target, str | None]]:
     only = config.getoption("--backend")
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    if config.getoption("--device"):
+        devices = [config.getoption("--device")]
     backends = [only] if only else list(BACKENDS)
     return [(Target(b, d), why_not(b, torch.device(d), torch.float32)) for d in devices for b in backends]
 
 
-def _spread(items: tuple[Any, ...], count: int) -> tuple[Any, ...]:
-    """At most ``count`` of the items, evenly spread, first and last among them."""
-    if len(items) <= count:
-        return items
-    return tuple(items[round(i * (len(items) - 1) / (count - 1))] for i in range(count))
+def _reduced(cases: tuple[Case, ...]) -> tuple[Case, ...]:
+    """At most REDUCED_CASES of the small ones, evenly spread, first and last among them."""
+    small = [c for c in cases if prod(c.shapes[0]) <= REDUCED_ELEMENTS]
+    count = min(REDUCED_CASES, len(small))
+    return tuple(small[round(i * (len(small) - 1) / max(1, count - 1))] for i in range(count))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -58,7 +64,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 choices = [(s, s.name) for s in specs()]
             elif axis in which:
                 cases = getattr(row["spec"], which[axis])
-                choices = [(c, c.id) for c in (_spread(cases, REDUCED_CASES) if reduced else cases)]
+                choices = [(c, c.id) for c in (_reduced(cases) if reduced else cases)]
             elif axis == "dtype":
                 choices = [(DTYPES[d], d) for d in (REDUCED_DTYPES if reduced else DTYPES)]
             elif axis == "layout":

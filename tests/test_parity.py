@@ -34,15 +34,16 @@ def _check_layout(what: str, x: Tensor, source: Tensor) -> None:
 
 def test_values_and_gradients(spec: OpSpec, case: Case, dtype: torch.dtype, layout: str, target: Target) -> None:
     expected = answers(spec, case, dtype, layout, target.device)
+    draws = expected.draws[:1] if target.interpreted else expected.draws
     with srkernels.use_backend(target.backend):
-        for draw in expected.draws:
+        for draw in draws:
             found = values(spec.op, case, draw.operands)
             assert len(found) == len(draw.eager_values)
             for i, y in enumerate(found):
                 what = f"output {i}"
                 check(what, y, draw.exact_values[i], draw.eager_values[i], expected.values[i], expected.factor)
                 _check_layout(what, y, draw.operands[0])
-        for n, draw in enumerate(expected.draws):
+        for n, draw in enumerate(draws):
             # The first draw goes through every subset of operands that may require a gradient.
             for wanted in subsets(expected.wanted) if n == 0 else (expected.wanted,):
                 grads = gradients(spec.op, case, draw.operands, draw.cotangents, wanted)

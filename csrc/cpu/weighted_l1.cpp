@@ -264,6 +264,11 @@ struct ResizedWeight {
     for (int64_t x = 0; x < a.w; ++x) horizontal.source(x, left[x], right[x], share[x]);
   }
 
+  // Not from + share * (to - from), which makes NaN of two infinities.
+  static F between(F from, F to, bool one, F share) {
+    return one ? from : (F(1) - share) * from + share * to;
+  }
+
   const F* stretch(int64_t n, int64_t c, int64_t row) {
     if (n != cached_n || c != cached_c) {
       cached_row[0] = cached_row[1] = -1;
@@ -278,16 +283,15 @@ struct ResizedWeight {
     const F* w = static_cast<const F*>(a.weight.data) + n * s.n + c * s.c + row * s.h;
     if (!t.pixels) {
       for (int64_t x = 0; x < a.w; ++x) {
-        const F from = w[left[x] * s.w], to = w[right[x] * s.w];
-        out[x] = from + share[x] * (to - from);
+        out[x] = between(w[left[x] * s.w], w[right[x] * s.w], left[x] == right[x], share[x]);
       }
       return out;
     }
     for (int64_t x = 0; x < a.w; ++x) {
       for (int64_t k = 0; k < a.c; ++k) {
         const F* v = w + (per_channel ? k * s.c : 0);
-        const F from = v[left[x] * s.w], to = v[right[x] * s.w];
-        out[x * a.c + k] = from + share[x] * (to - from);
+        out[x * a.c + k] =
+            between(v[left[x] * s.w], v[right[x] * s.w], left[x] == right[x], share[x]);
       }
     }
     return out;
@@ -304,9 +308,15 @@ struct ResizedWeight {
       F lambda;
       vertical.source(first + i, low, high, lambda);
       const F *from = stretch(n, c, low), *to = stretch(n, c, high);
-      const F upper = scale * (F(1) - lambda), lower = scale * lambda;
+      const F upper = low == high ? scale : scale * (F(1) - lambda), lower = scale * lambda;
       F* out = values.data + i * t.row_elements;
       int64_t x = 0;
+      if (low == high) {
+        for (; x + N <= t.row_elements; x += N)
+          Simd<F>::store(out + x, Simd<F>::load(from + x) * upper);
+        for (; x < t.row_elements; ++x) out[x] = from[x] * upper;
+        continue;
+      }
       for (; x + N <= t.row_elements; x += N)
         Simd<F>::store(out + x, Simd<F>::load(from + x) * upper + Simd<F>::load(to + x) * lower);
       for (; x < t.row_elements; ++x) out[x] = from[x] * upper + to[x] * lower;
@@ -513,13 +523,16 @@ void gradient_of_weight(const WeightedL1Arguments& a, F scale) {
         }
         for (int64_t i = 0; i < a.weight_w; ++i) gathered[i] = 0;
         for (int64_t x = 0; x < a.w; ++x) {
-          gathered[left[x]] += double(F(1) - share[x]) * row_sum[x];
-          gathered[right[x]] += double(share[x]) * row_sum[x];
+          const bool one = left[x] == right[x];
+          gathered[left[x]] += one ? row_sum[x] : double(F(1) - share[x]) * row_sum[x];
+          if (!one) gathered[right[x]] += double(share[x]) * row_sum[x];
         }
         for (int64_t i = 0; i < a.weight_w; ++i) {
           if (low >= first)
-            sums[(low - first) * a.weight_w + i] += double(F(1) - lambda) * gathered[i];
-          if (high < last) sums[(high - first) * a.weight_w + i] += double(lambda) * gathered[i];
+            sums[(low - first) * a.weight_w + i] +=
+                low == high ? gathered[i] : double(F(1) - lambda) * gathered[i];
+          if (high < last && low != high)
+            sums[(high - first) * a.weight_w + i] += double(lambda) * gathered[i];
         }
       }
       for (int64_t row = first; row < last; ++row)

@@ -190,7 +190,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // ---- pixels: channels_last through shared memory -----------------------------------------------
 
-constexpr int kStageBytes = 16384;  // each of in and out; six or seven blocks share an H200's SM
+constexpr int kStageBytes = 16384;  // each of in and out: six blocks share an SM of 228 KB
 template <class T>
 constexpr int kStage = kStageBytes / int(sizeof(T)) / 4;  // cell-channels of a block, at most
 

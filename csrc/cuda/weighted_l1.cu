@@ -242,7 +242,7 @@ __global__ void __launch_bounds__(kThreads) weighted_l1_forward_kernel(Forward<A
 
   __shared__ double scratch[2][kThreads / 32];
   total = block_sum(total, scratch[0]);
-  weight_total = block_sum(weight_total, scratch[1]);
+  if (f.by_weight) weight_total = block_sum(weight_total, scratch[1]);
   if (threadIdx.x == 0) {
     f.partial[2 * blockIdx.x] = total;
     f.partial[2 * blockIdx.x + 1] = weight_total;
@@ -256,7 +256,7 @@ __global__ void __launch_bounds__(kThreads) weighted_l1_forward_kernel(Forward<A
     weight_total += partial[2 * i + 1];
   }
   total = block_sum(total, scratch[0]);
-  weight_total = block_sum(weight_total, scratch[1]);
+  if (f.by_weight) weight_total = block_sum(weight_total, scratch[1]);
   if (threadIdx.x != 0) return;
   // Over nothing a mean is 0 / 0, NaN as in PyTorch.
   const Shape& s = f.tiling.shape;
@@ -300,16 +300,18 @@ struct Backward {
 // What multiplies sign and residual; for Reduction::none grad differs by element and stays out.
 template <class A>
 __device__ __forceinline__ A scale_of(const Backward<A>& b) {
+  const Shape& s = b.tiling.shape;
+  if (s.n * s.c == 0) return A(0);  // the map's gradient of nothing is 0, whatever the divisor
   if (b.reduction == Reduction::none) return A(1);
   A grad[1];
   load<1>(b.grad.data, b.grad.dtype, 0, grad);
   if (b.statistics) return grad[0] / b.statistics[1];
-  const Shape& s = b.tiling.shape;
   if (b.reduction == Reduction::sum) return grad[0];
   return grad[0] / A(double(s.n) * double(s.c) * double(s.h) * double(s.w));
 }
 
-// Outputs that read cell i along one axis, widened by rounding's worth: first <= y < last.
+// Outputs that read cell i along one axis, widened by rounding's worth: first <= y < last. Samples
+// before the first map sample are clamped to it and read cells 0 and 1.
 template <class A>
 __device__ __forceinline__ void footprint(const Resize<A, int32_t>& resize, double inverse_scale,
                                           int32_t i, int32_t size, int32_t& first, int32_t& last) {
@@ -317,7 +319,7 @@ __device__ __forceinline__ void footprint(const Resize<A, int32_t>& resize, doub
   const double shift = resize.align_corners ? 0.0 : 0.5;
   const double low = (i - 1 + shift) * inverse_scale - shift - 2;
   const double high = (i + 1 + shift) * inverse_scale - shift + 3;
-  if (i > 0 && low > 0) first = low < size ? int32_t(low) : size;
+  if (i > 1 && low > 0) first = low < size ? int32_t(low) : size;
   if (i < resize.in - 1 && high < size) last = int32_t(high);
 }
 
@@ -337,25 +339,29 @@ __device__ __forceinline__ bool share_of(const Map<A>& map, const Resize<A, int3
   return low == i || high == i;
 }
 
+// Which cell of the map, by its place in (n, c, row, column) order.
+struct Cell {
+  int32_t n, c, i, j;
+};
+__device__ __forceinline__ Cell cell_at(int64_t index, const Shape& map) {
+  int64_t c, i, j;
+  index = divide(index, map.w, j);
+  index = divide(index, map.h, i);
+  const int64_t n = divide(index, map.c, c);
+  return {int32_t(n), int32_t(c), int32_t(i), int32_t(j)};
+}
+
+// What one lane adds to its cell, before the scale.
 template <class T, class A, bool Pixels>
-__device__ __forceinline__ void gather_cells(const Backward<A>& b) {
+__device__ __forceinline__ double lane_sum(const Backward<A>& b, const Cell& cell, int32_t lane) {
   const Gather& g = b.gather;
   const Shape& shape = b.tiling.shape;
-  const int64_t thread = thread_index();
-  int64_t lane64, i64, j64, cn, cc;
-  const int64_t cell = divide(thread, int64_t(g.lanes), lane64);
-  const bool valid = cell < g.cells;
-  int64_t rest = divide(valid ? cell : 0, g.map.w, j64);
-  rest = divide(rest, g.map.h, i64);
-  cn = divide(rest, g.map.c, cc);
-  const int32_t i = int32_t(i64), j = int32_t(j64);
-
-  int32_t lane = int32_t(lane64), lane_x, lane_y, lane_c;
   const auto deal = [&lane](int32_t log) {
     const int32_t mine = lane & ((1 << log) - 1);
     lane >>= log;
     return mine;
   };
+  int32_t lane_x, lane_y, lane_c;
   if (Pixels) {
     lane_c = deal(g.log_channels), lane_x = deal(g.log_columns), lane_y = deal(g.log_rows);
   } else {
@@ -363,73 +369,75 @@ __device__ __forceinline__ void gather_cells(const Backward<A>& b) {
   }
 
   int32_t y_first, y_last, x_first, x_last;
-  footprint(b.map.rows, g.inverse_rows, i, int32_t(shape.h), y_first, y_last);
-  footprint(b.map.columns, g.inverse_columns, j, int32_t(shape.w), x_first, x_last);
-  const int64_t n_first = g.map.n == 1 ? 0 : cn, n_last = g.map.n == 1 ? shape.n : cn + 1;
-  const int64_t c_first = g.map.c == 1 ? 0 : cc, c_last = g.map.c == 1 ? shape.c : cc + 1;
-  const A mean = b.statistics ? b.statistics[0] : A(0);
-  const bool none = b.reduction == Reduction::none;
+  footprint(b.map.rows, g.inverse_rows, cell.i, int32_t(shape.h), y_first, y_last);
+  footprint(b.map.columns, g.inverse_columns, cell.j, int32_t(shape.w), x_first, x_last);
+  const bool every_n = g.map.n == 1, every_c = g.map.c == 1;
+  const int32_t n_first = every_n ? 0 : cell.n, n_last = every_n ? int32_t(shape.n) : cell.n + 1;
+  const int32_t c_first = (every_c ? 0 : cell.c) + lane_c;
+  const int32_t c_last = every_c ? int32_t(shape.c) : cell.c + 1;
   const int32_t step_c = 1 << g.log_channels;
+  const A mean = b.statistics ? b.statistics[0] : A(0);
 
   double total = 0;
-  if (valid) {
-    for (int32_t x = x_first + lane_x; x < x_last; x += 1 << g.log_columns) {
-      A across, along;
-      if (!share_of(b.map, b.map.columns, j, x, across)) continue;
-      for (int32_t y = y_first + lane_y; y < y_last; y += 1 << g.log_rows) {
-        if (!share_of(b.map, b.map.rows, i, y, along)) continue;
-        for (int64_t n = n_first; n < n_last; ++n) {
-          const Item item{n, c_first + lane_c, 1, y, x, 0};
-          int64_t at_input = offset_of(b.input.stride, item);
-          int64_t at_target = offset_of(b.target.stride, item);
-          int64_t at_grad = offset_of(b.grad.stride, item);
-          A sum = A(0);
-#pragma unroll 2
-          for (int64_t c = item.first_channel; c < c_last; c += step_c) {
-            A u[1], t[1], grad[1] = {A(1)};
-            load_chunk<T>(b.input, at_input, u);
-            load_chunk<T>(b.target, at_target, t);
-            if (none) load<1>(b.grad.data, b.grad.dtype, at_grad, grad);
-            sum += grad[0] * (distance(u[0], t[0]) - mean);
-            at_input += step_c * b.input.stride.c;
-            at_target += step_c * b.target.stride.c;
-            at_grad += step_c * b.grad.stride.c;
-          }
-          total += double(along * across) * double(sum);
+  for (int32_t x = x_first + lane_x; x < x_last; x += 1 << g.log_columns) {
+    A across, along;
+    if (!share_of(b.map, b.map.columns, cell.j, x, across)) continue;
+    for (int32_t y = y_first + lane_y; y < y_last; y += 1 << g.log_rows) {
+      if (!share_of(b.map, b.map.rows, cell.i, y, along)) continue;
+#pragma unroll 1
+      for (int32_t n = n_first; n < n_last; ++n) {
+        const Item item{n, c_first, 1, y, x, 0};
+        int64_t at_input = offset_of(b.input.stride, item);
+        int64_t at_target = offset_of(b.target.stride, item);
+        int64_t at_grad = offset_of(b.grad.stride, item);
+        A sum = A(0);
+#pragma unroll 1
+        for (int32_t c = c_first; c < c_last; c += step_c) {
+          A u[1], t[1], grad[1] = {A(1)};
+          load_chunk<T>(b.input, at_input, u);
+          load_chunk<T>(b.target, at_target, t);
+          if (b.reduction == Reduction::none) load<1>(b.grad.data, b.grad.dtype, at_grad, grad);
+          sum += grad[0] * (distance(u[0], t[0]) - mean);
+          at_input += step_c * b.input.stride.c;
+          at_target += step_c * b.target.stride.c;
+          at_grad += step_c * b.grad.stride.c;
         }
+        total += double(along * across) * double(sum);
       }
     }
   }
+  return total;
+}
 
-  const A scale = scale_of(b);
-  const auto write = [&](int64_t to, double value) {
-    int64_t column, row, channel;
-    to = divide(to, g.map.w, column);
-    to = divide(to, g.map.h, row);
-    const int64_t n = divide(to, g.map.c, channel);
-    const Strides& s = b.grad_weight.stride;
-    const double scaled[1] = {value * double(scale)};
-    store<1>(b.grad_weight.data, b.grad_weight.dtype,
-             n * s.n + channel * s.c + row * s.h + column * s.w, scaled);
-  };
-  if (g.lanes <= 32) {
-    total = group_sum(total, g.lanes);
-    if (valid && lane64 == 0) write(cell, total);
-    return;
-  }
+template <class T, class A, bool Pixels>
+__device__ __forceinline__ void gather_cells(const Backward<A>& b) {
   __shared__ double scratch[kThreads / 32];
-  total = block_sum(total, scratch);
-  if (g.slices == 1) {
-    if (threadIdx.x == 0) write(cell, total);
-    return;
+  const Gather& g = b.gather;
+  int64_t lane;
+  int64_t cell = divide(thread_index(), g.lanes, lane);
+  double total = 0;
+  if (cell < g.cells) total = lane_sum<T, A, Pixels>(b, cell_at(cell, g.map), int32_t(lane));
+  total = g.lanes <= 32 ? group_sum(total, g.lanes) : block_sum(total, scratch);
+
+  // One thread writes one cell; of sliced cells, the threads of the last block write all.
+  int64_t last_cell = lane == 0 ? cell : -1;
+  if (g.slices > 1) {
+    if (threadIdx.x == 0) b.partial[blockIdx.x] = total;
+    if (!is_last_block(b.ticket, unsigned(g.blocks))) return;
+    cell = threadIdx.x;
+    last_cell = g.cells - 1;
   }
-  if (threadIdx.x == 0) b.partial[blockIdx.x] = total;
-  if (!is_last_block(b.ticket, unsigned(g.blocks))) return;
   const volatile double* partial = b.partial;
-  for (int64_t to = threadIdx.x; to < g.cells; to += kThreads) {
-    total = 0;
-    for (int32_t slice = 0; slice < g.slices; ++slice) total += partial[to * g.slices + slice];
-    write(to, total);
+  for (; cell <= last_cell && cell < g.cells; cell += kThreads) {
+    if (g.slices > 1) {
+      total = 0;
+      for (int32_t i = 0; i < g.slices; ++i) total += partial[cell * g.slices + i];
+    }
+    const Cell at = cell_at(cell, g.map);
+    const Strides& s = b.grad_weight.stride;
+    const double scaled[1] = {total * double(scale_of(b))};
+    store<1>(b.grad_weight.data, b.grad_weight.dtype,
+             at.n * s.n + at.c * s.c + at.i * s.h + at.j * s.w, scaled);
   }
 }
 
@@ -656,7 +664,7 @@ Gather gather_of(const WeightedL1Arguments& a, bool pixels) {
 
 void check_sizes(const WeightedL1Arguments& a) {
   const Shape &s = a.shape, &m = a.weight_shape;
-  for (const int64_t size : {s.c, s.h, s.w, m.h, m.w})
+  for (const int64_t size : {s.n, s.c, s.h, s.w, m.h, m.w})
     if (size > 0x7fffffff) throw std::runtime_error("weighted_l1: a dimension is over 2^31 - 1");
 }
 

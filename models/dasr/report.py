@@ -41,7 +41,7 @@ class Results:
     trained: list[Score]
 
     def named(self) -> dict[str, list[Score]]:
-        return {"bicubic": self.bicubic, "ours at step 0": self.untrained, "ours trained": self.trained}
+        return {"bicubic": self.bicubic, "ours, step 0": self.untrained, "ours, trained": self.trained}
 
     def gain(self) -> Score:
         """Mean of trained minus mean of untrained."""
@@ -105,9 +105,9 @@ def roles_table(domains: Domains) -> Table:
 
 def result_table(domains: Domains, results: Results) -> Table:
     """PSNR and SSIM of bicubic and of the network before and after training."""
-    table = Table(title=f"Held-out pictures, PSNR (dB) / SSIM on {metrics.CONVENTION}", title_justify="left")
+    table = Table(title=f"Held-out pictures, PSNR (dB)/SSIM on {metrics.CONVENTION}", title_justify="left")
     table.add_column("picture")
-    for name in (*results.named(), "gain over step 0"):
+    for name in (*results.named(), "gain"):
         table.add_column(name, justify="right")
     names = [hr.name for _, hr in domains.held_out]
     for name, *scores in (
@@ -115,8 +115,8 @@ def result_table(domains: Domains, results: Results) -> Table:
         ("mean", *(mean(scores) for scores in results.named().values())),
     ):
         _, before, after = scores
-        cells = [f"{value.psnr:.2f} / {value.ssim:.4f}" for value in scores]
-        gain = f"{after.psnr - before.psnr:+.2f} / {after.ssim - before.ssim:+.4f}"
+        cells = [f"{value.psnr:.2f}/{value.ssim:.4f}" for value in scores]
+        gain = f"{after.psnr - before.psnr:+.2f}/{after.ssim - before.ssim:+.4f}"
         table.add_row(name, *cells, gain, style="bold" if name == "mean" else None)
     return table
 

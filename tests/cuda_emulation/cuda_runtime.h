@@ -7,6 +7,7 @@
 // indices, masks, reductions, the last-block ticket, alignment of vector accesses, a barrier that
 // not all threads reach. What it cannot: memory ordering, and what the compiler makes of it.
 #pragma once
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cstdint>
@@ -50,9 +51,9 @@ struct Barrier {
 };
 
 struct Fiber {
-  ucontext_t context;
-  unsigned thread;
-  bool done;
+  ucontext_t context;  // where the fiber starts
+  jmp_buf here;        // where it goes on: unlike swapcontext, a jump is no system call
+  bool started = false, done = false;
 };
 
 struct Block {
@@ -61,51 +62,60 @@ struct Block {
   std::vector<Fiber> fibers;
   std::vector<char> stacks;
   std::vector<Barrier> warps;
-  std::vector<double> exchange;  // a lane's value in a shuffle
+  std::vector<double> exchange[2];  // a lane's value in a shuffle; every other one uses the same
   Barrier all;
-  ucontext_t scheduler;
-  Fiber* current = nullptr;
+  jmp_buf scheduler;
   bool progress = false;
   void (*body)(void*) = nullptr;
   void* argument = nullptr;
 
   void wait(Barrier& barrier) {
-    const unsigned generation = barrier.generation;
+    const unsigned generation = barrier.generation, thread = threadIdx.x;
     progress = true;
     if (++barrier.arrived == barrier.size) {
       barrier.arrived = 0;
       ++barrier.generation;
       return;
     }
-    while (barrier.generation == generation) swapcontext(&current->context, &scheduler);
+    while (barrier.generation == generation)
+      if (_setjmp(fibers[thread].here) == 0) _longjmp(scheduler, 1);
     progress = true;
   }
 
   static void enter();
 
+  __attribute__((noinline)) void resume(Fiber& fiber) {
+    if (_setjmp(scheduler) != 0) return;
+    if (fiber.started) _longjmp(fiber.here, 1);
+    fiber.started = true;
+    setcontext(&fiber.context);
+  }
+
   void run(int threads) {
-    fibers.resize(size_t(threads));
-    stacks.resize(kStack * size_t(threads));
-    exchange.resize(size_t(threads));
+    if (fibers.empty()) {
+      fibers.resize(size_t(threads));
+      stacks.resize(kStack * size_t(threads));
+      for (auto& values : exchange) values.resize(size_t(threads));
+      for (Fiber& fiber : fibers) getcontext(&fiber.context);
+    }
+    if (int(fibers.size()) != threads) die("blocks of several sizes");
     all = {threads, 0, 0};
     warps.assign(size_t(threads / kWarp), {kWarp, 0, 0});
     for (int i = 0; i < threads; ++i) {
       Fiber& fiber = fibers[size_t(i)];
-      fiber.thread = unsigned(i);
-      fiber.done = false;
-      getcontext(&fiber.context);
+      fiber.started = fiber.done = false;
       fiber.context.uc_stack.ss_sp = stacks.data() + kStack * size_t(i);
       fiber.context.uc_stack.ss_size = kStack;
-      fiber.context.uc_link = &scheduler;
+      fiber.context.uc_link = nullptr;
       makecontext(&fiber.context, enter, 0);
     }
     for (int left = threads; left > 0;) {
       progress = false;
-      for (Fiber& fiber : fibers) {
+      for (int i = 0; i < threads; ++i) {
+        Fiber& fiber = fibers[size_t(i)];
         if (fiber.done) continue;
-        current = &fiber;
-        threadIdx = dim3(fiber.thread);
-        swapcontext(&scheduler, &fiber.context);
+        threadIdx = dim3(unsigned(i));
+        resume(fiber);
         if (fiber.done) --left, progress = true;
       }
       if (!progress) die("a barrier that not all threads reach");
@@ -117,7 +127,8 @@ inline Block block;
 
 inline void Block::enter() {
   block.body(block.argument);
-  block.current->done = true;
+  block.fibers[threadIdx.x].done = true;
+  _longjmp(block.scheduler, 1);
 }
 
 template <class F>
@@ -147,12 +158,11 @@ T __shfl_down_sync(unsigned mask, T value, int delta, int width) {
   if (mask != 0xffffffffu) emulation::die("shuffle by part of a warp");
   const unsigned thread = threadIdx.x;
   emulation::Barrier& warp = block.warps[thread / 32];
-  block.exchange[thread] = double(value);
+  std::vector<double>& exchange = block.exchange[warp.generation % 2];
+  exchange[thread] = double(value);
   block.wait(warp);
   const bool inside = int(thread % unsigned(width)) + delta < width;
-  const T result = T(block.exchange[inside ? thread + unsigned(delta) : thread]);
-  block.wait(warp);
-  return result;
+  return T(exchange[inside ? thread + unsigned(delta) : thread]);
 }
 
 inline unsigned atomicInc(unsigned* address, unsigned most) {

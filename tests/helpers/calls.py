@@ -22,6 +22,11 @@ class Target:
     backend: str
     device: str
 
+    @property
+    def interpreted(self) -> bool:
+        """Triton on CPU tensors: milliseconds per program."""
+        return self.backend == "triton" and self.device == "cpu"
+
     def __str__(self) -> str:
         return self.backend if self.device == "cpu" else f"{self.backend}-{self.device}"
 

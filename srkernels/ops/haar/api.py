@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._dispatch import requested
-from ..._validate import check_image, describe
+from ..._validate import check_image, choice, describe
 from . import schema
 from .conventions import BANDS, CONVENTIONS, HIGH, PADS, Convention, plan_id
 
@@ -18,14 +18,8 @@ _ZERO = _PAD_CODES["zero"]
 Bands = Tensor | tuple[Tensor, Tensor, Tensor]
 
 
-def _choice(op: str, argument: str, value: str, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
-        raise ValueError(f"{op}: {argument} must be one of {', '.join(allowed)}, got {value!r}")
-    return value
-
-
 def _convention(op: str, name: str) -> Convention:
-    return CONVENTIONS[_choice(op, "convention", name, tuple(CONVENTIONS))]
+    return choice(op, "convention", name, CONVENTIONS)
 
 
 def haar_dwt2d(
@@ -57,8 +51,8 @@ def haar_dwt2d(
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
     layout = _convention("haar_dwt2d", convention).layout
-    wanted = BANDS[_choice("haar_dwt2d", "bands", bands, tuple(BANDS))]
-    code = _PAD_CODES[_choice("haar_dwt2d", "pad", pad, PADS)]
+    wanted = choice("haar_dwt2d", "bands", bands, BANDS)
+    code = choice("haar_dwt2d", "pad", pad, _PAD_CODES)
     check_image("haar_dwt2d", "x", x)
     out = schema.analysis(x, plan_id(convention), code, wanted, requested())
     low = out[0] if wanted != HIGH else None
@@ -75,13 +69,11 @@ def haar_highpass(x: Tensor, convention: str = "dasr", *, pad: str = "reflect") 
     9 channels [V_rgb, H_rgb, D_rgb] in [0, 1] for RGB images in [0, 1]. Arguments, layouts and errors are those of
     ``haar_dwt2d``.
     """
-    if convention not in CONVENTIONS:
-        _convention("haar_highpass", convention)
-    if pad not in _PAD_CODES:
-        _choice("haar_highpass", "pad", pad, PADS)
+    layout = _convention("haar_highpass", convention).layout
+    code = choice("haar_highpass", "pad", pad, _PAD_CODES)
     check_image("haar_highpass", "x", x)
-    (high,) = schema.analysis(x, plan_id(convention), _PAD_CODES[pad], HIGH, requested())
-    return high.unbind(0) if CONVENTIONS[convention].layout == "tuple" else high  # type: ignore[return-value]
+    (high,) = schema.analysis(x, plan_id(convention), code, HIGH, requested())
+    return high.unbind(0) if layout == "tuple" else high  # type: ignore[return-value]
 
 
 def haar_idwt2d(
@@ -191,7 +183,7 @@ def convert_haar_weight(
     """
     op = "convert_haar_weight"
     src, dst = _convention(op, source), _convention(op, target)
-    _choice(op, "bands", bands, tuple(BANDS))
+    choice(op, "bands", bands, BANDS)
     check_image(op, "weight", weight)
     out_channels, in_channels = weight.shape[:2]
     if bias is not None and bias.shape != (out_channels,):
@@ -255,9 +247,11 @@ class HaarDWT2d(nn.Module):
     def __init__(self, convention: str = "orthonormal", *, bands: str = "both", pad: str = "reflect") -> None:
         super().__init__()
         _convention("HaarDWT2d", convention)
+        choice("HaarDWT2d", "pad", pad, _PAD_CODES)
         self.convention = convention
-        self.bands = _choice("HaarDWT2d", "bands", bands, tuple(BANDS))
-        self.pad = _choice("HaarDWT2d", "pad", pad, PADS)
+        choice("HaarDWT2d", "bands", bands, BANDS)
+        self.bands = bands
+        self.pad = pad
 
     def forward(self, x: Tensor) -> tuple[Tensor | None, Bands | None]:
         return haar_dwt2d(x, self.convention, bands=self.bands, pad=self.pad)
@@ -272,8 +266,9 @@ class HaarHighPass(nn.Module):
     def __init__(self, convention: str = "dasr", *, pad: str = "reflect") -> None:
         super().__init__()
         _convention("HaarHighPass", convention)
+        choice("HaarHighPass", "pad", pad, _PAD_CODES)
         self.convention = convention
-        self.pad = _choice("HaarHighPass", "pad", pad, PADS)
+        self.pad = pad
 
     def forward(self, x: Tensor) -> Bands:
         return haar_highpass(x, self.convention, pad=self.pad)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..._dispatch import without_autocast
 from . import allocate
 from .conventions import HIGH, LOW, PADS, PLANS
 
@@ -33,6 +34,7 @@ def _appended(x: Tensor, size: int, mode: str, dim: int) -> Tensor:
     return torch.zeros_like(line) if mode == "zero" else line
 
 
+@without_autocast
 def analysis(x: Tensor, plan: int, pad: int, wanted: int) -> list[Tensor]:
     """[low][, high] of an image (N, C, H, W); see conventions.py for formulas and layouts."""
     p = PLANS[plan]
@@ -55,6 +57,7 @@ def analysis(x: Tensor, plan: int, pad: int, wanted: int) -> list[Tensor]:
     return [_conform(value, like) for value, like in zip(out, allocate.bands(x, plan, wanted), strict=True)]
 
 
+@without_autocast
 def synthesis(low: Tensor | None, high: Tensor | None, rows: int, columns: int, plan: int, pad: int) -> Tensor:
     """Adjoint of ``analysis`` for the plan's factors; with inverse factors and "zero" padding, its inverse."""
     p = PLANS[plan]

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from ..._dispatch import requested
-from ..._validate import check_image, describe
+from ..._validate import check_image, choice, describe
 from . import schema
 from .allocate import MEAN, REDUCTIONS
 
-_NORMALIZE = ("numel", "weight_sum")
+_NORMALIZE = {"numel": False, "weight_sum": True}
 
 
 def weighted_l1_loss(
@@ -48,10 +48,8 @@ def weighted_l1_loss(
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
     op = "weighted_l1_loss"
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"{op}: reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
-    if normalize not in _NORMALIZE:
-        raise ValueError(f"{op}: normalize must be one of {', '.join(_NORMALIZE)}, got {normalize!r}")
+    code = choice(op, "reduction", reduction, REDUCTIONS)
+    by_weight = choice(op, "normalize", normalize, _NORMALIZE) and weight is not None and code == MEAN
     check_image(op, "input", input)
     check_image(op, "target", target)
     if input.shape != target.shape:
@@ -68,9 +66,8 @@ def weighted_l1_loss(
             )
         if weight.device != input.device:
             raise ValueError(f"{op}: weight must be on input's device {input.device}, got {describe(weight)}")
-    code = REDUCTIONS[reduction]
-    by_weight = normalize == "weight_sum" and weight is not None and code == MEAN
-    fp32 = torch.is_autocast_enabled(input.device.type)
+    device_type = input.device.type
+    fp32 = device_type != "meta" and torch.is_autocast_enabled(device_type)
     return schema.weighted_l1(input, target, weight, code, by_weight, align_corners, fp32, requested())
 
 
@@ -90,10 +87,8 @@ class WeightedL1Loss(nn.Module):
         align_corners: bool = False,
     ) -> None:
         super().__init__()
-        if reduction not in REDUCTIONS:
-            raise ValueError(f"WeightedL1Loss: reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
-        if normalize not in _NORMALIZE:
-            raise ValueError(f"WeightedL1Loss: normalize must be one of {', '.join(_NORMALIZE)}, got {normalize!r}")
+        choice("WeightedL1Loss", "reduction", reduction, REDUCTIONS)
+        choice("WeightedL1Loss", "normalize", normalize, _NORMALIZE)
         self.loss_weight = loss_weight
         self.reduction = reduction
         self.normalize = normalize

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..._dispatch import without_autocast
 from . import allocate
 from .allocate import MEAN, NONE
 
@@ -35,6 +36,7 @@ def loss(
     return weighted.mean() if reduction == MEAN else weighted.sum()
 
 
+@without_autocast
 def forward(
     input: Tensor,
     target: Tensor,
@@ -60,6 +62,7 @@ def forward(
     return [value, torch.stack((value, total)).to(allocate.compute_dtype(input, target, weight))]
 
 
+@without_autocast
 def backward(
     grad: Tensor,
     input: Tensor,
@@ -74,7 +77,9 @@ def backward(
 ) -> list[Tensor]:
     """Gradients of those needed. Made of differentiable operations, so that it also serves a second derivative."""
     size = input.shape[-2:]
-    difference = input - target
+    # The cotangent has the dtype that the loss was computed in: fp32 for half operands under autocast.
+    dtype = torch.promote_types(grad.dtype, allocate.result_dtype(input, target, weight, False))
+    difference = input.to(dtype) - target.to(dtype)
     scale = grad
     if statistics is not None:
         scale = grad / statistics[1]
@@ -82,19 +87,19 @@ def backward(
         scale = grad / input.numel()
     out = []
     if need_input or need_target:
-        full = 1 if weight is None else resized(weight, size, align_corners)
+        full = 1 if weight is None else resized(weight.to(dtype), size, align_corners)
         slope = scale * full * difference.sgn()
         out += [slope.to(input.dtype)] * need_input + [-slope.to(target.dtype)] * need_target
     if need_weight and weight is not None:
         residual = difference.abs()
         if statistics is not None:
             residual = residual - statistics[0]
-        dims = [d for d in (0, 1) if weight.shape[d] == 1]
-        per_cell = scale * residual
-        if dims:
-            per_cell = per_cell.sum(dim=dims, keepdim=True)
-        per_cell = per_cell.to(weight.dtype)
-        out.append(torch.ops.aten.upsample_bilinear2d_backward(per_cell, size, weight.shape, align_corners))
+        per_cell = (scale * residual).to(dtype)
+        shared = [d for d in (0, 1) if weight.shape[d] == 1]
+        if shared:
+            per_cell = per_cell.sum(dim=shared, keepdim=True)
+        cells = torch.ops.aten.upsample_bilinear2d_backward(per_cell, size, weight.shape, align_corners)
+        out.append(cells.to(weight.dtype))
     like = allocate.gradients(input, target, weight, need_input, need_target, need_weight)
     return [
         g if g.stride() == empty.stride() else g.clone(memory_format=_format(empty))

@@ -80,6 +80,12 @@ def _bytes(case: Case, itemsize: int, passes: str) -> int:
     return itemsize * (forward + (3 * size + small + full if passes == "forward+backward" else 0))
 
 
+def _saved(case: Case, itemsize: int) -> int:
+    """The two sums that a mean over the weights divides by and subtracts, in the compute dtype."""
+    by_weight = case.kwargs.get("normalize") == "weight_sum" and case.kwargs.get("reduction", "mean") == "mean"
+    return 2 * max(itemsize, 4) if by_weight and case.shapes[2] is not None else 0
+
+
 def _flops(case: Case, passes: str) -> int:
     assert case.shapes[0] is not None
     return 4 * prod(case.shapes[0]) * (2 if passes == "forward+backward" else 1)
@@ -158,6 +164,7 @@ WEIGHTED_L1 = OpSpec(
     bytes_moved=_bytes,
     flops=_flops,
     published=oracle,
+    saved_bytes=_saved,
     invariants={
         "zero map": _zero_map,
         "homogeneity": _homogeneous,

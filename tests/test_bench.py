@@ -1,0 +1,308 @@
+"""The benchmark harness itself: its arithmetic, its parity gate, its tables, and its three commands run through."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import srkernels
+from bench import gpu, harness, report, tables, timing
+from bench.providers import Gate, ParityError, Provider, baselines, problem, tensors, tiny
+from srkernels._spec import BenchCase, Case, OpSpec
+from srkernels.ops import specs
+
+ROOT = Path(__file__).resolve().parent.parent
+CPU = torch.device("cpu")
+HIGHPASS: OpSpec = next(s for s in specs() if s.name == "haar_highpass")
+L1: OpSpec = next(s for s in specs() if s.name == "weighted_l1_loss")
+SMALL = BenchCase(
+    Case("2x3x16x16", ((2, 3, 16, 16),), {"convention": "dasr"}), "forward+backward", differentiable=("x",)
+)
+QUICK: dict[str, Any] = {"seconds": 0.05, "rounds": (3, 4), "compiled": False}
+
+
+def _bench(*arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+# Arithmetic
+
+
+def test_median_spread_and_passes() -> None:
+    stats = timing.summarise([[1.0, 2.0, 3.0], [4.0, 5.0, 100.0]], "host clock")
+    assert stats.median_us == 3.5
+    assert (stats.p20_us, stats.p80_us) == (2.0, 5.0)
+    assert stats.passes_us == (2.0, 5.0)
+    assert stats.samples == 6
+
+
+def test_one_sample_is_its_own_spread() -> None:
+    stats = timing.summarise([[7.0], []], "host clock")
+    assert (stats.median_us, stats.p20_us, stats.p80_us, stats.passes_us) == (7.0, 7.0, 7.0, (7.0,))
+
+
+def test_ratio_is_of_medians() -> None:
+    slow, fast = (timing.summarise([[t, t, 50.0]], "") for t in (12.0, 3.0))
+    assert timing.ratio(slow, fast) == 4.0
+
+
+def test_interleaved_times_tell_providers_apart() -> None:
+    calls = {"short": [lambda: time.sleep(1e-3)], "long": [lambda: time.sleep(8e-3)]}
+    times = timing.time_calls(calls, CPU, seconds=0, rounds=(5, 5))
+    assert times["short"].samples == times["long"].samples == 5
+    assert timing.ratio(times["long"], times["short"]) > 2
+
+
+def test_every_round_calls_everyone_inside_its_context() -> None:
+    seen: list[str] = []
+
+    class Around:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __enter__(self) -> None:
+            seen.append(f"enter {self.name}")
+
+        def __exit__(self, *_: object) -> None:
+            seen.append(f"exit {self.name}")
+
+    calls = {name: [lambda name=name: seen.append(f"call {name}")] for name in "ab"}
+    timing.time_calls(calls, CPU, seconds=0, rounds=(3, 3), around=Around)
+    for name in "ab":
+        of_name = [s for s in seen if s.endswith(name)]
+        calls_made = [i for i, s in enumerate(of_name) if s.startswith("call")]
+        assert len(calls_made) == 5, "two to warm up, three rounds"
+        assert of_name[2:4] == [f"call {name}", f"exit {name}"]
+    assert {s[-1] for s in seen[-6:]} == {"a", "b"}
+
+
+def test_verdicts() -> None:
+    providers = {"srkernels": {"ratio": 1.0, "share": 0.95}, "eager": {"ratio": 7.9}}
+    found = {v["against"]: v for v in harness.verdicts({"eager": 8.0, "compile": 1.8, "copy": 0.9}, providers)}
+    assert found["eager"]["met"] is False
+    assert found["compile"]["met"] is None, "a provider that did not run neither meets nor misses"
+    assert found["copy"]["met"] is True
+
+
+def test_saved_bytes_leaves_out_operands_and_outputs() -> None:
+    x = torch.rand(1000, requires_grad=True)
+    assert timing.saved_bytes(lambda: [x * x], [x]) == 0
+    assert timing.saved_bytes(lambda: [x.exp()], [x]) == 0, "exp saves its output"
+    assert timing.saved_bytes(lambda: [x.exp().sin()], [x]) == 4000
+
+
+def test_bf16_per_byte_pairs_the_same_case() -> None:
+    def record(dtype: str, gbps: float) -> dict[str, Any]:
+        key = {"op": "o", "case": "c", "passes": "forward", "layout": "contiguous", "dtype": dtype}
+        return {**key, "providers": {"srkernels": {"gbps": gbps}}}
+
+    (check,) = harness.bf16_per_byte([record("float32", 20.0), record("bfloat16", 15.0)])
+    assert (check["measured"], check["met"]) == (0.75, False)
+    assert harness.bf16_per_byte([record("bfloat16", 15.0)]) == []
+
+
+# Parity gate
+
+
+def test_right_op_passes_and_gets_numbers() -> None:
+    record = harness.measure(HIGHPASS, SMALL, CPU, **QUICK)
+    assert {"published", "eager", "reference", "srkernels"} <= record["providers"].keys()
+    assert record["providers"]["srkernels"]["ratio"] == 1.0
+    assert record["bytes"] == HIGHPASS.bytes_moved(SMALL.case, 4, SMALL.passes)
+    assert json.loads(json.dumps(record)) == record
+
+
+def _scaled(x: torch.Tensor, **kwargs: Any) -> Any:
+    return HIGHPASS.oracle(x, **kwargs) * 1.001
+
+
+def _no_gradient(x: torch.Tensor, **kwargs: Any) -> Any:
+    return HIGHPASS.oracle(x.detach(), **kwargs) + 0 * x.sum()
+
+
+def _not_a_number(x: torch.Tensor, **kwargs: Any) -> Any:
+    return HIGHPASS.oracle(x, **kwargs) * float("nan")
+
+
+@pytest.mark.parametrize("wrong", [_scaled, _no_gradient, _not_a_number])
+def test_wrong_op_gets_no_number(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(*_: Any, **__: Any) -> None:
+        pytest.fail("something was timed before parity was green")
+
+    monkeypatch.setattr(timing, "time_calls", timed)
+    with pytest.raises(ParityError, match="from the fp64 oracle"):
+        harness.measure(dataclasses.replace(HIGHPASS, op=wrong), SMALL, CPU, **QUICK)
+
+
+def test_wrong_baseline_is_left_out_with_the_reason() -> None:
+    other = dataclasses.replace(HIGHPASS, published=lambda x, **_: srkernels.haar_highpass(x, "mwcnn"))
+    record = harness.measure(other, SMALL, CPU, **QUICK)
+    assert "published" not in record["providers"]
+    assert "from the fp64 oracle" in record["skipped"]["published"]
+
+
+def test_missing_peer_is_left_out_with_the_reason() -> None:
+    def absent() -> Any:
+        raise ImportError("no such package", name="wavelets_of_yore")
+
+    found, skipped = baselines(dataclasses.replace(HIGHPASS, peers={"yore": absent}), compiled=False)
+    assert [p.name for p in found] == ["published", "eager"]
+    assert skipped == {"yore": "not installed (wavelets_of_yore)"}
+
+
+@pytest.mark.parametrize("spec", [s for s in specs() if s.bench], ids=lambda s: s.name)
+def test_papers_form_equals_the_oracle(spec: OpSpec) -> None:
+    Gate(spec, problem(spec, tiny(spec), CPU)).check(Provider("published", spec.published))
+
+
+def test_a_scalar_loss_is_differentiated_without_a_cotangent() -> None:
+    given = problem(L1, tiny(L1), CPU)
+    assert given.cotangents == ()
+    (grad,) = given.call(L1.op)()
+    assert grad.shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize("spec", specs(), ids=lambda s: s.name)
+def test_every_op_has_a_tiny_call(spec: OpSpec) -> None:
+    bench = tiny(spec)
+    assert all(s is None or 0 < torch.Size(s).numel() <= 192 for s in bench.case.shapes)
+    assert tensors(problem(spec, bench, CPU).call(spec.op)())
+
+
+# Tables, report, commands
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """A results file of two ops, two cases each, with a target met and one missed."""
+    from bench import machine
+
+    cases = []
+    for spec in (HIGHPASS, L1):
+        for factor in (1, 2):
+            record = harness.measure(spec, tiny(spec), CPU, **QUICK)
+            record["case"] += "" if factor == 1 else " again"
+            record["targets"] = harness.verdicts({"eager": 1e-9 if factor == 1 else 1e9}, record["providers"])
+            cases.append(record)
+    content = {
+        **machine.describe(CPU, "pytest bench --benchmark"),
+        "cases": cases,
+        "host": harness.host_cost(HIGHPASS, CPU, batches=2, batch=3),
+        "checks": [harness.reused_buffer(CPU, seconds=0.02, shape=(1, 3, 16, 16))],
+    }
+    path = tmp_path / "machine-2026-01-01.json"
+    harness.write_json(path, content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(None, "-"), (0, "0"), (1234.5, "1234"), (12.345, "12.3"), (0.004567, "0.00457")]
+)
+def test_numbers_have_three_significant_digits(value: float | None, expected: str) -> None:
+    assert tables.number(value) == expected
+
+
+def test_results_name_no_host(results: Path) -> None:
+    assert os.uname().nodename not in results.read_text()
+
+
+def test_report_renders_tables_and_picture(results: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    text = report.render([results], tmp_path / "out")
+    assert "| 1x3x8x8 float32 | forward+backward |" in text
+    assert "met" in text and "MISSED" in text
+    assert f"torch {torch.__version__}" in text and "pytest bench --benchmark" in text
+    assert (tmp_path / "out" / "BENCH.md").read_text() == text
+    picture = (tmp_path / "out" / "machine-2026-01-01.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) > 20_000
+
+
+def test_report_on_stdout_needs_no_matplotlib(results: Path) -> None:
+    code = (
+        "import sys; sys.modules['matplotlib'] = None; from bench.report import *; print(render([Path(sys.argv[1])]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(results)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "**`haar_highpass`**" in done.stdout
+
+
+def test_report_names_an_unreadable_file(tmp_path: Path) -> None:
+    done = _bench("bench", "report", str(tmp_path / "absent.json"))
+    assert done.returncode == 2 and "absent.json" in done.stderr
+
+
+def test_gpu_acceptance_runs_through(tmp_path: Path) -> None:
+    done = _bench("bench", "gpu", "--out", str(tmp_path / "out"), "--quick")
+    assert done.returncode == 0, done.stdout + done.stderr
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert list(content["sections"]) == list(gpu._registry())
+    for name, section in content["sections"].items():
+        assert section["status"] in ("ok", "skipped"), (name, section)
+        assert section["status"] == "ok" or section["reason"], name
+    text = (tmp_path / "out" / "REPORT.md").read_text()
+    assert "## ceilings" in text and "**matrix product, random data**" in text
+    assert len(list((tmp_path / "out").iterdir())) <= 8
+    assert "**`weighted_l1_loss`**" in report.render([tmp_path / "out" / "results.json"], None)
+
+
+def test_a_section_in_its_own_process(tmp_path: Path) -> None:
+    assert gpu.run_all(tmp_path, only=["environment"], minutes=2) == 0
+    section = json.loads((tmp_path / "results.json").read_text())["sections"]["environment"]
+    assert section["status"] == "ok" and section["data"]["tables"][0]["title"] == "machine"
+
+
+def test_a_section_that_outlasts_its_time_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = subprocess.Popen
+    monkeypatch.setattr(gpu.subprocess, "Popen", lambda command, **kw: real(["/bin/sleep", "30"], **kw))
+    begin = time.monotonic()
+    outcome = gpu._run_process("environment", tmp_path, False, 0.5)
+    assert time.monotonic() - begin < 10
+    assert outcome["status"] == "timed out" and "stopped after" in outcome["reason"]
+
+
+def test_a_failing_section_leaves_its_traceback_and_what_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(context: gpu.Context) -> None:
+        context.table("half", ["a"])("1")
+        raise ValueError("midway")
+
+    monkeypatch.setattr(
+        gpu, "_registry", lambda: {"one": (failing, 20.0, "fails"), "two": (lambda _: None, 20.0, "runs")}
+    )
+    assert gpu.run_all(tmp_path, quick=True) == 1
+    sections = json.loads((tmp_path / "results.json").read_text())["sections"]
+    assert sections["one"]["reason"] == "ValueError: midway" and "in failing" in sections["one"]["traceback"]
+    assert sections["one"]["data"]["tables"][0]["rows"] == [["1"]]
+    assert sections["two"]["status"] == "ok"
+
+
+def test_benchmark_option_is_registered_and_prints(tmp_path: Path) -> None:
+    saved = tmp_path / "saved.json"
+    done = _bench(
+        "pytest",
+        "bench",
+        "--benchmark",
+        "-q",
+        "-k",
+        "host_cost or reused",
+        f"--benchmark-save-results={saved}",
+        "--benchmark-device=cpu",
+        "--benchmark-seconds=0.1",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "host time of a tiny call" in done.stdout and "< 8" in done.stdout
+    content = json.loads(saved.read_text())
+    assert {row["op"] for row in content["host"]} == {spec.name for spec in specs()}
