@@ -24,7 +24,7 @@ from srkernels.ops import specs
 REDUCED_DTYPES = ("fp32", "bf16")
 REDUCED_LAYOUTS = ("contiguous", "channels_last", "sliced")
 REDUCED_CASES = 6
-REDUCED_ELEMENTS = 500
+REDUCED_ELEMENTS = 250
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

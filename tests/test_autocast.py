@@ -1,4 +1,4 @@
-"""Dtypes under autocast: Haar keeps what it is given, the loss is an fp32 island, gradients come in their leaf's dtype."""
+"""Dtypes under autocast: Haar keeps what it is given, the loss is an fp32 island, a gradient has its leaf's dtype."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ def test_loss_is_an_fp32_island(target: Target, half: torch.dtype, fp32_operand:
     eps = torch.finfo(torch.float32).eps
     torch.testing.assert_close(loss.double(), exact, rtol=0, atol=16 * eps)
     for g, e in zip(grads, exact_grads, strict=True):
-        rounding = torch.finfo(g.dtype).eps / 2 + 16 * eps
+        # Round to nearest is half an eps; the interpreter cuts bf16 off instead.
+        rounding = torch.finfo(g.dtype).eps / (1 if target.interpreted else 2) + 16 * eps
         smallest = torch.finfo(g.dtype).smallest_normal * torch.finfo(g.dtype).eps
         torch.testing.assert_close(g.double(), e, rtol=rounding, atol=smallest + 16 * eps * e.abs().max().item())
         assert g.any()

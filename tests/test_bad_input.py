@@ -39,7 +39,10 @@ ANY_IMAGE = [
         image(2, 3, 0, 8), ValueError, "must have height and width of at least 1, got shape (2, 3, 0, 8)", id="no rows"
     ),
     pytest.param(
-        image(2, 3, 8, 0), ValueError, "must have height and width of at least 1, got shape (2, 3, 8, 0)", id="no columns"
+        image(2, 3, 8, 0),
+        ValueError,
+        "must have height and width of at least 1, got shape (2, 3, 8, 0)",
+        id="no columns",
     ),
     pytest.param(image().to_sparse(), TypeError, "must be a dense tensor, got layout torch.sparse_coo", id="sparse"),
 ]

@@ -36,8 +36,9 @@ def test_budget_takes_a_rounded_value(dtype: torch.dtype) -> None:
 def test_budget_refuses_what_is_one_step_further(dtype: torch.dtype) -> None:
     rounded, exact = _pair(dtype)
     away = torch.nextafter(rounded, torch.full_like(rounded, torch.inf))
+    wrong = torch.where((away.double() - exact).abs() > (rounded.double() - exact).abs(), away, rounded)
     with pytest.raises(AssertionError, match="off by"):
-        check("value", torch.where(away.double() - exact > exact - rounded.double(), away, rounded), exact, rounded, Error(0, 0))
+        check("value", wrong, exact, rounded, Error(0, 0))
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_import_pulls_in_torch_and_numpy_alone() -> None:
 
 
 def test_import_is_quick() -> None:
-    """Under 0.3 s of this process's own time beyond ``import torch``: CPU time, so that a busy machine cannot fail it."""
+    """Under 0.3 s beyond ``import torch``, in CPU time, so that a busy machine cannot fail it."""
     source = """
         import time, torch
         start = time.process_time()
@@ -105,7 +105,8 @@ def test_wrong_environment_variable_fails_the_import() -> None:
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
     assert last == (
-        "ValueError: SRKERNELS_BACKEND: backend must be one of reference, native, triton or None (automatic), got 'cudnn'"
+        "ValueError: SRKERNELS_BACKEND: backend must be one of reference, native, triton or None (automatic), "
+        "got 'cudnn'"
     )
 
 

@@ -13,8 +13,15 @@ from importlib.util import find_spec
 import pytest
 from helpers.process import ROOT, environment
 
-GATES = ["test_parity.py", "test_algebra.py::test_invariants", "test_memory.py::test_every_output_element_is_written"]
-GATES += ["test_gradients.py::test_gradcheck", "test_large.py", "test_autocast.py", "test_registration.py::test_opcheck"]
+GATES = (
+    "test_parity.py",
+    "test_gradients.py::test_gradcheck",
+    "test_algebra.py::test_invariants",
+    "test_memory.py::test_every_output_element_is_written",
+    "test_registration.py::test_opcheck",
+    "test_autocast.py",
+    "test_large.py",
+)
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")

@@ -87,7 +87,7 @@ def test_modules_equal_functions() -> None:
         (lambda: HaarDWT2d(pad="wrap"), "HaarDWT2d: pad must be one of reflect, .* got 'wrap'"),
         (lambda: HaarHighPass("haar"), "HaarHighPass: convention must be one of .* got 'haar'"),
         (lambda: HaarHighPass(pad="same"), "HaarHighPass: pad must be one of .* got 'same'"),
-        (lambda: WeightedL1Loss(reduction="avg"), "WeightedL1Loss: reduction must be one of none, mean, sum, got 'avg'"),
+        (lambda: WeightedL1Loss(reduction="avg"), "WeightedL1Loss: reduction must be one of none, .* got 'avg'"),
         (lambda: WeightedL1Loss(normalize="n"), "WeightedL1Loss: normalize must be one of numel, weight_sum, got 'n'"),
     ],
 )

@@ -72,9 +72,18 @@ def test_expanded_cotangents(spec: OpSpec, case: Case, target: Target) -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True, msg=f"gradient of {spec.operands[i]}")
 
 
+def _keep_finite(y: Tensor, where: Tensor) -> Tensor:
+    return torch.where(where, y, torch.zeros_like(y))
+
+
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf], ids=["nan", "inf", "-inf"])
 def test_nan_and_inf_propagate(spec: OpSpec, case: Case, target: Target, poison: float) -> None:
-    """Each operand in turn holds two bad values, at a corner and inside; the rest stays within the budget."""
+    """Each operand in turn holds two bad values, at the end and inside; what they do not reach stays in the budget.
+
+    NaN reaches exactly what it reaches in eager PyTorch. So does inf, but eager also multiplies it by weights of zero
+    (``F.interpolate`` at samples that coincide) and calls that NaN: non-finite is what must agree, and a gradient may
+    stay finite where eager's is such a NaN.
+    """
     clean = answers(spec, case, torch.float32, "contiguous", target.device)
     draw = clean.draws[0]
     for bad in clean.wanted:
@@ -85,12 +94,19 @@ def test_nan_and_inf_propagate(spec: OpSpec, case: Case, target: Target, poison:
         with srkernels.use_backend(target.backend):
             found = values(spec.op, case, xs)
             found_gradients = gradients(spec.op, case, xs, draw.cotangents, clean.wanted)
-        for i, y in enumerate(found):
-            check(f"output {i}, {poison} in {spec.operands[bad]}", y, exact[i], eager[i], clean.values[i])
-        for i, a, b in zip(clean.wanted, found_gradients, eager_gradients, strict=True):
+        for i, (y, e) in enumerate(zip(found, eager, strict=True)):
+            what, finite = f"output {i}, {poison} in {spec.operands[bad]}", e.isfinite()
+            assert torch.equal(y.isfinite(), finite), f"{what}: non-finite at other places than eager PyTorch"
+            assert not torch.tensor(poison).isnan() or torch.equal(y.isnan(), e.isnan()), f"{what}: NaN became inf"
+            y, e, x = (_keep_finite(t, finite) for t in (y, e, exact[i]))
+            check(what, y, x, e, clean.values[i])
+        for i, a, e in zip(clean.wanted, found_gradients, eager_gradients, strict=True):
             what = f"gradient of {spec.operands[i]}, {poison} in {spec.operands[bad]}"
-            assert torch.equal(a.isnan(), b.isnan()), f"{what}: NaN at other places than eager PyTorch"
-            assert torch.equal(a.isinf(), b.isinf()), f"{what}: inf at other places than eager PyTorch"
+            if torch.tensor(poison).isnan():
+                assert torch.equal(a.isnan(), e.isnan()), f"{what}: NaN at other places than eager PyTorch"
+            else:
+                assert a[e.isfinite()].isfinite().all(), f"{what}: not finite where eager PyTorch is"
+                assert a.isfinite().all() == e.isfinite().all(), f"{what}: finite, eager PyTorch is not"
 
 
 def _poisoned(xs: Sequence[Tensor | None], bad: int, value: float) -> list[Tensor | None]:

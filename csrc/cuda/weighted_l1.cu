@@ -34,6 +34,12 @@ namespace {
 constexpr int64_t kMostBlocks = 4096;  // of a forward launch: their partial sums fit the workspace
 constexpr int64_t kTicketBytes = 16;
 
+// Blocks that must fit an SM, which bounds a kernel to 64 or 80 registers: half of its threads are
+// enough to keep memory busy with 16-byte loads, and without a bound the compiler, depending on the
+// architecture, takes twice as many or spills to take fewer.
+template <class A, bool WithMap = false>
+constexpr int kBlocks = WithMap || sizeof(A) == 8 ? 3 : 4;
+
 // The workspace: a ticket, then partial sums.
 struct Workspace {
   unsigned* ticket;
@@ -204,7 +210,7 @@ struct Forward {
 };
 
 template <class T, class A, int V, bool Pixels>
-__global__ void __launch_bounds__(kThreads) weighted_l1_forward_kernel(Forward<A> f) {
+__global__ void __launch_bounds__(kThreads, kBlocks<A>) weighted_l1_forward_kernel(Forward<A> f) {
   double total = 0, weight_total = 0;
   const int64_t step = int64_t(gridDim.x) * kThreads;
   for (int64_t index = thread_index(); index < f.tiling.items; index += step) {
@@ -444,7 +450,8 @@ __device__ __forceinline__ void gather_cells(const Backward<A>& b) {
 // WithMap: the first blocks gather the map's gradient. Without them the kernel needs half the
 // registers, so more of it is in flight.
 template <class T, class A, int V, bool Pixels, bool WithMap>
-__global__ void __launch_bounds__(kThreads) weighted_l1_backward_kernel(Backward<A> b) {
+__global__ void __launch_bounds__(kThreads, kBlocks<A, WithMap>)
+    weighted_l1_backward_kernel(Backward<A> b) {
   if constexpr (WithMap) {
     if (int64_t(blockIdx.x) < b.gather.blocks) return gather_cells<T, A, Pixels>(b);
   }
@@ -462,7 +469,8 @@ __global__ void __launch_bounds__(kThreads) weighted_l1_backward_kernel(Backward
   int64_t at_grad = offset_of(b.grad.stride, item);
   int64_t at_grad_input = offset_of(b.grad_input.stride, item);
   int64_t at_grad_target = offset_of(b.grad_target.stride, item);
-#pragma unroll 2
+  // Not unrolled: with its branches on what is wanted, two rounds take the registers of two blocks.
+#pragma unroll 1
   for (int32_t c = 0; c < item.channels; ++c) {
     A x[V], t[V];
     load_chunk<T>(b.input, at_input, x);

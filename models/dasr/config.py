@@ -11,7 +11,7 @@ from typing import Literal
 class DSNOptions:
     """Stage 1, the down-sampling network (published size: 64 features, 8 blocks)."""
 
-    steps: int = 200
+    steps: int = 180
     """Number of updates."""
     batch: int = 4
     """Patches of each domain per update."""
@@ -21,7 +21,7 @@ class DSNOptions:
     """Adam learning rate of the network, betas (0.5, 0.999)."""
     lr_discriminator: float = 5e-4
     """Adam learning rate of the discriminator."""
-    content_weight: float = 0.5
+    content_weight: float = 2.0
     """Weight of the low-pass L1 to the bicubic LR picture (published: 1)."""
     gan_weight: float = 1.0
     """Weight of the adversarial loss (published: 0.005, over more than 100,000 updates)."""
@@ -37,13 +37,13 @@ class DSNOptions:
 class SRNOptions:
     """Stage 3, the SR network (published size: 64 features, 23 blocks, growth 32)."""
 
-    steps: int = 600
+    steps: int = 500
     """Number of updates."""
     batch: int = 4
     """Pairs of generated LR and HR per update, and as many real LR patches."""
     patch: int = 24
     """Side of an LR patch in pixels, a multiple of 2, at least 8; HR patches are 4 times that."""
-    lr: float = 1.5e-3
+    lr: float = 1e-3
     """Adam learning rate of the network, betas (0.9, 0.999)."""
     lr_discriminator: float = 2e-4
     """Adam learning rate of the discriminator."""

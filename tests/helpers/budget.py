@@ -62,8 +62,9 @@ def check(what: str, actual: Tensor, exact: Tensor, eager: Tensor, error: Error,
     if not bool((difference <= allowed).all()):
         at = int((difference - allowed).argmax())
         raise AssertionError(
-            f"{what}: element {at} is {actual.flatten()[at].item():.9g}, the oracle's {exact.flatten()[at].item():.9g}: "
-            f"off by {difference.flatten()[at].item():.3g}, allowed {allowed.flatten()[at].item():.3g} "
+            f"{what}: element {at} is {actual.flatten()[at].item():.9g}, "
+            f"the oracle's {exact.flatten()[at].item():.9g}: off by "
+            f"{difference.flatten()[at].item():.3g}, allowed {allowed.flatten()[at].item():.3g} "
             f"(eager's largest error {error.largest:.3g})"
         )
     allowed_norm = factor * error.norm + rounding.norm().item()

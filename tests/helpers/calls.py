@@ -50,9 +50,7 @@ def gradients(
     wanted: Sequence[int],
 ) -> list[Tensor]:
     """Gradients of the operands ``wanted``, the others requiring none."""
-    leaves = [
-        None if x is None else x.detach().requires_grad_(i in wanted) for i, x in enumerate(operands)
-    ]
+    leaves = [None if x is None else x.detach().requires_grad_(i in wanted) for i, x in enumerate(operands)]
     outputs = flat(op(*leaves, **case.kwargs))
     return list(torch.autograd.grad(outputs, [leaves[i] for i in wanted], list(cotangents)))
 
