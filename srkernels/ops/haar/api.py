@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import overload
+from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,12 @@ def haar_dwt2d(
     return low, (high.unbind(0) if layout == "tuple" else high)  # type: ignore[return-value]
 
 
+@overload
+def haar_highpass(  # type: ignore[overload-overlap]
+    x: Tensor, convention: Literal["wct2", "wavesnet"], *, pad: str = ...
+) -> tuple[Tensor, Tensor, Tensor]: ...
+@overload
+def haar_highpass(x: Tensor, convention: str = ..., *, pad: str = ...) -> Tensor: ...
 def haar_highpass(x: Tensor, convention: str = "dasr", *, pad: str = "reflect") -> Bands:
     """The high bands of ``haar_dwt2d`` alone: with "dasr", the input of DASR's wavelet discriminators.
 
