@@ -53,13 +53,18 @@ def why_not(device: torch.device) -> str | None:
     return module if isinstance(module, str) else None
 
 
+@functools.cache
+def _function(device_type: str, name: str) -> Any:
+    return getattr(extension(device_type), name)
+
+
 def launch(x: Tensor, function: str, *arguments: Any) -> None:
     """Call a function of the core for ``x``'s device; its last argument is the thread count, or the stream."""
     if x.is_cpu:
-        getattr(extension("cpu"), function)(*arguments, torch.get_num_threads())
+        _function("cpu", function)(*arguments, torch.get_num_threads())
         return
     with torch.cuda.device(x.device):
-        getattr(extension("cuda"), function)(*arguments, torch.cuda.current_stream(x.device).cuda_stream)
+        _function("cuda", function)(*arguments, torch.cuda.current_stream(x.device).cuda_stream)
 
 
 # One ticket per (device, stream), zero between launches: kernels reset it themselves, so graphs may replay them.

@@ -43,8 +43,9 @@ class AotCase:
         kernel: name of the ``@triton.jit`` function in the op's ``triton_kernels`` module.
         signature: argument name -> Triton type ("*fp32", "i32", "i64", "fp32"); "constexpr" for those below.
         constexprs: argument name -> value.
-        aligned: arguments divisible by 16 (pointers and sizes), as the launcher sees them on aligned shapes.
-        vectorised: the machine code must hold 128-bit global loads and stores.
+        aligned: arguments divisible by 16, as the launcher sees them on aligned shapes.
+        num_warps: warps of 32 lanes.
+        wide_loads, wide_stores: 128-bit global accesses that the machine code must hold, at least.
     """
 
     id: str
@@ -53,7 +54,8 @@ class AotCase:
     constexprs: Mapping[str, Any]
     aligned: tuple[str, ...]
     num_warps: int
-    vectorised: bool
+    wide_loads: int = 0
+    wide_stores: int = 0
 
 
 @dataclass(frozen=True)

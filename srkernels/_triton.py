@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
+from typing import Any
 
 import torch
+
+from ._spec import AotCase
 
 
 @functools.cache
@@ -41,6 +47,13 @@ def on_device(device: torch.device) -> AbstractContextManager[None]:
 # Warps that make 128 threads: AMD's data-centre GPUs have 64 lanes to a warp.
 WARPS_128 = 2 if torch.version.hip else 4
 
+
+@functools.cache
+def cores(device: torch.device) -> int:
+    """Streaming multiprocessors (compute units) of ``device``; one in the interpreter."""
+    return 1 if device.type == "cpu" else torch.cuda.get_device_properties(device).multi_processor_count
+
+
 # Size of a workspace: fp64 partial sums, int32 counters.
 SHARES = 4096
 COUNTERS = 1024
@@ -70,3 +83,51 @@ def workspace(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
 def _new_workspace(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     shares = torch.empty(SHARES, dtype=torch.float64, device=device)
     return shares, torch.zeros(COUNTERS, dtype=torch.int32, device=device)
+
+
+_ELEMENTS = {
+    torch.float32: "*fp32",
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.float64: "*fp64",
+    torch.int32: "*i32",
+}
+
+
+def aot_case(
+    id: str, module: ModuleType, kernel: str, call: Callable[[], Any], wide_loads: int = 0, wide_stores: int = 0
+) -> AotCase:
+    """The launch of ``module.kernel`` that ``call`` makes, noted instead of made: operands may be CPU tensors.
+
+    Taking signatures from the launchers themselves keeps what is compiled ahead of time from drifting away from them.
+    """
+    function = getattr(module, kernel)
+    launches: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    class Note:
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+            return lambda *args, **options: launches.append((args, options))
+
+    setattr(module, kernel, Note())
+    try:
+        call()
+    finally:
+        setattr(module, kernel, function)
+    ((args, options),) = launches
+    parameters = inspect.signature(function.fn).parameters
+    signature: dict[str, str] = {}
+    constexprs: dict[str, Any] = {}
+    for (name, parameter), value in zip(parameters.items(), args, strict=True):
+        if value is None or "constexpr" in str(parameter.annotation):
+            constexprs[name] = value
+        elif isinstance(value, torch.Tensor):
+            signature[name] = _ELEMENTS[value.dtype]
+        else:
+            signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+    aligned = tuple(n for n, v in zip(parameters, args, strict=True) if n in signature and _aligned(v))
+    return AotCase(id, kernel, signature, constexprs, aligned, options["num_warps"], wide_loads, wide_stores)
+
+
+def _aligned(value: Any) -> bool:
+    # Integers are passed without specialisation.
+    return isinstance(value, torch.Tensor) and value.data_ptr() % 16 == 0

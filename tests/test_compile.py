@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers.calls import Target, gradients, present, values
 from helpers.operands import cotangents, operands, random
-from helpers.process import environment, python
+from helpers.process import python
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -111,7 +111,6 @@ def test_first_call_of_a_cold_process() -> None:
         torch.testing.assert_close(g, e)
         assert e.any()
         """,
-        env=environment(TORCHINDUCTOR_FORCE_DISABLE_CACHES="1"),
         timeout=240,
     )
 

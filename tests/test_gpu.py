@@ -19,6 +19,8 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch see
 def _skip_unless_on_gpu(target: Target) -> None:
     if target.device != "cuda":
         pytest.skip("CPU tensors need no GPU")
+    if target.backend == "reference":
+        pytest.skip("eager PyTorch is not what is tested here")
 
 
 def _bench(spec: OpSpec) -> BenchCase:
@@ -99,8 +101,6 @@ def test_second_device(spec: OpSpec, target: Target) -> None:
 def test_peak_memory(spec: OpSpec, target: Target) -> None:
     """Forward allocates its outputs and what is saved, backward the gradients; workspaces stay under a megabyte."""
     _skip_unless_on_gpu(target)
-    if target.backend == "reference":
-        pytest.skip("eager PyTorch is what the op saves memory over")
     bench = _bench(spec)
     case, wanted = bench.case, tuple(spec.operands.index(name) for name in bench.differentiable)
     xs, cots = _prepared(spec, case)
@@ -131,8 +131,6 @@ def _kernels(call: Callable[[], object]) -> list[str]:
 def test_one_launch_each_way(spec: OpSpec, target: Target) -> None:
     """One kernel forward and one backward, whichever gradients are asked for; no copies, no fills."""
     _skip_unless_on_gpu(target)
-    if target.backend == "reference":
-        pytest.skip("eager PyTorch launches a kernel per operation")
     case = _bench(spec).case
     xs, cots = _prepared(spec, case)
     with srkernels.use_backend(target.backend):

@@ -44,36 +44,23 @@ __device__ __forceinline__ T narrow(A x) {
 
 // ---- V consecutive elements ----
 
-// One access moves at most 16 bytes; fewer bytes in all, or bytes of no register size, move as
-// elements.
+// Bytes of one access: 16 where V elements are whole words of 16, else one element.
 template <class T, int V>
-struct Access {
-  static constexpr int bytes = V * int(sizeof(T));
-  static constexpr int unit = bytes % 16 == 0 ? 16 : bytes == 8 ? 8 : int(sizeof(T));
-};
+constexpr int kAccess = V * int(sizeof(T)) % 16 == 0 ? 16 : int(sizeof(T));
 
-template <int Bytes>
-struct Word {
-  using type = uint4;
-};
-template <>
-struct Word<8> {
-  using type = uint2;
-};
-
-// `from` must be aligned to Access<T, V>::unit.
+// `from` must be aligned to kAccess<T, V>.
 template <int V, class T, class A>
 __device__ __forceinline__ void load(const T* from, A (&to)[V]) {
-  constexpr int unit = Access<T, V>::unit, per = unit / int(sizeof(T));
+  constexpr int per = kAccess<T, V> / int(sizeof(T));
   if constexpr (per == 1) {
 #pragma unroll
     for (int i = 0; i < V; ++i) to[i] = A(widen(from[i]));
   } else {
 #pragma unroll
     for (int i = 0; i < V; i += per) {
+      const uint4 word = __ldg(reinterpret_cast<const uint4*>(from + i));
       T part[per];
-      const auto word = __ldg(reinterpret_cast<const typename Word<unit>::type*>(from + i));
-      memcpy(static_cast<void*>(part), &word, unit);
+      memcpy(static_cast<void*>(part), &word, 16);
 #pragma unroll
       for (int j = 0; j < per; ++j) to[i + j] = A(widen(part[j]));
     }
@@ -82,7 +69,7 @@ __device__ __forceinline__ void load(const T* from, A (&to)[V]) {
 
 template <int V, class T, class A>
 __device__ __forceinline__ void store(T* to, const A (&from)[V]) {
-  constexpr int unit = Access<T, V>::unit, per = unit / int(sizeof(T));
+  constexpr int per = kAccess<T, V> / int(sizeof(T));
   if constexpr (per == 1) {
 #pragma unroll
     for (int i = 0; i < V; ++i) to[i] = narrow<T>(from[i]);
@@ -92,11 +79,11 @@ __device__ __forceinline__ void store(T* to, const A (&from)[V]) {
       T part[per];
 #pragma unroll
       for (int j = 0; j < per; ++j) part[j] = narrow<T>(from[i + j]);
-      typename Word<unit>::type word;
-      memcpy(&word, part, unit);
+      uint4 word;
+      memcpy(&word, part, 16);
       // A plain assignment is a copy of a struct, which the optimiser may take apart into one store
       // per element; this is the instruction itself.
-      __stwb(reinterpret_cast<typename Word<unit>::type*>(to + i), word);
+      __stwb(reinterpret_cast<uint4*>(to + i), word);
     }
   }
 }

@@ -23,6 +23,7 @@
 //
 // No streaming hints: what backward reads was read by forward, and stays in L2 at training sizes.
 #include <cmath>
+#include <initializer_list>
 
 #include "../common/weighted_l1.h"
 #include "device.h"
@@ -69,12 +70,6 @@ __device__ __forceinline__ void store_chunk(const Operand& o, int64_t offset, co
     store<V>(o.data, o.dtype, offset, from);
   else
     store<V>(static_cast<T*>(o.data) + offset, from);
-}
-
-template <class A>
-__device__ __forceinline__ A distance(A x, A t) {
-  const A difference = x - t;
-  return difference < A(0) ? -difference : difference;
 }
 
 // The weight map and its resize to the image. Broadcast dimensions have stride 0.
@@ -228,7 +223,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<A>) weighted_l1_forward_kern
       load_chunk<T>(f.target, at_target, t);
 #pragma unroll
       for (int i = 0; i < V; ++i) {
-        x[i] = w[i] * distance(x[i], t[i]);
+        x[i] = w[i] * std::fabs(x[i] - t[i]);
         sum += x[i];
       }
       if (f.reduction == Reduction::none) store<V>(f.out.data, f.out.dtype, at_out, x);
@@ -403,7 +398,7 @@ __device__ __forceinline__ double lane_sum(const Backward<A>& b, const Cell& cel
           load_chunk<T>(b.input, at_input, u);
           load_chunk<T>(b.target, at_target, t);
           if (b.reduction == Reduction::none) load<1>(b.grad.data, b.grad.dtype, at_grad, grad);
-          sum += grad[0] * (distance(u[0], t[0]) - mean);
+          sum += grad[0] * (std::fabs(u[0] - t[0]) - mean);
           at_input += step_c * b.input.stride.c;
           at_target += step_c * b.target.stride.c;
           at_grad += step_c * b.grad.stride.c;
@@ -447,7 +442,7 @@ __device__ __forceinline__ void gather_cells(const Backward<A>& b) {
   }
 }
 
-// WithMap: the first blocks gather the map's gradient. Without them the kernel needs half the
+// WithMap: the first blocks gather the map's gradient. Without them the kernel needs fewer
 // registers, so more of it is in flight.
 template <class T, class A, int V, bool Pixels, bool WithMap>
 __global__ void __launch_bounds__(kThreads, kBlocks<A, WithMap>)
@@ -516,11 +511,8 @@ bool fits(const Operand& o, const Shape& s, int64_t v, bool pixels) {
                                  : o.stride.w == 1 && o.stride.c % v == 0;
   const bool rows = row % v == 0 && o.stride.h % v == 0;
   const bool dense = o.stride.h == row && s.h * row % v == 0;
-  const int64_t bytes = v * size_of(o.dtype);
-  return contiguous && (rows || dense) && o.stride.n % v == 0 &&
-         aligned(o.data, bytes % 16 == 0 ? 16
-                         : bytes == 8    ? 8
-                                         : size_of(o.dtype));
+  const int64_t access = v * size_of(o.dtype) % 16 == 0 ? 16 : size_of(o.dtype);
+  return contiguous && (rows || dense) && o.stride.n % v == 0 && aligned(o.data, access);
 }
 
 template <class T_, class A_, int V_, bool Pixels_>

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ..._dispatch import implementation
+from ..._eager import short_apply, unwatched
 from . import allocate
-from .conventions import BOTH, HIGH, LOW, linear
+from .conventions import HIGH, LOW, linear
 
 _library = torch.library.Library("srkernels", "FRAGMENT")
 _library.define(
@@ -55,10 +56,22 @@ _analysis_op = torch.ops.srkernels.haar_analysis.default
 _synthesis_op = torch.ops.srkernels.haar_synthesis.default
 
 
+def _run_analysis(x: Tensor, plan: int, pad: int, wanted: int, backend: str) -> tuple[Tensor, ...]:
+    run = _analysis if unwatched(x) else _analysis_op
+    return tuple(run(x, plan, pad, wanted, backend))
+
+
+def _run_synthesis(
+    low: Tensor | None, high: Tensor | None, rows: int, columns: int, plan: int, pad: int, backend: str
+) -> Tensor:
+    run = _synthesis if unwatched(low, high) else _synthesis_op
+    return run(low, high, rows, columns, plan, pad, backend)
+
+
 class _Analysis(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, plan: int, pad: int, wanted: int, backend: str) -> tuple[Tensor, ...]:
-        return tuple(_analysis_op(x, plan, pad, wanted, backend))
+        return _run_analysis(x, plan, pad, wanted, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -82,7 +95,7 @@ class _Synthesis(torch.autograd.Function):
     def forward(
         low: Tensor | None, high: Tensor | None, rows: int, columns: int, plan: int, pad: int, backend: str
     ) -> Tensor:
-        return _synthesis_op(low, high, rows, columns, plan, pad, backend)
+        return _run_synthesis(low, high, rows, columns, plan, pad, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -99,12 +112,16 @@ class _Synthesis(torch.autograd.Function):
         return low, high, None, None, None, None, None
 
 
+_apply_analysis = short_apply(_Analysis)
+_apply_synthesis = short_apply(_Synthesis)
+
+
 def analysis(x: Tensor, plan: int, pad: int, wanted: int, backend: str) -> tuple[Tensor, ...]:
     """Differentiable (low,), (high,) or (low, high) of ``x``, as ``wanted`` says."""
     # The Function costs more than a small transform; without a gradient to record it is left out.
     if torch.is_grad_enabled() and x.requires_grad:
-        return _Analysis.apply(x, plan, pad, wanted, backend)
-    return tuple(_analysis_op(x, plan, pad, wanted, backend))
+        return _apply_analysis(x, plan, pad, wanted, backend)
+    return _run_analysis(x, plan, pad, wanted, backend)
 
 
 def synthesis(
@@ -113,8 +130,5 @@ def synthesis(
     """Differentiable image (N, C, rows, columns) of the bands given; a missing one counts as zeros."""
     needs_grad = (low is not None and low.requires_grad) or (high is not None and high.requires_grad)
     if torch.is_grad_enabled() and needs_grad:
-        return _Synthesis.apply(low, high, rows, columns, plan, pad, backend)
-    return _synthesis_op(low, high, rows, columns, plan, pad, backend)
-
-
-__all__ = ["BOTH", "analysis", "synthesis"]
+        return _apply_synthesis(low, high, rows, columns, plan, pad, backend)
+    return _run_synthesis(low, high, rows, columns, plan, pad, backend)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..._spec import BenchCase, Case, OpSpec
-from . import reference
+from . import aot, reference
 from .api import Bands, haar_dwt2d, haar_highpass, haar_idwt2d
 from .conventions import BANDS, CONVENTIONS, HIGH, PADS, plan_id
 
@@ -257,6 +257,7 @@ HAAR_DWT2D = OpSpec(
         "Parseval": _parseval,
         "adjointness": _adjointness,
     },
+    aot=aot.cases,
 )
 HAAR_HIGHPASS = OpSpec(
     name="haar_highpass",

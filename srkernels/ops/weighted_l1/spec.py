@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..._spec import BenchCase, Case, OpSpec
-from . import reference
+from . import aot, reference
 from .allocate import MEAN, REDUCTIONS
 from .api import weighted_l1_loss
 
@@ -172,6 +172,7 @@ WEIGHTED_L1 = OpSpec(
         "constant map": _constant_map,
         "sign(0) = 0": _sign_of_zero,
     },
+    aot=aot.cases,
 )
 
 SPECS = (WEIGHTED_L1,)

@@ -43,7 +43,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..._layout import is_channels_last
-from ..._triton import COUNTERS, SHARES, WARPS_128, on_device, workspace
+from ..._triton import COUNTERS, SHARES, WARPS_128, cores, on_device, workspace
 from . import allocate
 from .allocate import MEAN, NONE
 
@@ -55,6 +55,14 @@ def _divide(a, b, T: tl.constexpr):
         return a / b
     else:
         return tl.div_rn(a, b)
+
+
+@triton.jit
+def _as(value, pointer):
+    """``value`` in the type that ``pointer`` points to."""
+    if pointer.dtype.element_ty == tl.bfloat16:
+        value = value.to(tl.float32)  # the interpreter cannot convert fp64 to bf16
+    return value.to(pointer.dtype.element_ty)
 
 
 @triton.jit
@@ -99,7 +107,7 @@ def _tile(
     """(n, c, y, x) of a tile's vectors, c being the first of CHUNK; c and x of their elements; which vectors exist."""
     p = (tile // groups).to(tl.int64 if WIDE else tl.int32) * BLOCK + tl.arange(0, BLOCK)[:, None]
     t = tl.arange(0, VEC)[None, :]
-    exists = (p < positions) & (t < VEC)
+    exists = p < positions
     lane = p % lanes
     p = p // lanes
     if ALONG_C:
@@ -133,18 +141,20 @@ def _write(
         at = ((n * height + y) * lanes + x) * channels + c
     else:
         at = ((n * channels + c) * height + y) * lanes + x
-    tl.store(image + (at * VEC + tl.arange(0, VEC)[None, :]), value.to(image.dtype.element_ty), mask=inside)
+    tl.store(image + (at * VEC + tl.arange(0, VEC)[None, :]), _as(value, image), mask=inside)
 
 
 @triton.jit
-def _read_element(image, n, c, y, x, s_n, s_c, s_h, s_w, inside, ALONG_C: tl.constexpr, VEC: tl.constexpr):
+def _read_element(
+    image, n, c, y, x, s_n, s_c, s_h, s_w, inside, ALONG_C: tl.constexpr, VEC: tl.constexpr, T: tl.constexpr
+):
     """Single elements, for positions counted in elements but strides in vectors."""
     n, c, y, x = n.to(tl.int64), c.to(tl.int64), y.to(tl.int64), x.to(tl.int64)
     if ALONG_C:
         at = (n * s_n + y * s_h + x * s_w) * VEC + c * s_c
     else:
         at = (n * s_n + c * s_c + y * s_h) * VEC + x * s_w
-    return tl.load(image + at, mask=inside, other=0.0)
+    return tl.load(image + at, mask=inside, other=0.0).to(T)
 
 
 _WALK = (
@@ -211,8 +221,7 @@ def loss_total(
             denominator = tl.sum(tl.load(shares + PROGRAMS + i, mask=i < count, other=0.0, cache_modifier=".cg"))
             tl.store(statistics, (numerator / denominator).to(T))
             tl.store(statistics + 1, denominator.to(T))
-        # By way of T: the interpreter cannot convert fp64 to bf16.
-        tl.store(loss, (numerator / denominator).to(T).to(loss.dtype.element_ty))
+        tl.store(loss, _as(numerator / denominator, loss))
         tl.store(counters, 0)
 
 
@@ -354,75 +363,75 @@ def gradients(
                 )  # fmt: skip
     else:
         if grad_weight is not None:
-            I: tl.constexpr = tl.int64 if WIDE else tl.int32
+            # k_: cells of the map, e_: the elements that they gather from.
             block = (tl.program_id(0) - tiles) // parts
             part = (tl.program_id(0) - tiles) % parts
-            id = block.to(I) * CELLS + tl.arange(0, CELLS)[:, None]
-            column = id % source_width
-            row = (id // source_width) % source_height
+            id = block.to(tl.int64 if WIDE else tl.int32) * CELLS + tl.arange(0, CELLS)[:, None]
+            k_x = id % source_width
+            k_y = (id // source_width) % source_height
             plane = id // source_width // source_height
-            channel, sample = plane % source_channels, plane // source_channels
-            x_first, x_count = _footprint(column, source_width, width, ALIGN)
-            y_first, y_count = _footprint(row, source_height, height, ALIGN)
+            k_c, k_n = plane % source_channels, plane // source_channels
+            x_first, x_count = _footprint(k_x, source_width, width, ALIGN)
+            y_first, y_count = _footprint(k_y, source_height, height, ALIGN)
             # A map shared by all channels, or all samples, gathers from all of them.
             c_count, n_count = channels // source_channels, batch // source_batch
-            reach = x_count.to(I) * y_count * c_count * n_count
+            reach = x_count.to(tl.int64 if WIDE else tl.int32) * y_count * c_count * n_count
             mean = tl.full((), 0.0, T)
             if statistics is not None:
                 mean = tl.load(statistics)
-            total = tl.zeros([CELLS, REACH], dtype=T)
+            gathered = tl.zeros([CELLS, REACH], dtype=T)
             step = tl.cdiv(tl.cdiv(reach, REACH), parts) * REACH
             for begin in range(part * step, tl.minimum(reach, (part + 1) * step), REACH):
-                r = begin + tl.arange(0, REACH)[None, :].to(I)
-                inside = (r < reach) & (sample < source_batch)
+                r = begin + tl.arange(0, REACH)[None, :]
+                reached = (r < reach) & (k_n < source_batch)
                 if ALONG_C:
-                    c = channel + r % c_count
+                    e_c = k_c + r % c_count
                     r = r // c_count
-                x = x_first + r % x_count
+                e_x = x_first + r % x_count
                 r = r // x_count
-                y = y_first + r % y_count
+                e_y = y_first + r % y_count
                 r = r // y_count
                 if not ALONG_C:
-                    c = channel + r % c_count
+                    e_c = k_c + r % c_count
                     r = r // c_count
-                n = sample + r
-                top, bottom, f = _axis(y, source_height, height, ALIGN, T)
-                left, right, g = _axis(x, source_width, width, ALIGN, T)
-                inside &= (x < width) & (y < height) & ((left == column) | (right == column))
-                inside &= (top == row) | (bottom == row)
-                share_x = tl.where(left == column, 1.0 - g, 0.0) + tl.where(right == column, g, 0.0)
-                share_y = tl.where(top == row, 1.0 - f, 0.0) + tl.where(bottom == row, f, 0.0)
-                a = _read_element(input, n, c, y, x, i_n, i_c, i_h, i_w, inside, ALONG_C, VEC).to(T)
-                b = _read_element(target, n, c, y, x, t_n, t_c, t_h, t_w, inside, ALONG_C, VEC).to(T)
-                residual = tl.abs(a - b) - mean
+                e_n = k_n + r
+                top, bottom, f = _axis(e_y, source_height, height, ALIGN, T)
+                left, right, g = _axis(e_x, source_width, width, ALIGN, T)
+                reached &= (e_x < width) & ((left == k_x) | (right == k_x))
+                reached &= (e_y < height) & ((top == k_y) | (bottom == k_y))
+                share_x = tl.where(left == k_x, 1.0 - g, 0.0) + tl.where(right == k_x, g, 0.0)
+                share_y = tl.where(top == k_y, 1.0 - f, 0.0) + tl.where(bottom == k_y, f, 0.0)
+                p = _read_element(input, e_n, e_c, e_y, e_x, i_n, i_c, i_h, i_w, reached, ALONG_C, VEC, T)
+                q = _read_element(target, e_n, e_c, e_y, e_x, t_n, t_c, t_h, t_w, reached, ALONG_C, VEC, T)
+                residual = tl.abs(p - q) - mean
                 if MAP:
-                    residual *= _read_element(grad, n, c, y, x, g_n, g_c, g_h, g_w, inside, ALONG_C, VEC).to(T)
-                total += tl.where(inside, share_x * share_y * residual, 0.0)
+                    residual *= _read_element(grad, e_n, e_c, e_y, e_x, g_n, g_c, g_h, g_w, reached, ALONG_C, VEC, T)
+                gathered += tl.where(reached, share_x * share_y * residual, 0.0)
 
-            gathered = tl.sum(total, axis=1, keep_dims=True)
+            sums = tl.sum(gathered, axis=1, keep_dims=True)
             if WEIGHT_CHANNELS_LAST:
-                at = ((sample.to(tl.int64) * source_height + row) * source_width + column) * source_channels + channel
+                at = ((k_n.to(tl.int64) * source_height + k_y) * source_width + k_x) * source_channels + k_c
             else:
                 at = id.to(tl.int64)
             if SPLIT:
-                tl.store(shares + block * parts + part, tl.sum(gathered.to(tl.float64)))
+                mine = shares + block * parts
+                tl.store(mine + part, tl.sum(sums.to(tl.float64)))
                 tl.debug_barrier()
                 ticket = tl.atomic_add(counters + 1 + block, 1)
                 if ticket == parts - 1:
                     i = tl.arange(0, PROGRAMS)
-                    mine = shares + block * parts
                     whole = tl.sum(tl.load(mine + i, mask=i < parts, other=0.0, cache_modifier=".cg"))
-                    whole = tl.zeros_like(gathered) + whole.to(T) * scale
-                    tl.store(grad_weight + at, whole.to(grad_weight.dtype.element_ty), mask=sample < source_batch)
+                    whole = tl.zeros_like(sums) + whole.to(T) * scale
+                    tl.store(grad_weight + at, _as(whole, grad_weight), mask=k_n < source_batch)
                     tl.store(counters + 1 + block, 0)
             else:
-                result = (gathered * scale).to(grad_weight.dtype.element_ty)
-                tl.store(grad_weight + at, result, mask=sample < source_batch)
+                tl.store(grad_weight + at, _as(sums * scale, grad_weight), mask=k_n < source_batch)
 
 
 # Launchers. Chosen by machine code, not yet by the clock: 128 threads, a vector of each operand and channel per thread.
 _BLOCK = 128
 _PROGRAMS = 1024
+_PROGRAMS_PER_CORE = 4
 _CHUNK = 4
 _INT32 = 2**31 - 1024
 _SPLIT_CELLS = 512
@@ -553,7 +562,9 @@ def forward(
             )  # fmt: skip
             return out
         shares, counters = workspace(input.device)
-        loss_total[(min(walk.tiles, _PROGRAMS),)](
+        # One wave: what the last stragglers wait for is one tile, and the lanes' sums are as short as that allows.
+        programs = min(_PROGRAMS_PER_CORE, _PROGRAMS // cores(input.device)) * cores(input.device)
+        loss_total[(min(walk.tiles, programs),)](
             input, target, weight, out[0], out[1] if by_weight else None, shares, counters,
             walk.tiles, numel if reduction == MEAN else 1, *walk.sizes_and_strides, *_weight(weight),
             per_channel, align_corners, walk.along_c, walk.chunk, walk.vec, _BLOCK, walk.wide, compute,

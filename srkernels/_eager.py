@@ -1,0 +1,40 @@
+"""The short way through PyTorch in ordinary eager execution.
+
+A registered op costs a few microseconds in the dispatcher, and ``Function.apply`` in its ``setup_context`` form some
+twenty in ``inspect``, more than a small kernel takes. Where nothing is watching (no compiler, functorch transform,
+dispatch mode, profiler or tensor subclass) both are left out: the same implementation is called with the same
+arguments. Where something is, calls take the registered op, which is what it has to see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+_PLAIN = frozenset((Tensor, Parameter, type(None)))
+_transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
+_dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
+_profiling: Callable[[], bool] = torch._C._autograd._profiler_enabled
+
+
+def unwatched(*tensors: Tensor | None) -> bool:
+    """True if an implementation may be called on these directly."""
+    if torch.compiler.is_compiling() or _transforms_active() or _dispatch_modes() or _profiling():
+        return False
+    return all(type(x) in _PLAIN for x in tensors)
+
+
+def short_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """``function.apply``, without binding its signature anew in each call where no transform needs that."""
+    direct = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+
+    def apply(*args: Any) -> Any:
+        if torch.compiler.is_compiling() or _transforms_active():
+            return function.apply(*args)
+        return direct(*args)
+
+    return apply

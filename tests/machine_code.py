@@ -1,0 +1,144 @@
+"""Machine code without a GPU: compile a spec's Triton kernels for named targets and read what came out.
+
+``python tests/machine_code.py`` compiles everything and prints one JSON object per line. It is a program of its own
+because kernels must not have been decorated under ``TRITON_INTERPRET``, which other tests of the same process may set.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from srkernels._spec import AotCase
+from srkernels.ops import specs
+
+# Backend, architecture, lanes per warp: A100, H100/H200, B200, MI300.
+TARGETS: dict[str, tuple[str, int | str, int]] = {
+    "sm_80": ("cuda", 80, 32),
+    "sm_90": ("cuda", 90, 32),
+    "sm_100": ("cuda", 100, 32),
+    "gfx942": ("hip", "gfx942", 64),
+}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a kernel's machine code says about it.
+
+    Attributes:
+        registers: vector registers per thread.
+        spills: accesses to memory that hold registers (STL, LDL; scratch on AMD).
+        shared: bytes of shared memory.
+        wide_loads, wide_stores: 128-bit accesses to global memory.
+    """
+
+    registers: int
+    spills: int
+    shared: int
+    wide_loads: int
+    wide_stores: int
+
+
+def compile_case(package: str, case: AotCase, target: str) -> Any:
+    """``case`` compiled by Triton for ``target``; no device is needed."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernel = getattr(importlib.import_module(f"{package}.triton_kernels"), case.kernel)
+    names = kernel.arg_names
+    signature = {name: case.signature.get(name, "constexpr") for name in names}
+    attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in case.aligned}
+    backend, architecture, lanes = TARGETS[target]
+    return triton.compile(
+        ASTSource(kernel, signature, dict(case.constexprs), attributes),
+        target=GPUTarget(backend, architecture, lanes),
+        options={"num_warps": case.num_warps * 32 // lanes},
+    )
+
+
+def figures(compiled: Any) -> Figures:
+    """Read a compiled kernel: SASS by the tools in triton's wheel, or the text that LLVM assembles for AMD."""
+    shared = compiled.metadata.shared
+    if "amdgcn" in compiled.asm:
+        text = compiled.asm["amdgcn"]
+        # Scalar registers "spill" into lanes of vector registers, not into memory.
+        spills = sum(_number(text, rf"\.{key}:\s+(\d+)") for key in ("vgpr_spill_count", "private_segment_fixed_size"))
+        loads = re.findall(r"\b(?:global|buffer)_load_(?:dwordx4|b128)\b", text)
+        stores = re.findall(r"\b(?:global|buffer)_store_(?:dwordx4|b128)\b", text)
+        return Figures(_number(text, r"\.vgpr_count:\s+(\d+)"), spills, shared, len(loads), len(stores))
+    text = _disassembled(compiled.asm["cubin"])
+    operations = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", text, re.MULTILINE)
+    assert operations, "cuobjdump printed no instructions"
+
+    def count(*prefixes: str, suffix: str = "") -> int:
+        return sum(op.split(".")[0] in prefixes and suffix in op for op in operations)
+
+    spills = count("STL", "LDL") + _number(text, r"\bSTACK:(\d+)")
+    return Figures(
+        _number(text, r"\bREG:(\d+)"), spills, shared, count("LDG", suffix=".128"), count("STG", suffix=".128")
+    )
+
+
+def _number(text: str, pattern: str) -> int:
+    found = re.search(pattern, text)
+    assert found, f"no {pattern} in the machine code's report"
+    return int(found.group(1))
+
+
+def _disassembled(cubin: bytes) -> str:
+    import triton
+
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "kernel.cubin"
+        file.write_bytes(cubin)
+        command = [str(tools / "cuobjdump"), "-sass", "-res-usage", str(file)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def everything() -> Iterator[tuple[str, str, AotCase]]:
+    """(spec's name, its package, case) of all that is compiled ahead of time."""
+    for spec in specs():
+        for case in spec.aot():
+            yield spec.name, spec.package, case
+
+
+def read_all() -> dict[tuple[str, str, str], Figures | str]:
+    """(spec's name, case's id, target) -> figures, or the compiler's error; in a process without the interpreter."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    # What Triton 3.9 does unasked, and warns that it may not do later.
+    environment.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+    root = Path(__file__).resolve().parents[1]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(root), environment.get("PYTHONPATH"))))
+    done = subprocess.run([sys.executable, __file__], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[tuple[str, str, str], Figures | str] = {}
+    for line in done.stdout.splitlines():
+        row = json.loads(line)
+        found[row["spec"], row["case"], row["target"]] = row["error"] or Figures(**row["figures"])
+    return found
+
+
+def _main() -> None:
+    for name, package, case in everything():
+        for target in TARGETS:
+            row: dict[str, Any] = {"spec": name, "case": case.id, "target": target, "error": None, "figures": None}
+            try:
+                row["figures"] = asdict(figures(compile_case(package, case, target)))
+            except Exception as error:
+                row["error"] = f"{type(error).__name__}: {error}"
+            print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    _main()
