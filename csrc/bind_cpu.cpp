@@ -65,7 +65,7 @@ void weighted_l1_forward(const std::array<int, 4>& dtypes, uintptr_t input,
                          uintptr_t weight, const Shape& weight_shape, const Stride& weight_stride,
                          const Shape& shape, int reduction, bool by_weight, bool align_corners,
                          uintptr_t out, const Stride& out_stride, uintptr_t statistics,
-                         int threads) {
+                         uintptr_t signs, int threads) {
   srk::WeightedL1Arguments a{};
   a.n = shape[0], a.c = shape[1], a.h = shape[2], a.w = shape[3];
   a.input = {srk::DType(dtypes[0]), pointer(input), strides(input_stride)};
@@ -79,6 +79,7 @@ void weighted_l1_forward(const std::array<int, 4>& dtypes, uintptr_t input,
   a.fp64 = a.input.dtype == srk::DType::f64;
   a.out = {srk::DType(dtypes[3]), pointer(out), strides(out_stride)};
   a.statistics = pointer(statistics);
+  a.signs = static_cast<uint32_t*>(pointer(signs));
   a.threads = threads;
   py::gil_scoped_release release;
   SRK_CALL(weighted_l1_forward, a);
@@ -92,7 +93,8 @@ void weighted_l1_backward(const std::array<int, 4>& dtypes, uintptr_t grad,
                           uintptr_t statistics, const Shape& shape, int reduction,
                           bool align_corners, uintptr_t grad_input, const Stride& grad_input_stride,
                           uintptr_t grad_target, const Stride& grad_target_stride,
-                          uintptr_t grad_weight, const Stride& grad_weight_stride, int threads) {
+                          uintptr_t grad_weight, const Stride& grad_weight_stride, uintptr_t signs,
+                          int threads) {
   srk::WeightedL1Arguments a{};
   a.n = shape[0], a.c = shape[1], a.h = shape[2], a.w = shape[3];
   a.grad = {srk::DType(dtypes[0]), pointer(grad), strides(grad_stride)};
@@ -106,6 +108,7 @@ void weighted_l1_backward(const std::array<int, 4>& dtypes, uintptr_t grad,
   a.align_corners = align_corners;
   a.fp64 = a.input.dtype == srk::DType::f64;
   a.statistics = pointer(statistics);
+  a.signs = static_cast<uint32_t*>(pointer(signs));
   a.grad_input = {a.input.dtype, pointer(grad_input), strides(grad_input_stride)};
   a.grad_target = {a.target.dtype, pointer(grad_target), strides(grad_target_stride)};
   a.grad_weight = {a.weight.dtype, pointer(grad_weight), strides(grad_weight_stride)};

@@ -72,9 +72,7 @@ _tickets: dict[tuple[torch.device, int], Tensor] = {}
 
 
 def workspace(x: Tensor, need_weight: bool) -> tuple[int, ...]:
-    """The workspace argument of the CUDA core's reductions; the CPU core takes none."""
-    if x.is_cpu:
-        return ()
+    """The workspace argument of the CUDA core's reductions."""
     size = extension("cuda").weighted_l1_workspace(tuple(x.shape), need_weight)
     key = (x.device, torch.cuda.current_stream(x.device).cuda_stream)
     held = _tickets.get(key)

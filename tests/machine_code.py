@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -107,14 +108,14 @@ def _disassembled(cubin: bytes) -> str:
 
 
 def everything() -> Iterator[tuple[str, str, AotCase]]:
-    """(spec's name, its package, case) of all that is compiled ahead of time."""
+    """(op, its package, case) of all that is compiled ahead of time."""
     for spec in specs():
         for case in spec.aot():
             yield spec.name, spec.package, case
 
 
 def read_all() -> dict[tuple[str, str, str], Figures | str]:
-    """(spec's name, case's id, target) -> figures, or the compiler's error; in a process without the interpreter."""
+    """(op, case's id, target) -> figures, or the compiler's error; in a process without the interpreter."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     # What Triton 3.9 does unasked, and warns that it may not do later.
     environment.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
@@ -125,19 +126,29 @@ def read_all() -> dict[tuple[str, str, str], Figures | str]:
     found: dict[tuple[str, str, str], Figures | str] = {}
     for line in done.stdout.splitlines():
         row = json.loads(line)
-        found[row["spec"], row["case"], row["target"]] = row["error"] or Figures(**row["figures"])
+        found[row["op"], row["case"], row["target"]] = row["error"] or Figures(**row["figures"])
     return found
 
 
+def _row(op: str, case: str, target: str, found: Figures | str) -> str:
+    figures, error = (None, found) if isinstance(found, str) else (asdict(found), None)
+    return json.dumps({"op": op, "case": case, "target": target, "figures": figures, "error": error})
+
+
 def _main() -> None:
-    for name, package, case in everything():
-        for target in TARGETS:
-            row: dict[str, Any] = {"spec": name, "case": case.id, "target": target, "error": None, "figures": None}
-            try:
-                row["figures"] = asdict(figures(compile_case(package, case, target)))
-            except Exception as error:
-                row["error"] = f"{type(error).__name__}: {error}"
-            print(json.dumps(row), flush=True)
+    # The disassembler is a process of its own: let it run beside the compiler.
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        reading = []
+        for op, package, case in everything():
+            for target in TARGETS:
+                try:
+                    compiled = compile_case(package, case, target)
+                except Exception as error:
+                    print(_row(op, case.id, target, f"{type(error).__name__}: {error}"))
+                else:
+                    reading.append((op, case.id, target, pool.submit(figures, compiled)))
+        for op, id, target, future in reading:
+            print(_row(op, id, target, future.result()))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ def test_machine_code(op, kernel, machine, compiled):
     assert isinstance(found, Figures), found
     assert found.spills == 0, f"registers spill: {found}"
     assert found.wide_loads >= kernel.wide_loads, f"128-bit loads: {found.wide_loads}, expected {kernel.wide_loads}"
-    assert found.wide_stores >= kernel.wide_stores, f"128-bit stores: {found.wide_stores}, expected {kernel.wide_stores}"
+    assert found.wide_stores >= kernel.wide_stores, (
+        f"128-bit stores: {found.wide_stores}, expected {kernel.wide_stores}"
+    )
 
 
 def test_every_kernel_is_compiled():

@@ -214,6 +214,31 @@ struct Simd<f16> {
   }
 };
 
+// One bit per lane: x > 0. NaN gives 0.
+SRK_HD uint32_t positive_bits(vfloat x) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(__m512(x), _mm512_setzero_ps(), _CMP_GT_OQ);
+#elif defined(__AVX2__)
+  return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(__m256(x), _mm256_setzero_ps(), _CMP_GT_OQ)));
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < kFloats; ++i) bits |= uint32_t(x[i] > 0.0f) << i;
+  return bits;
+#endif
+}
+
+// x where `plus` has a bit, -x where `minus` has one, 0 elsewhere.
+SRK_HD vfloat signed_by(uint32_t plus, uint32_t minus, vfloat x) {
+#if defined(__AVX512F__)
+  const __m512 positive = _mm512_maskz_mov_ps(__mmask16(plus), __m512(x));
+  return vfloat(_mm512_mask_sub_ps(positive, __mmask16(minus), _mm512_setzero_ps(), __m512(x)));
+#else
+  vuint lane;
+  for (int i = 0; i < kFloats; ++i) lane[i] = 1u << i;
+  return (lane & plus) != 0 ? x : ((lane & minus) != 0 ? -x : vfloat{});
+#endif
+}
+
 template <class V>
 constexpr int lanes();
 template <>

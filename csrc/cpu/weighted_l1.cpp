@@ -21,6 +21,7 @@ namespace {
 
 constexpr int64_t kTileElements =
     4096;  // of weights: 16 KiB, so that weights and operands share the first cache
+constexpr int kSignGroup = 16;             // elements whose signs share a word
 constexpr int64_t kGrainElements = 16384;  // fewest elements worth a second thread
 
 // malloc'ed scratch; a std::vector here would leak this file's instruction set into shared template
@@ -129,19 +130,65 @@ void run_gradient(const void* xp, const void* tp, const typename Simd<X>::Scalar
   }
 }
 
+// run_sum, which also leaves the signs; `size` is a multiple of kSignGroup. fp32 lanes only.
+template <class X, class T>
+double run_sum_signs(const void* xp, const void* tp, const float* w, int64_t size,
+                     uint32_t* signs) {
+  const X* x = static_cast<const X*>(xp);
+  const T* t = static_cast<const T*>(tp);
+  vfloat total[kSignGroup / kFloats] = {};
+  for (int64_t i = 0; i < size; i += kSignGroup) {
+    uint32_t plus = 0, minus = 0;
+    for (int j = 0; j < kSignGroup / kFloats; ++j) {
+      const vfloat d = Simd<X>::load(x + i + j * kFloats) - Simd<T>::load(t + i + j * kFloats);
+      plus |= positive_bits(d) << (j * kFloats);
+      minus |= positive_bits(-d) << (j * kFloats);
+      total[j] += w ? absolute(d) * Simd<float>::load(w + i + j * kFloats) : absolute(d);
+    }
+    signs[i / kSignGroup] = plus | minus << 16;
+  }
+  double sum = 0;
+  for (const vfloat& v : total) sum += double(horizontal(v, 0.0f));
+  return sum;
+}
+
+// run_gradient from signs; `target`: the gradient of the target, of the opposite sign.
+template <class X>
+void run_signed(const uint32_t* signs, bool target, const float* w, float constant, void* gp,
+                int64_t size) {
+  X* g = static_cast<X*>(gp);
+  const vfloat flat = broadcast(constant, vfloat{});
+  for (int64_t i = 0; i < size; i += kSignGroup) {
+    const uint32_t word = signs[i / kSignGroup];
+    const uint32_t plus = target ? word >> 16 : word & 0xffffu;
+    const uint32_t minus = target ? word & 0xffffu : word >> 16;
+    for (int j = 0; j < kSignGroup / kFloats; ++j) {
+      const vfloat slope = w ? Simd<float>::load(w + i + j * kFloats) : flat;
+      Simd<X>::store(g + i + j * kFloats,
+                     signed_by(plus >> (j * kFloats), minus >> (j * kFloats), slope));
+    }
+  }
+}
+
 template <class F>
 struct Runs {
   double (*sum)(const void*, const void*, const F*, int64_t);
   void (*difference)(const void*, const void*, F*, int64_t, bool);
   void (*gradient)(const void*, const void*, const F*, F, void*, int64_t);
+  double (*sum_signs)(const void*, const void*, const F*, int64_t, uint32_t*);
+  void (*signed_gradient)(const uint32_t*, bool, const F*, F, void*, int64_t);
 };
 
 template <class X, class T>
-Runs<typename Simd<X>::Scalar> runs_of() {
-  return {run_sum<X, T>, run_difference<X, T>, run_gradient<X, T>};
+Runs<float> runs_of() {
+  return {run_sum<X, T>, run_difference<X, T>, run_gradient<X, T>, run_sum_signs<X, T>,
+          run_signed<X>};
 }
 
-Runs<double> runs(DType, DType, double) { return runs_of<double, double>(); }
+Runs<double> runs(DType, DType, double) {
+  return {run_sum<double, double>, run_difference<double, double>, run_gradient<double, double>,
+          nullptr, nullptr};
+}
 
 template <class X>
 Runs<float> runs_with(DType t) {
@@ -223,6 +270,12 @@ Tiling tiling(const WeightedL1Arguments& a) {
                rows_joined(a.grad, t.pixels, a.w, a.c);
   }
   t.rows = kTileElements / t.row_elements;
+  if (a.signs) {  // tiles of whole sign words: at most 16 rows join into some
+    int64_t step = kSignGroup;
+    while (step > 1 && t.row_elements * (step / 2) % kSignGroup == 0) step /= 2;
+    t.rows = t.rows / step * step;
+    if (t.rows < step) t.rows = step;
+  }
   if (t.rows < 1) t.rows = 1;
   if (t.rows > a.h) t.rows = a.h;
   t.channels = t.pixels ? a.c : 4 * kGrainElements / (t.rows * t.row_elements);
@@ -242,8 +295,9 @@ struct ResizedWeight {
   const WeightedL1Arguments& a;
   const Tiling& t;
   const bool per_channel;  // in a run of pixels each channel has its own weight
-  const Resize<F> vertical, horizontal;
-  Buffer<int64_t> left, right;
+  const Resize<F> vertical;
+  const Resize<F, int32_t> horizontal;
+  Buffer<int32_t> left, right;
   Buffer<F> share;
   Buffer<F> stretched[2], values;
   int64_t cached_row[2] = {-1, -1}, cached_n = -1, cached_c = -1;
@@ -261,7 +315,7 @@ struct ResizedWeight {
                   Buffer<F>(args.weight.data ? tiles.row_elements : 0)},
         values(args.weight.data ? tiles.rows * tiles.row_elements : 0) {
     if (!a.weight.data) return;
-    for (int64_t x = 0; x < a.w; ++x) horizontal.source(x, left[x], right[x], share[x]);
+    for (int64_t x = 0; x < a.w; ++x) horizontal.source(int32_t(x), left[x], right[x], share[x]);
   }
 
   // Not from + share * (to - from), which makes NaN of two infinities.
@@ -281,10 +335,16 @@ struct ResizedWeight {
     cached_row[slot] = row;
     const Strides& s = a.weight.stride;
     const F* w = static_cast<const F*>(a.weight.data) + n * s.n + c * s.c + row * s.h;
+    if (!t.pixels && s.w == 1) {  // a loop that becomes gathers
+      const int32_t *from = left.data, *to = right.data;
+      const F* part = share.data;
+      for (int64_t x = 0; x < a.w; ++x)
+        out[x] = between(w[from[x]], w[to[x]], from[x] == to[x], part[x]);
+      return out;
+    }
     if (!t.pixels) {
-      for (int64_t x = 0; x < a.w; ++x) {
+      for (int64_t x = 0; x < a.w; ++x)
         out[x] = between(w[left[x] * s.w], w[right[x] * s.w], left[x] == right[x], share[x]);
-      }
       return out;
     }
     for (int64_t x = 0; x < a.w; ++x) {
@@ -327,6 +387,18 @@ struct ResizedWeight {
 
 int64_t offset(const Operand& o, int64_t n, int64_t c, int64_t row) {
   return n * o.stride.n + c * o.stride.c + row * o.stride.h;
+}
+
+// Start of a row of an output; null if it is not wanted.
+void* row_of(const Operand& o, int64_t n, int64_t c, int64_t row) {
+  return o.data ? const_cast<void*>(address(o, offset(o, n, c, row))) : nullptr;
+}
+
+// The word with the signs of a run's first element.
+uint32_t* signs_of(const WeightedL1Arguments& a, bool pixels, int64_t n, int64_t c, int64_t row) {
+  if (!a.signs) return nullptr;
+  const int64_t element = pixels ? (n * a.h + row) * a.w * a.c : ((n * a.c + c) * a.h + row) * a.w;
+  return a.signs + element / kSignGroup;
 }
 
 struct Tile {
@@ -395,7 +467,10 @@ void forward(const WeightedL1Arguments& a) {
           const void* x = address(a.input, offset(a.input, tile.n, channel, row));
           const void* y = address(a.target, offset(a.target, tile.n, channel, row));
           if (!none) {
-            loss += run.sum(x, y, w ? w + from : nullptr, size);
+            const F* weights = w ? w + from : nullptr;
+            uint32_t* signs = signs_of(a, t.pixels, tile.n, channel, row);
+            loss +=
+                signs ? run.sum_signs(x, y, weights, size, signs) : run.sum(x, y, weights, size);
             return;
           }
           run.difference(x, y, scratch.data, size, false);
@@ -447,16 +522,17 @@ void gradient_of_operands(const WeightedL1Arguments& a, F scale) {
               for (int64_t i = 0; i < size; ++i) scratch[i] *= w[from + i];
             slope = scratch.data;
           }
+          void* to_input = row_of(a.grad_input, tile.n, channel, row);
+          void* to_target = row_of(a.grad_target, tile.n, channel, row);
+          if (const uint32_t* signs = signs_of(a, t.pixels, tile.n, channel, row)) {
+            if (to_input) by_input.signed_gradient(signs, false, slope, scale, to_input, size);
+            if (to_target) by_target.signed_gradient(signs, true, slope, scale, to_target, size);
+            return;
+          }
           const void* x = address(a.input, offset(a.input, tile.n, channel, row));
           const void* y = address(a.target, offset(a.target, tile.n, channel, row));
-          if (a.grad_input.data) {
-            const void* g = address(a.grad_input, offset(a.grad_input, tile.n, channel, row));
-            by_input.gradient(x, y, slope, scale, const_cast<void*>(g), size);
-          }
-          if (a.grad_target.data) {
-            const void* g = address(a.grad_target, offset(a.grad_target, tile.n, channel, row));
-            by_target.gradient(y, x, slope, scale, const_cast<void*>(g), size);
-          }
+          if (to_input) by_input.gradient(x, y, slope, scale, to_input, size);
+          if (to_target) by_target.gradient(y, x, slope, scale, to_target, size);
         });
       }
     }

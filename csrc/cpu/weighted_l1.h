@@ -18,9 +18,13 @@ struct WeightedL1Arguments {
   Reduction reduction;
   bool by_weight;  // forward: statistics are wanted; backward: they normalise
   bool align_corners;
-  bool fp64;                        // compute in fp64; input, target and weight are then fp64
-  Operand out;                      // forward: 0-dim, or of the image's shape for Reduction::none
-  Operand grad;                     // backward: the cotangent of out
+  bool fp64;     // compute in fp64; input, target and weight are then fp64
+  Operand out;   // forward: 0-dim, or of the image's shape for Reduction::none
+  Operand grad;  // backward: the cotangent of out
+  // sign(x - t), two bits an element: for each 16 in order of memory a word with the positive ones
+  // in its lower half and the negative ones in its upper. Forward writes it if given; backward then
+  // reads it instead of both images.
+  uint32_t* signs;
   void* statistics;                 // two compute-type values: loss, sum of the resized weight
   Operand grad_input, grad_target;  // of their tensors' dtypes
   Operand grad_weight;              // of the weight's shape, in the compute type

@@ -1,11 +1,14 @@
-"""The Haar kernels to compile ahead of time: dense images of either layout in every element type, and the rest."""
+"""The Haar kernels to compile ahead of time: dense images in either layout and every element type, and the rest."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 
 from ..._spec import AotCase
 from ..._triton import aot_case
+from . import allocate
 from .conventions import BOTH, HIGH, PADS, plan_id
 
 _ELEMENTS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -17,49 +20,26 @@ def cases() -> tuple[AotCase, ...]:
     from . import triton_kernels as kernels
 
     found = []
+
+    def add(id: str, kernel: str, *arguments: Any, wide: tuple[int, int] = (0, 0)) -> None:
+        run = kernels.analysis if kernel.startswith("analysis") else kernels.synthesis
+        found.append(aot_case(id, kernels, kernel, lambda: run(*arguments), *wide))
+
     for name, dtype in _ELEMENTS.items():
         for layout in ("nchw", "channels_last"):
+            if layout == "channels_last" and name == "fp16":
+                continue  # as bf16
             x = torch.empty(1, 64, 4, 64, dtype=dtype)
             if layout == "channels_last":
                 x = x.contiguous(memory_format=torch.channels_last)
-            plan = plan_id("dasr")
-            bands = kernels.allocate.bands(x, plan, BOTH)
             # DASR's discriminators: the high bands alone, and their gradient.
-            found += [
-                aot_case(
-                    f"analysis-{layout}-{name}",
-                    kernels,
-                    "analysis_even",
-                    lambda x=x, plan=plan: kernels.analysis(x, plan, _REFLECT, HIGH),
-                    wide_loads=4,
-                    wide_stores=3,
-                ),
-                aot_case(
-                    f"synthesis-{layout}-{name}",
-                    kernels,
-                    "synthesis_even",
-                    lambda high=bands[1], plan=plan: kernels.synthesis(None, high, 4, 64, plan, _REFLECT),
-                    wide_loads=3,
-                    wide_stores=4,
-                ),
-            ]
-        if name == "fp16":
-            continue
-        x = torch.empty(2, 3, 7, 5, dtype=dtype)
-        plan = plan_id("orthonormal")
-        low, high = kernels.allocate.bands(x, plan, BOTH)
-        found += [
-            aot_case(
-                f"analysis-odd-{name}",
-                kernels,
-                "analysis_any",
-                lambda x=x, plan=plan: kernels.analysis(x, plan, _REFLECT, BOTH),
-            ),
-            aot_case(
-                f"synthesis-odd-{name}",
-                kernels,
-                "synthesis_any",
-                lambda low=low, high=high, plan=plan: kernels.synthesis(low, high, 7, 5, plan, _REFLECT),
-            ),
-        ]
+            plan = plan_id("dasr")
+            _, high = allocate.bands(x, plan, BOTH)
+            add(f"analysis-{layout}-{name}", "analysis_even", x, plan, _REFLECT, HIGH, wide=(4, 3))
+            add(f"synthesis-{layout}-{name}", "synthesis_even", None, high, 4, 64, plan, _REFLECT, wide=(3, 4))
+    x = torch.empty(2, 3, 7, 5)
+    plan = plan_id("orthonormal")
+    low, high = allocate.bands(x, plan, BOTH)
+    add("analysis-odd-fp32", "analysis_any", x, plan, _REFLECT, BOTH)
+    add("synthesis-odd-fp32", "synthesis_any", low, high, 7, 5, plan, _REFLECT)
     return tuple(found)

@@ -32,8 +32,8 @@ band, so vector g starts at image vector
 
     x0 = 4 (g - g % row) + 2 (g % row - g % inner) + g % inner = 4 g - 2 (g % row) - g % inner
 
-and its neighbours are ``x0 + inner`` to the right, ``x0 + 2 row`` below. In channels_last these are the vectors of a, b,
-c and d. In NCHW ``inner`` is one whole vector instead: the two vectors of an image row hold a b a b a b a b and are
+and its neighbours are ``x0 + inner`` to the right, ``x0 + 2 row`` below. In channels_last these are the vectors of a,
+b, c and d. In NCHW ``inner`` is one whole vector instead: the two vectors of an image row hold a b a b a b a b and are
 taken apart in registers. Reading whole pairs of vectors per thread makes that a renaming of registers, without a
 shuffle between threads or a detour through shared memory.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..._layout import empty_nchw
+from ..._layout import empty_nchw, is_channels_last
 
 NONE, MEAN, SUM = 0, 1, 2
 REDUCTIONS = {"none": NONE, "mean": MEAN, "sum": SUM}
@@ -24,6 +24,25 @@ def result_dtype(input: Tensor, target: Tensor, weight: Tensor | None, fp32: boo
 def compute_dtype(input: Tensor, target: Tensor, weight: Tensor | None) -> torch.dtype:
     """What sums are kept in: fp64 if any operand is fp64, fp32 otherwise."""
     return torch.float64 if result_dtype(input, target, weight, False) is torch.float64 else torch.float32
+
+
+SIGN_GROUP = 16  # elements whose signs share a word of csrc/cpu/weighted_l1.cpp
+
+
+def can_keep_signs(input: Tensor, target: Tensor) -> bool:
+    """Whether sign(input - target) fits two bits an element: CPU, dense in one order, whole words per image."""
+    if not input.is_cpu or torch.float64 in (input.dtype, target.dtype):
+        return False
+    shape = input.shape
+    plane = shape[2] * shape[3]
+    if input.is_contiguous() and target.is_contiguous():
+        return plane % SIGN_GROUP == 0
+    return plane * shape[1] % SIGN_GROUP == 0 and is_channels_last(input) and is_channels_last(target)
+
+
+def signs(input: Tensor) -> Tensor:
+    """Uninitialised sign words of an image."""
+    return input.new_empty(input.numel() // SIGN_GROUP, dtype=torch.int32)
 
 
 def loss(

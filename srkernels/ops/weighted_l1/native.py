@@ -70,7 +70,9 @@ def forward(
     by_weight: bool,
     align_corners: bool,
     fp32: bool,
+    signs: Tensor | None = None,
 ) -> list[Tensor]:
+    """``signs``: sign words to fill for ``backward``, which then need not read the images again (CPU)."""
     out = allocate.loss(input, target, weight, reduction, by_weight, fp32)
     x, t, w, compute = _operands(input, target, weight)
     result = out[0]
@@ -95,7 +97,7 @@ def forward(
         result.data_ptr(),
         _strides(result) if reduction == NONE else _NO_STRIDES,
         out[1].data_ptr() if by_weight else 0,
-        *workspace(x, False),
+        *((0 if signs is None else signs.data_ptr(),) if x.is_cpu else workspace(x, False)),
     )
     return out
 
@@ -111,6 +113,7 @@ def backward(
     need_input: bool,
     need_target: bool,
     need_weight: bool,
+    signs: Tensor | None = None,
 ) -> list[Tensor]:
     out = allocate.gradients(input, target, weight, need_input, need_target, need_weight)
     wanted = iter(out)
@@ -151,7 +154,7 @@ def backward(
         *_image(raw_input),
         *_image(raw_target),
         *((0, _NO_STRIDES) if raw_weight is None else (raw_weight.data_ptr(), raw_weight.stride())),
-        *workspace(x, need_weight),
+        *((0 if signs is None else signs.data_ptr(),) if x.is_cpu else workspace(x, need_weight)),
     )
     for result, raw in ((grad_input, raw_input), (grad_target, raw_target), (grad_weight, raw_weight)):
         if result is not None and raw is not None and raw is not result:

@@ -8,16 +8,18 @@ import torch
 from torch import Tensor
 
 from ..._dispatch import implementation
+from ..._eager import short_apply, unwatched
 from . import allocate, reference
+from .allocate import NONE
 
 _library = torch.library.Library("srkernels", "FRAGMENT")
 _library.define(
     "weighted_l1_forward(Tensor input, Tensor target, Tensor? weight, int reduction, bool by_weight, "
-    "bool align_corners, bool fp32, str backend) -> Tensor[]",
+    "bool align_corners, bool fp32, bool keep_signs, str backend) -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.define(
-    "weighted_l1_backward(Tensor grad, Tensor input, Tensor target, Tensor? weight, Tensor? statistics, "
+    "weighted_l1_backward(Tensor grad, Tensor input, Tensor target, Tensor? weight, Tensor? statistics, Tensor? signs, "
     "int reduction, bool align_corners, bool need_input, bool need_target, bool need_weight, str backend) -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
@@ -31,10 +33,17 @@ def _forward(
     by_weight: bool,
     align_corners: bool,
     fp32: bool,
+    keep_signs: bool,
     backend: str,
 ) -> list[Tensor]:
-    run = implementation(__package__, backend, input).forward
-    return run(input, target, weight, reduction, by_weight, align_corners, fp32)
+    module = implementation(__package__, backend, input)
+    arguments = (input, target, weight, reduction, by_weight, align_corners, fp32)
+    if not keep_signs:
+        return module.forward(*arguments)
+    signs = allocate.signs(input)
+    if module.__name__.endswith("native"):
+        return [*module.forward(*arguments, signs), signs]
+    return [*module.forward(*arguments), signs.zero_()]  # other backends read the images again instead
 
 
 def _backward(
@@ -43,6 +52,7 @@ def _backward(
     target: Tensor,
     weight: Tensor | None,
     statistics: Tensor | None,
+    signs: Tensor | None,
     reduction: int,
     align_corners: bool,
     need_input: bool,
@@ -50,26 +60,49 @@ def _backward(
     need_weight: bool,
     backend: str,
 ) -> list[Tensor]:
-    run = implementation(__package__, backend, input).backward
-    return run(grad, input, target, weight, statistics, reduction, align_corners, need_input, need_target, need_weight)
+    module = implementation(__package__, backend, input)
+    arguments = (grad, input, target, weight, statistics, reduction, align_corners)
+    needs = (need_input, need_target, need_weight)
+    if signs is not None and module.__name__.endswith("native"):
+        return module.backward(*arguments, *needs, signs)
+    return module.backward(*arguments, *needs)
+
+
+def _forward_fake(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    reduction: int,
+    by_weight: bool,
+    align_corners: bool,
+    fp32: bool,
+    keep_signs: bool,
+    backend: str,
+) -> list[Tensor]:
+    out = allocate.loss(input, target, weight, reduction, by_weight, fp32)
+    return [*out, allocate.signs(input)] if keep_signs else out
 
 
 _library.impl("weighted_l1_forward", _forward, "CompositeExplicitAutograd")
 _library.impl("weighted_l1_backward", _backward, "CompositeExplicitAutograd")
 torch.library.register_fake(
     "srkernels::weighted_l1_forward",
-    lambda input, target, weight, reduction, by_weight, align_corners, fp32, backend: allocate.loss(
-        input, target, weight, reduction, by_weight, fp32
-    ),
+    _forward_fake,
     lib=_library,
 )
 torch.library.register_fake(
     "srkernels::weighted_l1_backward",
-    lambda grad, input, target, weight, statistics, reduction, align_corners, ni, nt, nw, backend: allocate.gradients(
-        input, target, weight, ni, nt, nw
+    lambda grad, input, target, weight, statistics, signs, reduction, align_corners, ni, nt, nw, backend: (
+        allocate.gradients(input, target, weight, ni, nt, nw)
     ),
     lib=_library,
 )
+
+
+def _run_forward(*arguments: Any) -> tuple[Tensor, ...]:
+    run = _forward if unwatched(*arguments[:3]) else _forward_op
+    return tuple(run(*arguments))
+
 
 _forward_op = torch.ops.srkernels.weighted_l1_forward.default
 _backward_op = torch.ops.srkernels.weighted_l1_backward.default
@@ -85,31 +118,35 @@ class _WeightedL1(torch.autograd.Function):
         by_weight: bool,
         align_corners: bool,
         fp32: bool,
+        keep_signs: bool,
         backend: str,
     ) -> tuple[Tensor, ...]:
-        return tuple(_forward_op(input, target, weight, reduction, by_weight, align_corners, fp32, backend))
+        return _run_forward(input, target, weight, reduction, by_weight, align_corners, fp32, keep_signs, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        input, target, weight, ctx.reduction, _, ctx.align_corners, _, ctx.backend = inputs
-        statistics = output[1] if len(output) > 1 else None
-        if statistics is not None:
-            ctx.mark_non_differentiable(statistics)
-        ctx.save_for_backward(input, target, weight, statistics)
+        input, target, weight, ctx.reduction, by_weight, ctx.align_corners, _, keep_signs, ctx.backend = inputs
+        statistics = output[1] if by_weight else None
+        signs = output[-1] if keep_signs else None
+        if len(output) > 1:
+            ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(input, target, weight, statistics, signs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
-        input, target, weight, statistics = ctx.saved_tensors
+        input, target, weight, statistics, signs = ctx.saved_tensors
         need_input, need_target, need_weight = ctx.needs_input_grad[:3]
-        arguments = (grad, input, target, weight, statistics, ctx.reduction, ctx.align_corners)
         needs = (need_input, need_target, need_weight)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             # create_graph: a second derivative must see through the backward pass, so it runs on eager operations.
+            arguments = (grad, input, target, weight, statistics, ctx.reduction, ctx.align_corners)
             grads = iter(_differentiable_backward(*arguments, *needs))
         else:
-            grads = iter(_backward_op(*arguments, *needs, ctx.backend))
+            run = _backward if unwatched(grad, input, target, weight) else _backward_op
+            arguments = (grad, input, target, weight, statistics, signs, ctx.reduction, ctx.align_corners)
+            grads = iter(run(*arguments, *needs, ctx.backend))
         by_input = tuple(next(grads) if need else None for need in needs)
-        return *by_input, None, None, None, None, None
+        return *by_input, None, None, None, None, None, None
 
 
 def _differentiable_backward(
@@ -130,6 +167,9 @@ def _differentiable_backward(
     return reference.backward(grad, input, target, weight, statistics, reduction, align_corners, *needs)
 
 
+_apply = short_apply(_WeightedL1)
+
+
 def weighted_l1(
     input: Tensor,
     target: Tensor,
@@ -141,9 +181,16 @@ def weighted_l1(
     backend: str,
 ) -> Tensor:
     """Differentiable loss. Without a gradient to record the Function, dearer than a small loss, is left out."""
-    arguments = (input, target, weight, reduction, by_weight, align_corners, fp32, backend)
-    if torch.is_grad_enabled() and (
-        input.requires_grad or target.requires_grad or (weight is not None and weight.requires_grad)
-    ):
-        return _WeightedL1.apply(*arguments)[0]
-    return _forward_op(*arguments)[0]
+    arguments = (input, target, weight, reduction, by_weight, align_corners, fp32)
+    for_weight = weight is not None and weight.requires_grad
+    if torch.is_grad_enabled() and (input.requires_grad or target.requires_grad or for_weight):
+        # Signs spare the backward pass both images; a gradient of the weight needs the images anyway. A traced call
+        # does without, so that dynamic sizes are not specialised on their divisibility.
+        keep_signs = (
+            not for_weight
+            and reduction != NONE
+            and not torch.compiler.is_compiling()
+            and allocate.can_keep_signs(input, target)
+        )
+        return _apply(*arguments, keep_signs, backend)[0]
+    return _run_forward(*arguments, False, backend)[0]

@@ -76,12 +76,17 @@ def _bytes(case: Case, itemsize: int, passes: str) -> int:
     small = prod(weight) if weight is not None else 0
     full = size if case.kwargs.get("reduction") == "none" else 0
     forward = 2 * size + small + full
-    # The backward pass reads both operands again and writes the gradient of one.
-    return itemsize * (forward + (3 * size + small + full if passes == "forward+backward" else 0))
+    if passes == "forward":
+        return itemsize * forward
+    # Between the passes two bits an element are enough (the sign); backward writes the gradient of one image.
+    return itemsize * (forward + size + small + full) + 2 * size // 4
 
 
 def _saved(case: Case, itemsize: int) -> int:
-    """The two sums that a mean over the weights divides by and subtracts, in the compute dtype."""
+    """The two sums that a mean over the weights divides by and subtracts, in the compute dtype.
+
+    With gradients of all operands. Where the weight needs none, dense CPU images also keep two bits an element.
+    """
     by_weight = case.kwargs.get("normalize") == "weight_sum" and case.kwargs.get("reduction", "mean") == "mean"
     return 2 * max(itemsize, 4) if by_weight and case.shapes[2] is not None else 0
 

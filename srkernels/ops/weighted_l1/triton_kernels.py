@@ -49,9 +49,9 @@ from .allocate import MEAN, NONE
 
 
 @triton.jit
-def _divide(a, b, T: tl.constexpr):
+def _divide(a, b):
     # On fp32 `/` may be off by 2 ulp, and a scale that is off by one moves far positions by many.
-    if T == tl.float64:
+    if a.dtype == tl.float64:
         return a / b
     else:
         return tl.div_rn(a, b)
@@ -67,16 +67,23 @@ def _as(value, pointer):
 
 @triton.jit
 def _axis(i, source_size, size, ALIGN: tl.constexpr, T: tl.constexpr):
-    """(low, high, f): sample i of an axis resized to ``size`` is ``(1 - f) * source[low] + f * source[high]``."""
+    """(low, high, f): sample i of an axis resized to ``size`` is ``_between(source[low], source[high])`` at f."""
     if ALIGN:
-        scale = _divide((source_size - 1).to(T), tl.maximum(size - 1, 1).to(T), T)
+        scale = _divide((source_size - 1).to(T), tl.maximum(size - 1, 1).to(T))
         at = tl.where(size > 1, scale, 0.0) * i.to(T)
     else:
-        scale = _divide(source_size.to(T), size.to(T), T)
+        scale = _divide(source_size.to(T), size.to(T))
         at = tl.maximum(scale * (i.to(T) + 0.5) - 0.5, 0.0)
     low = tl.minimum(at.to(tl.int32), source_size - 1)
-    high = tl.minimum(low + 1, source_size - 1)
+    # An axis that keeps its size is copied: f is 0, but 0 times a neighbour's NaN or inf would not be.
+    high = tl.minimum(low + (source_size != size).to(tl.int32), source_size - 1)
     return low, high, tl.minimum(at - low.to(T), 1.0)
+
+
+@triton.jit
+def _between(a, b, f, same):
+    """``(1 - f) a + f b``, or a where both are the ``same`` sample, which may be inf."""
+    return tl.where(same, a, (1.0 - f) * a + f * b)
 
 
 @triton.jit
@@ -88,15 +95,16 @@ def _resized(
     top, bottom, f = _axis(y, source_height, height, ALIGN, T)
     left, right, g = _axis(x, source_width, width, ALIGN, T)
     plane = weight + (n.to(tl.int64) * w_n + c.to(tl.int64) * w_c)
-    above, below = plane + top.to(tl.int64) * w_h, plane + bottom.to(tl.int64) * w_h
+    first, second = plane + top.to(tl.int64) * w_h, plane + bottom.to(tl.int64) * w_h
+    one_row, one_column = top == bottom, left == right
     left, right = left.to(tl.int64) * w_w, right.to(tl.int64) * w_w
-    above_left = tl.load(above + left, mask=inside, other=0.0).to(T)
-    above_right = tl.load(above + right, mask=inside, other=0.0).to(T)
-    below_left = tl.load(below + left, mask=inside, other=0.0).to(T)
-    below_right = tl.load(below + right, mask=inside, other=0.0).to(T)
-    first = (1.0 - g) * above_left + g * above_right
-    second = (1.0 - g) * below_left + g * below_right
-    return (1.0 - f) * first + f * second
+    above_left = tl.load(first + left, mask=inside, other=0.0).to(T)
+    above_right = tl.load(first + right, mask=inside, other=0.0).to(T)
+    below_left = tl.load(second + left, mask=inside, other=0.0).to(T)
+    below_right = tl.load(second + right, mask=inside, other=0.0).to(T)
+    above = _between(above_left, above_right, g, one_column)
+    below = _between(below_left, below_right, g, one_column)
+    return _between(above, below, f, one_row)
 
 
 @triton.jit
@@ -151,9 +159,10 @@ def _read_element(
     """Single elements, for positions counted in elements but strides in vectors."""
     n, c, y, x = n.to(tl.int64), c.to(tl.int64), y.to(tl.int64), x.to(tl.int64)
     if ALONG_C:
-        at = (n * s_n + y * s_h + x * s_w) * VEC + c * s_c
+        along, across = c * s_c, x * s_w
     else:
-        at = (n * s_n + c * s_c + y * s_h) * VEC + x * s_w
+        along, across = x * s_w, c * s_c
+    at = (n * s_n + y * s_h + across) * VEC + along
     return tl.load(image + at, mask=inside, other=0.0).to(T)
 
 
@@ -325,9 +334,9 @@ def gradients(
     scale = tl.full((), 1.0, T)
     if not MAP:
         if statistics is not None:
-            scale = _divide(tl.load(grad).to(T), tl.load(statistics + 1), T)
+            scale = _divide(tl.load(grad).to(T), tl.load(statistics + 1))
         else:
-            scale = _divide(tl.load(grad).to(T), divisor.to(T), T)
+            scale = _divide(tl.load(grad).to(T), divisor.to(T))
     if tl.program_id(0) < tiles:
         n, c, y, x, channel, column, exists = _tile(
             tl.program_id(0), groups, positions, lanes, height, width, ALONG_C, CHUNK, VEC, BLOCK, WIDE
