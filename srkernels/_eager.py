@@ -25,7 +25,10 @@ def unwatched(*tensors: Tensor | None) -> bool:
     """True if an implementation may be called on these directly."""
     if torch.compiler.is_compiling() or _transforms_active() or _dispatch_modes() or _profiling():
         return False
-    return all(type(x) in _PLAIN for x in tensors)
+    for x in tensors:  # not all(...), whose generator alone takes a third of a microsecond
+        if type(x) not in _PLAIN:
+            return False
+    return True
 
 
 def short_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:

@@ -84,7 +84,7 @@ def _results(function: Callable[..., Any], case: Case, operands: list[Tensor | N
     return [*outputs, *torch.autograd.grad(sum(y.square().sum() for y in outputs), wanted)]  # type: ignore[arg-type]
 
 
-def _worst(spec: OpSpec, case: Case, dtype: torch.dtype, device: torch.device) -> float:
+def worst_error(spec: OpSpec, case: Case, dtype: torch.dtype, device: torch.device) -> float:
     """Largest error against the fp64 oracle over what is allowed: twice eager's error plus one rounding; <= 1 is right."""
     generator = torch.Generator().manual_seed(20201)
     operands = [None if s is None else torch.rand(s, generator=generator).to(device, dtype) for s in case.shapes]
@@ -113,7 +113,7 @@ def check() -> int:
                 if why_not(backend, device, torch.float32) is not None:
                     continue
                 with use_backend(backend):
-                    worst = max(_worst(spec, c, t, device) for c in cases for t in (torch.float32, torch.bfloat16))
+                    worst = max(worst_error(spec, c, t, device) for c in cases for t in (torch.float32, torch.bfloat16))
                 verdict = "ok" if worst <= 1 else "RED"
                 red += worst > 1
                 print(f"  {spec.name:<18}{backend:<11}{device!s:<7}{worst:6.2f}  {verdict}")

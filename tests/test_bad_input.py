@@ -240,8 +240,8 @@ def test_empty_batches_have_a_defined_result(target: Target) -> None:
         assert weighted_l1_loss(empty, empty, reduction="none").shape == empty.shape
 
 
-def test_meta_tensors_give_shapes(target: Target) -> None:
-    """As every PyTorch op: no data, the right shapes."""
-    with srkernels.use_backend(target.backend):
+def test_meta_tensors_give_shapes() -> None:
+    """As every PyTorch op: no data, the right shapes. By automatic choice, since no kernel runs on such tensors."""
+    with srkernels.use_backend(None):
         assert haar_highpass(X.to("meta")).shape == (2, 9, 4, 4)
         assert weighted_l1_loss(X.to("meta"), X.to("meta")).device.type == "meta"

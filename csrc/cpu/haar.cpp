@@ -71,7 +71,7 @@ void analysis_cell(const HaarArguments& a, const Factors<typename Simd<S>::Scala
 }
 
 // Two contiguous input rows to one contiguous row of each band; kLow, kHigh: which are wanted.
-template <class S, bool kLow, bool kHigh>
+template <class S, bool kLow, bool kHigh, bool kStream>
 void analysis_row(const HaarArguments& a, const Factors<typename Simd<S>::Scalar>& k, const S* top,
                   const S* bottom, int64_t cells, const Band& at) {
   using V = typename Simd<S>::Vector;
@@ -85,14 +85,14 @@ void analysis_row(const HaarArguments& a, const Factors<typename Simd<S>::Scalar
     Simd<S>::load2(top + 2 * i, p, q);
     Simd<S>::load2(bottom + 2 * i, r, t);
     butterfly(p, q, r, t, s, v, h, d);
-    if (kLow) Simd<S>::store(low + i, s * k.low);
+    if (kLow) Simd<S>::template store<kStream>(low + i, s * k.low);
     if (kHigh) {
       if (sum) {
-        Simd<S>::store(high + at.v + i, v * k.v + h * k.h + d * k.d + k.shift);
+        Simd<S>::template store<kStream>(high + at.v + i, v * k.v + h * k.h + d * k.d + k.shift);
       } else {
-        Simd<S>::store(high + at.v + i, v * k.v + k.shift);
-        Simd<S>::store(high + at.h + i, h * k.h + k.shift);
-        Simd<S>::store(high + at.d + i, d * k.d + k.shift);
+        Simd<S>::template store<kStream>(high + at.v + i, v * k.v + k.shift);
+        Simd<S>::template store<kStream>(high + at.h + i, h * k.h + k.shift);
+        Simd<S>::template store<kStream>(high + at.d + i, d * k.d + k.shift);
       }
     }
   }
@@ -102,6 +102,24 @@ void analysis_row(const HaarArguments& a, const Factors<typename Simd<S>::Scalar
               Simd<S>::get(bottom + 2 * i), Simd<S>::get(bottom + 2 * i + 1), s, v, h, d);
     write_bands<S, typename Simd<S>::Scalar>(a, k, at, i, i, s, v, h, d, Simd<S>::put);
   }
+}
+
+// The row kernel for the bands wanted; streaming if the outputs are large and their rows aligned.
+template <class S>
+auto analysis_kernel(const HaarArguments& a) {
+  const int64_t size = sizeof(S), planes = a.high && !a.plan.sum ? 3 : 1;
+  auto aligned = [&](const void* p, int64_t n, int64_t c, int64_t h) {
+    return !p || aligned_for_streaming(p, (n | c | h) * size);
+  };
+  const bool stream =
+      planes * a.n * a.c * a.h * a.w / 4 * size >= kStreamBytes &&
+      aligned(a.low, a.low_stride.n, a.low_stride.c, a.low_stride.h) &&
+      aligned(a.high, a.high_stride.n | a.high_stride.band, a.high_stride.c, a.high_stride.h);
+  if (!a.low)
+    return stream ? analysis_row<S, false, true, true> : analysis_row<S, false, true, false>;
+  if (!a.high)
+    return stream ? analysis_row<S, true, false, true> : analysis_row<S, true, false, false>;
+  return stream ? analysis_row<S, true, true, true> : analysis_row<S, true, true, false>;
 }
 
 // All channels of one cell, channels contiguous; kChannels > 0 unrolls (RGB).
@@ -144,9 +162,7 @@ void analysis(const HaarArguments& a) {
   const bool contiguous_pixels = a.x_stride.c == 1 && a.c > 1 && (!a.low || a.low_stride.c == 1);
 
   if (contiguous_rows || !contiguous_pixels) {
-    const auto row_kernel =
-        a.low ? (a.high ? analysis_row<S, true, true> : analysis_row<S, true, false>)
-              : analysis_row<S, false, true>;
+    const auto row_kernel = analysis_kernel<S>(a);
     parallel_ranges(
         a.n * a.c * rows, 1 + kGrainValues / (4 * columns), a.threads,
         [&](int64_t begin, int64_t end) {
@@ -164,6 +180,7 @@ void analysis(const HaarArguments& a) {
               if (++c == a.c) c = 0, ++n;
             }
           }
+          drain_streams();
         });
     return;
   }
@@ -227,7 +244,7 @@ void synthesis_value(const HaarArguments& a, const Factors<typename Simd<S>::Sca
 }
 
 // One contiguous row of each band to two contiguous image rows.
-template <class S, bool kLow, bool kHigh>
+template <class S, bool kLow, bool kHigh, bool kStream>
 void synthesis_row(const HaarArguments& a, const Factors<typename Simd<S>::Scalar>& k, S* top,
                    S* bottom, int64_t cells, const Band& at) {
   using T = typename Simd<S>::Scalar;
@@ -244,8 +261,8 @@ void synthesis_row(const HaarArguments& a, const Factors<typename Simd<S>::Scala
       d = (Simd<S>::load(high + at.d + i) - k.shift) * k.d;
     }
     butterfly(s, v, h, d, p, q, r, t);
-    Simd<S>::store2(top + 2 * i, p, q);
-    Simd<S>::store2(bottom + 2 * i, r, t);
+    Simd<S>::template store2<kStream>(top + 2 * i, p, q);
+    Simd<S>::template store2<kStream>(bottom + 2 * i, r, t);
   }
   for (; i < cells; ++i) {
     T s, v, h, d, p, q, r, t;
@@ -256,6 +273,20 @@ void synthesis_row(const HaarArguments& a, const Factors<typename Simd<S>::Scala
     Simd<S>::put(bottom + 2 * i, r);
     Simd<S>::put(bottom + 2 * i + 1, t);
   }
+}
+
+// The row kernel for the bands wanted; streaming if the outputs are large and their rows aligned.
+template <class S>
+auto synthesis_kernel(const HaarArguments& a) {
+  const int64_t size = sizeof(S);
+  const bool stream =
+      a.n * a.c * a.h * a.w * size >= kStreamBytes &&
+      aligned_for_streaming(a.x, (a.x_stride.n | a.x_stride.c | a.x_stride.h) * size);
+  if (!a.low)
+    return stream ? synthesis_row<S, false, true, true> : synthesis_row<S, false, true, false>;
+  if (!a.high)
+    return stream ? synthesis_row<S, true, false, true> : synthesis_row<S, true, false, false>;
+  return stream ? synthesis_row<S, true, true, true> : synthesis_row<S, true, true, false>;
 }
 
 template <class S, int kChannels>
@@ -295,9 +326,7 @@ void synthesis(const HaarArguments& a) {
       for (int64_t j = 2 * plain; j < a.w; ++j) synthesis_value<S>(a, k, n, c, y, j);
   };
   if (contiguous_rows || !contiguous_pixels) {
-    const auto row_kernel =
-        a.low ? (a.high ? synthesis_row<S, true, true> : synthesis_row<S, true, false>)
-              : synthesis_row<S, false, true>;
+    const auto row_kernel = synthesis_kernel<S>(a);
     parallel_ranges(
         a.n * a.c * rows, 1 + kGrainValues / (2 * (a.w + 1)), a.threads,
         [&](int64_t begin, int64_t end) {
@@ -315,6 +344,7 @@ void synthesis(const HaarArguments& a) {
               if (++c == a.c) c = 0, ++n;
             }
           }
+          drain_streams();
         });
     return;
   }

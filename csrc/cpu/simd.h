@@ -48,6 +48,42 @@ SRK_HD void store_unaligned(void* p, V v) {
   __builtin_memcpy(p, &v, sizeof(V));
 }
 
+// A store past the caches; `p` is aligned to the size of v. Ends with drain_streams().
+template <class V>
+SRK_HD void store_streaming(void* p, V v) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) {
+    __m512i raw;
+    __builtin_memcpy(&raw, &v, 64);
+    _mm512_stream_si512(static_cast<__m512i*>(p), raw);
+    return;
+  }
+#endif
+#if defined(__AVX2__)
+  if constexpr (sizeof(V) == 32) {
+    __m256i raw;
+    __builtin_memcpy(&raw, &v, 32);
+    _mm256_stream_si256(static_cast<__m256i*>(p), raw);
+    return;
+  }
+#endif
+  store_unaligned(p, v);
+}
+
+SRK_HD void drain_streams() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
+
+// Written without a read of the line first where the output is larger than the caches that could
+// hand it to its reader: below that, a reader right after would have to fetch it from memory.
+constexpr int64_t kStreamBytes = int64_t(16) << 20;
+
+SRK_HD bool aligned_for_streaming(const void* p, int64_t row_bytes) {
+  return (reinterpret_cast<uintptr_t>(p) | uintptr_t(row_bytes)) % SRK_VECTOR_BYTES == 0;
+}
+
 // Even and odd elements of two neighbouring vectors, and back.
 #if SRK_VECTOR_BYTES == 64
 #define SRK_EVEN32 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
@@ -123,15 +159,19 @@ struct Simd<float> {
   static SRK_HD float get(const float* p) { return *p; }
   static SRK_HD void put(float* p, float x) { *p = x; }
   static SRK_HD vfloat load(const float* p) { return load_unaligned<vfloat>(p); }
-  static SRK_HD void store(float* p, vfloat v) { store_unaligned(p, v); }
+  template <bool kStream = false>
+  static SRK_HD void store(float* p, vfloat v) {
+    kStream ? store_streaming(p, v) : store_unaligned(p, v);
+  }
   static SRK_HD void load2(const float* p, vfloat& even, vfloat& odd) {
     const vfloat a = load(p), b = load(p + kFloats);
     even = __builtin_shufflevector(a, b, SRK_EVEN32);
     odd = __builtin_shufflevector(a, b, SRK_ODD32);
   }
+  template <bool kStream = false>
   static SRK_HD void store2(float* p, vfloat even, vfloat odd) {
-    store(p, __builtin_shufflevector(even, odd, SRK_ZIP_LOW32));
-    store(p + kFloats, __builtin_shufflevector(even, odd, SRK_ZIP_HIGH32));
+    store<kStream>(p, __builtin_shufflevector(even, odd, SRK_ZIP_LOW32));
+    store<kStream>(p + kFloats, __builtin_shufflevector(even, odd, SRK_ZIP_HIGH32));
   }
 };
 
@@ -142,15 +182,19 @@ struct Simd<double> {
   static SRK_HD double get(const double* p) { return *p; }
   static SRK_HD void put(double* p, double x) { *p = x; }
   static SRK_HD vdouble load(const double* p) { return load_unaligned<vdouble>(p); }
-  static SRK_HD void store(double* p, vdouble v) { store_unaligned(p, v); }
+  template <bool kStream = false>
+  static SRK_HD void store(double* p, vdouble v) {
+    kStream ? store_streaming(p, v) : store_unaligned(p, v);
+  }
   static SRK_HD void load2(const double* p, vdouble& even, vdouble& odd) {
     const vdouble a = load(p), b = load(p + kDoubles);
     even = __builtin_shufflevector(a, b, SRK_EVEN64);
     odd = __builtin_shufflevector(a, b, SRK_ODD64);
   }
+  template <bool kStream = false>
   static SRK_HD void store2(double* p, vdouble even, vdouble odd) {
-    store(p, __builtin_shufflevector(even, odd, SRK_ZIP_LOW64));
-    store(p + kDoubles, __builtin_shufflevector(even, odd, SRK_ZIP_HIGH64));
+    store<kStream>(p, __builtin_shufflevector(even, odd, SRK_ZIP_LOW64));
+    store<kStream>(p + kDoubles, __builtin_shufflevector(even, odd, SRK_ZIP_HIGH64));
   }
 };
 
@@ -163,8 +207,10 @@ struct Simd<bf16> {
   static SRK_HD vfloat load(const bf16* p) {
     return bits_to_float(__builtin_convertvector(load_unaligned<vhalf>(p), vuint) << 16);
   }
+  template <bool kStream = false>
   static SRK_HD void store(bf16* p, vfloat v) {
-    store_unaligned(p, __builtin_convertvector(round_to_bf16(v) >> 16, vhalf));
+    const vhalf bits = __builtin_convertvector(round_to_bf16(v) >> 16, vhalf);
+    kStream ? store_streaming(p, bits) : store_unaligned(p, bits);
   }
   // A 32-bit lane holds a neighbouring pair: the even element below, the odd one above.
   static SRK_HD void load2(const bf16* p, vfloat& even, vfloat& odd) {
@@ -172,8 +218,10 @@ struct Simd<bf16> {
     even = bits_to_float(pairs << 16);
     odd = bits_to_float(pairs & 0xffff0000u);
   }
+  template <bool kStream = false>
   static SRK_HD void store2(bf16* p, vfloat even, vfloat odd) {
-    store_unaligned(p, (round_to_bf16(even) >> 16) | (round_to_bf16(odd) & 0xffff0000u));
+    const vuint pairs = (round_to_bf16(even) >> 16) | (round_to_bf16(odd) & 0xffff0000u);
+    kStream ? store_streaming(p, pairs) : store_unaligned(p, pairs);
   }
 };
 
@@ -194,6 +242,7 @@ struct Simd<f16> {
     return v;
 #endif
   }
+  template <bool kStream = false>
   static SRK_HD void store(f16* p, vfloat v) {
 #if defined(__AVX512F__)
     store_unaligned(p, _mm512_cvtps_ph(__m512(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -208,9 +257,10 @@ struct Simd<f16> {
     even = __builtin_shufflevector(a, b, SRK_EVEN32);
     odd = __builtin_shufflevector(a, b, SRK_ODD32);
   }
+  template <bool kStream = false>
   static SRK_HD void store2(f16* p, vfloat even, vfloat odd) {
-    store(p, __builtin_shufflevector(even, odd, SRK_ZIP_LOW32));
-    store(p + kFloats, __builtin_shufflevector(even, odd, SRK_ZIP_HIGH32));
+    store<kStream>(p, __builtin_shufflevector(even, odd, SRK_ZIP_LOW32));
+    store<kStream>(p + kFloats, __builtin_shufflevector(even, odd, SRK_ZIP_HIGH32));
   }
 };
 

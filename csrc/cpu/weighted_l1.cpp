@@ -153,7 +153,7 @@ double run_sum_signs(const void* xp, const void* tp, const float* w, int64_t siz
 }
 
 // run_gradient from signs; `target`: the gradient of the target, of the opposite sign.
-template <class X>
+template <class X, bool kStream>
 void run_signed(const uint32_t* signs, bool target, const float* w, float constant, void* gp,
                 int64_t size) {
   X* g = static_cast<X*>(gp);
@@ -164,8 +164,8 @@ void run_signed(const uint32_t* signs, bool target, const float* w, float consta
     const uint32_t minus = target ? word & 0xffffu : word >> 16;
     for (int j = 0; j < kSignGroup / kFloats; ++j) {
       const vfloat slope = w ? Simd<float>::load(w + i + j * kFloats) : flat;
-      Simd<X>::store(g + i + j * kFloats,
-                     signed_by(plus >> (j * kFloats), minus >> (j * kFloats), slope));
+      Simd<X>::template store<kStream>(
+          g + i + j * kFloats, signed_by(plus >> (j * kFloats), minus >> (j * kFloats), slope));
     }
   }
 }
@@ -177,17 +177,22 @@ struct Runs {
   void (*gradient)(const void*, const void*, const F*, F, void*, int64_t);
   double (*sum_signs)(const void*, const void*, const F*, int64_t, uint32_t*);
   void (*signed_gradient)(const uint32_t*, bool, const F*, F, void*, int64_t);
+  void (*signed_streaming)(const uint32_t*, bool, const F*, F, void*, int64_t);
 };
 
 template <class X, class T>
 Runs<float> runs_of() {
-  return {run_sum<X, T>, run_difference<X, T>, run_gradient<X, T>, run_sum_signs<X, T>,
-          run_signed<X>};
+  return {run_sum<X, T>,       run_difference<X, T>, run_gradient<X, T>,
+          run_sum_signs<X, T>, run_signed<X, false>, run_signed<X, true>};
 }
 
 Runs<double> runs(DType, DType, double) {
-  return {run_sum<double, double>, run_difference<double, double>, run_gradient<double, double>,
-          nullptr, nullptr};
+  return {run_sum<double, double>,
+          run_difference<double, double>,
+          run_gradient<double, double>,
+          nullptr,
+          nullptr,
+          nullptr};
 }
 
 template <class X>
@@ -504,6 +509,14 @@ void gradient_of_operands(const WeightedL1Arguments& a, F scale) {
   const Runs<F> by_input = runs(a.input.dtype, a.target.dtype, F(0));
   const Runs<F> by_target = runs(a.target.dtype, a.input.dtype, F(0));
   const bool none = a.reduction == Reduction::none;
+  // Runs of signs start at whole groups of 16, so an aligned gradient stays aligned.
+  auto signed_run = [&](const Runs<F>& runs, const Operand& g) {
+    const int64_t bytes = a.n * a.c * a.h * a.w * element_size(g.dtype);
+    return bytes >= kStreamBytes && aligned_for_streaming(g.data, 0) ? runs.signed_streaming
+                                                                     : runs.signed_gradient;
+  };
+  const auto to_input_run = signed_run(by_input, a.grad_input);
+  const auto to_target_run = signed_run(by_target, a.grad_target);
   parallel_ranges(t.tiles, grain(t), a.threads, [&](int64_t begin, int64_t end) {
     Buffer<F> scratch(none ? t.rows * t.row_elements : 1);
     ResizedWeight<F> resized(a, t);
@@ -525,8 +538,8 @@ void gradient_of_operands(const WeightedL1Arguments& a, F scale) {
           void* to_input = row_of(a.grad_input, tile.n, channel, row);
           void* to_target = row_of(a.grad_target, tile.n, channel, row);
           if (const uint32_t* signs = signs_of(a, t.pixels, tile.n, channel, row)) {
-            if (to_input) by_input.signed_gradient(signs, false, slope, scale, to_input, size);
-            if (to_target) by_target.signed_gradient(signs, true, slope, scale, to_target, size);
+            if (to_input) to_input_run(signs, false, slope, scale, to_input, size);
+            if (to_target) to_target_run(signs, true, slope, scale, to_target, size);
             return;
           }
           const void* x = address(a.input, offset(a.input, tile.n, channel, row));
@@ -536,6 +549,7 @@ void gradient_of_operands(const WeightedL1Arguments& a, F scale) {
         });
       }
     }
+    drain_streams();
   });
 }
 

@@ -39,6 +39,7 @@ _CASES = (
     _case("map-shared-per-channel", (2, 3, 10, 14), (1, 3, 5, 7)),
     _case("map-per-channel", (2, 3, 9, 11), (2, 3, 4, 5)),
     _case("map-full-size", (2, 3, 12, 20), (2, 1, 12, 20)),
+    _case("map-same-size", (1, 2, 5, 6), (1, 1, 5, 6)),
     _case("map-larger", (1, 2, 6, 5), (1, 1, 13, 11)),
     _case("map-1x1", (2, 3, 7, 9), (2, 1, 1, 1)),
     _case("map-1x1-corners", (2, 3, 7, 9), (2, 1, 1, 1), align_corners=True),

@@ -67,7 +67,7 @@ def _as(value, pointer):
 
 @triton.jit
 def _axis(i, source_size, size, ALIGN: tl.constexpr, T: tl.constexpr):
-    """(low, high, f): sample i of an axis resized to ``size`` is ``_between(source[low], source[high])`` at f."""
+    """(low, high, f): sample i of an axis resized to ``size`` is ``(1 - f) * source[low] + f * source[high]``."""
     if ALIGN:
         scale = _divide((source_size - 1).to(T), tl.maximum(size - 1, 1).to(T))
         at = tl.where(size > 1, scale, 0.0) * i.to(T)
@@ -77,13 +77,7 @@ def _axis(i, source_size, size, ALIGN: tl.constexpr, T: tl.constexpr):
     low = tl.minimum(at.to(tl.int32), source_size - 1)
     # An axis that keeps its size is copied: f is 0, but 0 times a neighbour's NaN or inf would not be.
     high = tl.minimum(low + (source_size != size).to(tl.int32), source_size - 1)
-    return low, high, tl.minimum(at - low.to(T), 1.0)
-
-
-@triton.jit
-def _between(a, b, f, same):
-    """``(1 - f) a + f b``, or a where both are the ``same`` sample, which may be inf."""
-    return tl.where(same, a, (1.0 - f) * a + f * b)
+    return low, high, tl.where(high > low, tl.minimum(at - low.to(T), 1.0), 0.0)
 
 
 @triton.jit
@@ -95,16 +89,17 @@ def _resized(
     top, bottom, f = _axis(y, source_height, height, ALIGN, T)
     left, right, g = _axis(x, source_width, width, ALIGN, T)
     plane = weight + (n.to(tl.int64) * w_n + c.to(tl.int64) * w_c)
-    first, second = plane + top.to(tl.int64) * w_h, plane + bottom.to(tl.int64) * w_h
-    one_row, one_column = top == bottom, left == right
+    above, below = plane + top.to(tl.int64) * w_h, plane + bottom.to(tl.int64) * w_h
+    has_right, has_below = inside & (right > left), inside & (bottom > top)
     left, right = left.to(tl.int64) * w_w, right.to(tl.int64) * w_w
-    above_left = tl.load(first + left, mask=inside, other=0.0).to(T)
-    above_right = tl.load(first + right, mask=inside, other=0.0).to(T)
-    below_left = tl.load(second + left, mask=inside, other=0.0).to(T)
-    below_right = tl.load(second + right, mask=inside, other=0.0).to(T)
-    above = _between(above_left, above_right, g, one_column)
-    below = _between(below_left, below_right, g, one_column)
-    return _between(above, below, f, one_row)
+    # A second sample that is the first again is not read: f is 0 there, and 0 times inf would not be.
+    above_left = tl.load(above + left, mask=inside, other=0.0).to(T)
+    above_right = tl.load(above + right, mask=has_right, other=0.0).to(T)
+    below_left = tl.load(below + left, mask=has_below, other=0.0).to(T)
+    below_right = tl.load(below + right, mask=has_right & has_below, other=0.0).to(T)
+    first = (1.0 - g) * above_left + g * above_right
+    second = (1.0 - g) * below_left + g * below_right
+    return (1.0 - f) * first + f * second
 
 
 @triton.jit
