@@ -22,6 +22,7 @@ _SHAPES = {
     "1-high": (1, 3, 1, 6),
     "1x1": (1, 1, 1, 1),
     "deep": (1, 37, 6, 34),
+    "vector-channels": (2, 16, 8, 12),
     "one-channel": (3, 1, 34, 66),
     "no-batch": (0, 3, 4, 4),
     "no-channel": (2, 0, 5, 4),
