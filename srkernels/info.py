@@ -85,7 +85,7 @@ def _results(function: Callable[..., Any], case: Case, operands: list[Tensor | N
 
 
 def worst_error(spec: OpSpec, case: Case, dtype: torch.dtype, device: torch.device) -> float:
-    """Largest error against the fp64 oracle over what is allowed: twice eager's error plus one rounding; <= 1 is right."""
+    """Largest error against the fp64 oracle over the budget, twice eager's error plus one rounding: <= 1 is right."""
     generator = torch.Generator().manual_seed(20201)
     operands = [None if s is None else torch.rand(s, generator=generator).to(device, dtype) for s in case.shapes]
     exact = _results(spec.oracle, case, [None if x is None else x.double() for x in operands])

@@ -77,7 +77,7 @@ def test_sdist_and_wheel(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the sanitizer runtime is preloaded, which needs Linux")
 def test_native_core_under_sanitizers(tmp_path: Path) -> None:
-    """Every case of every op, on the least and the best instruction set of this processor, with bounds and overflow checked."""
+    """Every case of every op, on the least and the best instruction set here, with bounds and overflow checked."""
     compiler = os.environ.get("CXX") or shutil.which("c++")
     if compiler is None:
         pytest.skip("no C++ compiler")

@@ -135,16 +135,14 @@ class _WeightedL1(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
         input, target, weight, statistics, signs = ctx.saved_tensors
-        need_input, need_target, need_weight = ctx.needs_input_grad[:3]
-        needs = (need_input, need_target, need_weight)
+        operands = (grad, input, target, weight, statistics)
+        needs = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             # create_graph: a second derivative must see through the backward pass, so it runs on eager operations.
-            arguments = (grad, input, target, weight, statistics, ctx.reduction, ctx.align_corners)
-            grads = iter(_differentiable_backward(*arguments, *needs))
+            grads = iter(_differentiable_backward(*operands, ctx.reduction, ctx.align_corners, *needs))
         else:
-            run = _backward if unwatched(grad, input, target, weight) else _backward_op
-            arguments = (grad, input, target, weight, statistics, signs, ctx.reduction, ctx.align_corners)
-            grads = iter(run(*arguments, *needs, ctx.backend))
+            run: Any = _backward if unwatched(grad, input, target, weight) else _backward_op
+            grads = iter(run(*operands, signs, ctx.reduction, ctx.align_corners, *needs, ctx.backend))
         by_input = tuple(next(grads) if need else None for need in needs)
         return *by_input, None, None, None, None, None, None
 
