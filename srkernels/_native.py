@@ -71,11 +71,11 @@ def launch(x: Tensor, function: str, *arguments: Any) -> None:
 _tickets: dict[tuple[torch.device, int], Tensor] = {}
 
 
-def workspace(x: Tensor, need_weight: bool) -> tuple[int, ...]:
-    """The workspace argument of the CUDA core's reductions."""
+def workspace(x: Tensor, need_weight: bool) -> int:
+    """Address of the workspace of the CUDA core's reductions on x's device and current stream."""
     size = extension("cuda").weighted_l1_workspace(tuple(x.shape), need_weight)
     key = (x.device, torch.cuda.current_stream(x.device).cuda_stream)
     held = _tickets.get(key)
     if held is None or held.numel() < size:
         held = _tickets[key] = torch.zeros(size, dtype=torch.uint8, device=x.device)
-    return (held.data_ptr(),)
+    return held.data_ptr()

@@ -14,6 +14,8 @@ from ..._native import DTYPES, launch, workspace
 from . import allocate
 from .allocate import NONE
 
+KEEPS_SIGNS = True  # forward and backward take sign words; only ever asked for on CPU
+
 _NO_STRIDES = (0, 0, 0, 0)
 _NO_WEIGHT = (1, 1, 1, 1)
 
@@ -62,6 +64,13 @@ def _map(weight: Tensor | None) -> tuple[int, torch.Size | tuple[int, ...], tupl
     return weight.data_ptr(), weight.shape, weight.stride()
 
 
+def _last_argument(x: Tensor, need_weight: bool, signs: Tensor | None) -> int:
+    """What each core takes last: the CPU one sign words, the CUDA one a workspace."""
+    if x.is_cpu:
+        return 0 if signs is None else signs.data_ptr()
+    return workspace(x, need_weight)
+
+
 def forward(
     input: Tensor,
     target: Tensor,
@@ -97,7 +106,7 @@ def forward(
         result.data_ptr(),
         _strides(result) if reduction == NONE else _NO_STRIDES,
         out[1].data_ptr() if by_weight else 0,
-        *((0 if signs is None else signs.data_ptr(),) if x.is_cpu else workspace(x, False)),
+        _last_argument(x, False, signs),
     )
     return out
 
@@ -154,7 +163,7 @@ def backward(
         *_image(raw_input),
         *_image(raw_target),
         *((0, _NO_STRIDES) if raw_weight is None else (raw_weight.data_ptr(), raw_weight.stride())),
-        *((0 if signs is None else signs.data_ptr(),) if x.is_cpu else workspace(x, need_weight)),
+        _last_argument(x, need_weight, signs),
     )
     for result, raw in ((grad_input, raw_input), (grad_target, raw_target), (grad_weight, raw_weight)):
         if result is not None and raw is not None and raw is not result:

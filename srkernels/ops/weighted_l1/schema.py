@@ -41,7 +41,7 @@ def _forward(
     if not keep_signs:
         return module.forward(*arguments)
     signs = allocate.signs(input)
-    if module.__name__.endswith("native"):
+    if getattr(module, "KEEPS_SIGNS", False):
         return [*module.forward(*arguments, signs), signs]
     return [*module.forward(*arguments), signs.zero_()]  # other backends read the images again instead
 
@@ -63,7 +63,7 @@ def _backward(
     module = implementation(__package__, backend, input)
     arguments = (grad, input, target, weight, statistics, reduction, align_corners)
     needs = (need_input, need_target, need_weight)
-    if signs is not None and module.__name__.endswith("native"):
+    if signs is not None and getattr(module, "KEEPS_SIGNS", False):
         return module.backward(*arguments, *needs, signs)
     return module.backward(*arguments, *needs)
 
