@@ -71,7 +71,7 @@ void analysis_cell(const HaarArguments& a, const Factors<typename Simd<S>::Scala
 }
 
 // Two contiguous input rows to one contiguous row of each band; kLow, kHigh: which are wanted.
-template <class S, bool kLow, bool kHigh, bool kStream>
+template <class S, bool kLow, bool kHigh>
 void analysis_row(const HaarArguments& a, const Factors<typename Simd<S>::Scalar>& k, const S* top,
                   const S* bottom, int64_t cells, const Band& at) {
   using V = typename Simd<S>::Vector;
@@ -85,14 +85,14 @@ void analysis_row(const HaarArguments& a, const Factors<typename Simd<S>::Scalar
     Simd<S>::load2(top + 2 * i, p, q);
     Simd<S>::load2(bottom + 2 * i, r, t);
     butterfly(p, q, r, t, s, v, h, d);
-    if (kLow) Simd<S>::template store<kStream>(low + i, s * k.low);
+    if (kLow) Simd<S>::store(low + i, s * k.low);
     if (kHigh) {
       if (sum) {
-        Simd<S>::template store<kStream>(high + at.v + i, v * k.v + h * k.h + d * k.d + k.shift);
+        Simd<S>::store(high + at.v + i, v * k.v + h * k.h + d * k.d + k.shift);
       } else {
-        Simd<S>::template store<kStream>(high + at.v + i, v * k.v + k.shift);
-        Simd<S>::template store<kStream>(high + at.h + i, h * k.h + k.shift);
-        Simd<S>::template store<kStream>(high + at.d + i, d * k.d + k.shift);
+        Simd<S>::store(high + at.v + i, v * k.v + k.shift);
+        Simd<S>::store(high + at.h + i, h * k.h + k.shift);
+        Simd<S>::store(high + at.d + i, d * k.d + k.shift);
       }
     }
   }
@@ -102,24 +102,6 @@ void analysis_row(const HaarArguments& a, const Factors<typename Simd<S>::Scalar
               Simd<S>::get(bottom + 2 * i), Simd<S>::get(bottom + 2 * i + 1), s, v, h, d);
     write_bands<S, typename Simd<S>::Scalar>(a, k, at, i, i, s, v, h, d, Simd<S>::put);
   }
-}
-
-// The row kernel for the bands wanted; streaming if the outputs are large and their rows aligned.
-template <class S>
-auto analysis_kernel(const HaarArguments& a) {
-  const int64_t size = sizeof(S), planes = a.high && !a.plan.sum ? 3 : 1;
-  auto aligned = [&](const void* p, int64_t n, int64_t c, int64_t h) {
-    return !p || aligned_for_streaming(p, (n | c | h) * size);
-  };
-  const bool stream =
-      planes * a.n * a.c * a.h * a.w / 4 * size >= kStreamBytes &&
-      aligned(a.low, a.low_stride.n, a.low_stride.c, a.low_stride.h) &&
-      aligned(a.high, a.high_stride.n | a.high_stride.band, a.high_stride.c, a.high_stride.h);
-  if (!a.low)
-    return stream ? analysis_row<S, false, true, true> : analysis_row<S, false, true, false>;
-  if (!a.high)
-    return stream ? analysis_row<S, true, false, true> : analysis_row<S, true, false, false>;
-  return stream ? analysis_row<S, true, true, true> : analysis_row<S, true, true, false>;
 }
 
 // All channels of one cell, channels contiguous; kChannels > 0 unrolls (RGB).
@@ -162,7 +144,9 @@ void analysis(const HaarArguments& a) {
   const bool contiguous_pixels = a.x_stride.c == 1 && a.c > 1 && (!a.low || a.low_stride.c == 1);
 
   if (contiguous_rows || !contiguous_pixels) {
-    const auto row_kernel = analysis_kernel<S>(a);
+    const auto row_kernel = !a.low   ? analysis_row<S, false, true>
+                            : a.high ? analysis_row<S, true, true>
+                                     : analysis_row<S, true, false>;
     parallel_ranges(
         a.n * a.c * rows, 1 + kGrainValues / (4 * columns), a.threads,
         [&](int64_t begin, int64_t end) {
@@ -180,7 +164,6 @@ void analysis(const HaarArguments& a) {
               if (++c == a.c) c = 0, ++n;
             }
           }
-          drain_streams();
         });
     return;
   }
@@ -275,7 +258,8 @@ void synthesis_row(const HaarArguments& a, const Factors<typename Simd<S>::Scala
   }
 }
 
-// The row kernel for the bands wanted; streaming if the outputs are large and their rows aligned.
+// The row kernel for the bands wanted; streaming if the image is large and its rows aligned.
+// (Bands are not streamed: the network reads them next. Streamed, the forward pass lost a tenth.)
 template <class S>
 auto synthesis_kernel(const HaarArguments& a) {
   const int64_t size = sizeof(S);
