@@ -117,11 +117,9 @@ PYBIND11_MODULE(_cuda, m) {
       .def(py::init<double, double, double, double, int, int, int, double, bool>());
   m.def("haar_analysis", &haar_analysis, Unlocked());
   m.def("haar_synthesis", &haar_synthesis, Unlocked());
-  m.def(
-      "weighted_l1_workspace",
-      [](const Shape&, bool) { return srk::cuda::weighted_l1_workspace(); },
-      "Bytes of workspace: the same for any shape. Zeroed once per device and stream by the "
-      "caller.");
+  m.def("weighted_l1_workspace", &srk::cuda::weighted_l1_workspace,
+        "Bytes of workspace: the same for any shape. Zeroed once per device and stream by the "
+        "caller.");
   m.def("weighted_l1_forward", &weighted_l1_forward, Unlocked());
   m.def("weighted_l1_backward", &weighted_l1_backward, Unlocked());
 }

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ._dispatch import BACKENDS, ranked, requested, why_not
+from .ops import specs
 
 
 def explain(op: str | Callable[..., Any], *inputs: Any) -> str:
@@ -21,9 +22,12 @@ def explain(op: str | Callable[..., Any], *inputs: Any) -> str:
         Lines for reading: the choice, then every backend with its reason.
 
     Raises:
-        ValueError: no tensor among the inputs.
+        ValueError: no such op, or no tensor among the inputs.
     """
     name = op if isinstance(op, str) else op.__name__
+    known = [spec.name for spec in specs()]
+    if name not in known:
+        raise ValueError(f"explain: op must be one of {', '.join(known)}, got {name!r}")
     x = next((value for value in inputs if isinstance(value, Tensor)), None)
     if x is None:
         raise ValueError("explain: inputs must hold at least one tensor, got none")

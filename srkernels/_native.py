@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._workspace import per_stream
+
 _EXTENSIONS = {"cpu": "_cpu", "cuda": "_cuda"}
 
 # Codes of csrc/common/types.h
@@ -67,15 +69,10 @@ def launch(x: Tensor, function: str, *arguments: Any) -> None:
         _function("cuda", function)(*arguments, torch.cuda.current_stream(x.device).cuda_stream)
 
 
-# One ticket per (device, stream), zero between launches: kernels reset it themselves, so graphs may replay them.
-_tickets: dict[tuple[torch.device, int], Tensor] = {}
+def workspace(device: torch.device) -> Tensor:
+    """What the CUDA core's reductions work in: any shape's partial sums behind a ticket that launches leave at zero."""
+    return per_stream(_new_workspace, device)
 
 
-def workspace(x: Tensor, need_weight: bool) -> int:
-    """Address of the workspace of the CUDA core's reductions on x's device and current stream."""
-    size = extension("cuda").weighted_l1_workspace(tuple(x.shape), need_weight)
-    key = (x.device, torch.cuda.current_stream(x.device).cuda_stream)
-    held = _tickets.get(key)
-    if held is None or held.numel() < size:
-        held = _tickets[key] = torch.zeros(size, dtype=torch.uint8, device=x.device)
-    return held.data_ptr()
+def _new_workspace(device: torch.device) -> Tensor:
+    return torch.zeros(extension("cuda").weighted_l1_workspace(), dtype=torch.uint8, device=device)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ._spec import AotCase
+from ._workspace import per_stream
 
 
 @functools.cache
@@ -58,26 +59,10 @@ def cores(device: torch.device) -> int:
 SHARES = 4096
 COUNTERS = 1024
 
-_workspaces: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
-
 
 def workspace(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """(shares, counters) for a kernel whose last program finishes the others' sums. It leaves its counters at zero.
-
-    Kernels of one stream run one after the other, so each stream has its own pair for good, and a launch costs neither
-    an allocation nor a memset. A CUDA graph may be replayed on any stream, alongside others captured on the same one;
-    under capture every call gets fresh ones, whose zeroing the graph repeats.
-    """
-    key = (-1, 0)
-    if device.type != "cpu":
-        if torch.cuda.is_current_stream_capturing():
-            return _new_workspace(device)
-        stream = torch.cuda.current_stream(device)
-        key = (stream.device_index, stream.cuda_stream)
-    found = _workspaces.get(key)
-    if found is None:
-        found = _workspaces[key] = _new_workspace(device)
-    return found
+    """(shares, counters) for a kernel whose last program finishes the others' sums. It leaves its counters at zero."""
+    return per_stream(_new_workspace, device)
 
 
 def _new_workspace(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-_FLOATS = frozenset((torch.float32, torch.bfloat16, torch.float16, torch.float64))
-
+from ._dispatch import FLOAT_DTYPES
 
 _T = TypeVar("_T")
 
@@ -31,7 +30,7 @@ def describe(value: Any) -> str:
 
 def check_image(op: str, argument: str, x: Any, axes: str = "(N, C, H, W)") -> None:
     """``x`` is a dense 4-D floating-point tensor whose last two sizes are at least 1."""
-    if isinstance(x, Tensor) and x.dtype in _FLOATS and x.layout is torch.strided and x.dim() == 4:
+    if isinstance(x, Tensor) and x.dtype in FLOAT_DTYPES and x.layout is torch.strided and x.dim() == 4:
         shape = x.shape
         if shape[2] >= 1 and shape[3] >= 1:
             return
@@ -43,7 +42,7 @@ def _refuse_image(op: str, argument: str, x: Any, axes: str) -> None:
         raise TypeError(f"{op}: {argument} must be a tensor {axes}, got {type(x).__name__}")
     if x.dim() != 4:
         raise ValueError(f"{op}: {argument} must be 4-D {axes}, got shape {tuple(x.shape)}")
-    if x.dtype not in _FLOATS:
+    if x.dtype not in FLOAT_DTYPES:
         raise TypeError(f"{op}: {argument} must be float16, bfloat16, float32 or float64, got {x.dtype}")
     if x.layout is not torch.strided:
         raise TypeError(f"{op}: {argument} must be a dense tensor, got layout {x.layout}")

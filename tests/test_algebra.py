@@ -209,7 +209,7 @@ def test_pytorch_wavelets(size: tuple[int, int], pad: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=0, atol=4 * torch.finfo(torch.float32).eps * x.abs().max().item())
 
 
-# --- first convolutions carried between conventions -------------------------------------------------------------
+# first convolutions carried between conventions
 
 
 def _stacked(x: Tensor, convention: str, bands: str) -> Tensor:
@@ -286,7 +286,7 @@ def test_convert_haar_weight_keeps_the_dtype_and_comes_back(dtype: torch.dtype) 
     assert torch.equal(convert_haar_weight(there, "wtconv", "mwcnn"), weight)  # signs and powers of two: exact
 
 
-# --- weighted L1 as others write it -----------------------------------------------------------------------------
+# weighted L1 as others write it
 
 
 @pytest.mark.parametrize("align_corners", [False, True])

@@ -45,7 +45,7 @@ CSRC = ROOT / "csrc"
 SOURCES = tuple(sorted((CSRC / "cuda").glob("*.cu")))
 
 
-# --- the kernels on the host ------------------------------------------------------------------------------------
+# the kernels on the host
 
 
 def _pybind11_includes() -> list[str]:
@@ -103,7 +103,7 @@ class Backend:
 
     def __init__(self, core: ModuleType) -> None:
         self.core = core
-        self.workspace = torch.zeros(core.weighted_l1_workspace((1, 1, 1, 1), True), dtype=torch.uint8)
+        self.workspace = torch.zeros(core.weighted_l1_workspace(), dtype=torch.uint8)
 
     def plan(self, plan: int) -> Any:
         p = PLANS[plan]
@@ -399,7 +399,7 @@ def test_errors_name_what_is_wrong(core: ModuleType) -> None:
         core.haar_analysis(0, 16, (1, 1, 2), (4, 4, 2, 1), 16, (1, 1, 1, 1), 0, (0,) * 5, plan, 0, 0)
 
 
-# --- the machine code -------------------------------------------------------------------------------------------
+# the machine code
 
 
 @dataclass
@@ -524,7 +524,7 @@ def test_imports_without_a_driver() -> None:
         """
         from srkernels import _cpu, _cuda  # both register a HaarPlan
         plan = _cuda.HaarPlan(0.5, 0.5, 0.5, 0.5, 0, 1, 2, 0.0, False)
-        assert _cuda.weighted_l1_workspace((1, 1, 1, 1), True) > 16
+        assert _cuda.weighted_l1_workspace() > 16
         # Nothing to do, so nothing is launched and no driver is asked for.
         _cuda.haar_analysis(0, 0, (0, 1, 2, 2), (4, 4, 2, 1), 0, (0,) * 4, 0, (0,) * 5, plan, 0, 0)
         """

@@ -96,3 +96,8 @@ def test_explain(backend: str | None) -> None:
 def test_explain_needs_a_tensor() -> None:
     with pytest.raises(ValueError, match="explain: inputs must hold at least one tensor, got none"):
         srkernels.explain("haar_highpass", 3)
+
+
+def test_explain_knows_its_ops() -> None:
+    with pytest.raises(ValueError, match=r"explain: op must be one of .*haar_highpass.*, got 'wavelet'"):
+        srkernels.explain("wavelet", torch.zeros(1, 1, 2, 2))

@@ -17,6 +17,11 @@ struct HaarPlan {
   bool sum;  // the high bands are added into one
 };
 
+// Strides of the high bands, in elements.
+struct BandStrides {
+  int64_t n, band, c, h, w;
+};
+
 enum class Pad : int { reflect = 0, zero = 1, symmetric = 2, periodization = 3 };
 
 template <class T>

@@ -51,7 +51,7 @@ SRK_HD void write_bands(const HaarArguments& a, const Factors<F>& k, const Band&
   }
 }
 
-// ---- analysis
+// Analysis
 
 template <class S>
 void analysis_cell(const HaarArguments& a, const Factors<typename Simd<S>::Scalar>& k, int64_t n,
@@ -189,7 +189,7 @@ void analysis(const HaarArguments& a) {
                   });
 }
 
-// ---- synthesis
+// Synthesis
 
 template <class S, class T>
 SRK_HD void read_bands(const HaarArguments& a, const Factors<T>& k, const Band& at,

@@ -4,10 +4,6 @@
 
 namespace srk {
 
-struct BandStrides {
-  int64_t n, band, c, h, w;
-};
-
 // Analysis reads x and writes low and high; synthesis the reverse. A null band is not wanted, or
 // zero.
 struct HaarArguments {

@@ -43,8 +43,7 @@ const void* address(const Operand& o, int64_t offset) {
   return static_cast<const char*>(o.data) + offset * element_size(o.dtype);
 }
 
-// ---- runs of contiguous elements
-// -------------------------------------------------------------------------------
+// Runs of contiguous elements
 
 template <class V>
 SRK_HD typename Simd<float>::Scalar horizontal(V v, float) {
@@ -86,24 +85,18 @@ double run_sum(const void* xp, const void* tp, const typename Simd<X>::Scalar* w
   return double(horizontal((total[0] + total[1]) + (total[2] + total[3]), F(0))) + double(rest);
 }
 
-// out = |x - t|, or out += |x - t|
+// out = |x - t|
 template <class X, class T>
-void run_difference(const void* xp, const void* tp, typename Simd<X>::Scalar* out, int64_t size,
-                    bool add) {
+void run_difference(const void* xp, const void* tp, typename Simd<X>::Scalar* out, int64_t size) {
   using F = typename Simd<X>::Scalar;
   using V = typename Simd<X>::Vector;
   constexpr int N = lanes<V>();
   const X* x = static_cast<const X*>(xp);
   const T* t = static_cast<const T*>(tp);
   int64_t i = 0;
-  for (; i + N <= size; i += N) {
-    const V d = absolute(Simd<X>::load(x + i) - Simd<T>::load(t + i));
-    Simd<F>::store(out + i, add ? Simd<F>::load(out + i) + d : d);
-  }
-  for (; i < size; ++i) {
-    const F d = absolute(Simd<X>::get(x + i) - Simd<T>::get(t + i));
-    out[i] = add ? out[i] + d : d;
-  }
+  for (; i + N <= size; i += N)
+    Simd<F>::store(out + i, absolute(Simd<X>::load(x + i) - Simd<T>::load(t + i)));
+  for (; i < size; ++i) out[i] = absolute(Simd<X>::get(x + i) - Simd<T>::get(t + i));
 }
 
 // g = sign(x - t) w; w null: times `constant`
@@ -173,7 +166,7 @@ void run_signed(const uint32_t* signs, bool target, const float* w, float consta
 template <class F>
 struct Runs {
   double (*sum)(const void*, const void*, const F*, int64_t);
-  void (*difference)(const void*, const void*, F*, int64_t, bool);
+  void (*difference)(const void*, const void*, F*, int64_t);
   void (*gradient)(const void*, const void*, const F*, F, void*, int64_t);
   double (*sum_signs)(const void*, const void*, const F*, int64_t, uint32_t*);
   void (*signed_gradient)(const uint32_t*, bool, const F*, F, void*, int64_t);
@@ -246,8 +239,7 @@ void write(DType t, void* to, const F* from, int64_t size) {
   }
 }
 
-// ---- tiles
-// -----------------------------------------------------------------------------------------------------
+// Tiles
 
 // How an image is cut. A tile is `rows` image rows of one image and, in planes, of a block of
 // channels.
@@ -478,7 +470,7 @@ void forward(const WeightedL1Arguments& a) {
                 signs ? run.sum_signs(x, y, weights, size, signs) : run.sum(x, y, weights, size);
             return;
           }
-          run.difference(x, y, scratch.data, size, false);
+          run.difference(x, y, scratch.data, size);
           if (w)
             for (int64_t i = 0; i < size; ++i) scratch[i] *= w[from + i];
           write(a.out.dtype, const_cast<void*>(address(a.out, offset(a.out, tile.n, channel, row))),
@@ -594,7 +586,7 @@ void gradient_of_weight(const WeightedL1Arguments& a, F scale) {
           for (int64_t c = first_run; c < first_run + runs_here; ++c) {
             run.difference(address(a.input, offset(a.input, n, c, y)),
                            address(a.target, offset(a.target, n, c, y)), run_values.data,
-                           t.row_elements, false);
+                           t.row_elements);
             if (a.by_weight)
               for (int64_t i = 0; i < t.row_elements; ++i) run_values[i] -= mean;
             if (none) {

@@ -15,7 +15,7 @@ namespace srk::cuda {
 
 constexpr int kThreads = 256;
 
-// ---- dtypes ----
+// Dtypes
 
 // Arithmetic is in fp32, in fp64 where an operand is.
 template <class T>
@@ -42,7 +42,7 @@ __device__ __forceinline__ T narrow(A x) {
     return __float2bfloat16_rn(float(x));
 }
 
-// ---- V consecutive elements ----
+// V consecutive elements
 
 // Bytes of one access: 16 where V elements are whole words of 16, else one element.
 template <class T, int V>
@@ -112,7 +112,7 @@ __device__ __forceinline__ void store(void* data, DType dtype, int64_t offset, c
                   [&](auto tag) { store<V>(static_cast<decltype(tag)*>(data) + offset, from); });
 }
 
-// ---- indices ----
+// Indices
 
 // quotient and remainder, in 32 bits where both fit: a 64-bit division is a subroutine.
 __device__ __forceinline__ int64_t divide(int64_t a, int64_t b, int64_t& remainder) {
@@ -130,7 +130,7 @@ __device__ __forceinline__ int64_t thread_index() {
   return int64_t(blockIdx.x) * kThreads + threadIdx.x;
 }
 
-// ---- sums in one fixed order, hence deterministic ----
+// Sums in one fixed order, hence deterministic
 
 // Sum over each aligned group of `width` lanes (a power of two up to 32), in the group's first
 // lane.
@@ -164,7 +164,7 @@ __device__ __forceinline__ bool is_last_block(unsigned* ticket, unsigned blocks)
   return last;
 }
 
-// ---- launch ----
+// Launch
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -199,7 +199,7 @@ void dispatch(DType dtype, F&& f) {
   throw std::runtime_error("unknown dtype code " + std::to_string(int(dtype)));
 }
 
-// ---- what a vector access needs, decided at launch ----
+// What a vector access needs, decided at launch
 
 inline bool aligned(const void* pointer, int64_t bytes) {
   return reinterpret_cast<uintptr_t>(pointer) % uintptr_t(bytes) == 0;

@@ -99,7 +99,7 @@ __device__ __forceinline__ A missing_band(const Factors<A>& k) {
   return k.shift;
 }
 
-// ---- rows: NCHW in 16-byte accesses ------------------------------------------------------------
+// Rows: NCHW in 16-byte accesses
 
 template <class T>
 constexpr int kVector = 16 / int(sizeof(T));
@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(kThreads)
   store<2 * V>(to + x.stride.h, bottom);
 }
 
-// ---- pixels: channels_last through shared memory -----------------------------------------------
+// Pixels: channels_last through shared memory
 
 constexpr int kStageBytes = 16384;  // each of in and out: six blocks share an SM of 228 KB
 template <class T>
@@ -313,7 +313,7 @@ __global__ void __launch_bounds__(kThreads)
   copy(to + x.stride.h, out + 2 * count, 2 * count);
 }
 
-// ---- strided: any layout, odd sizes ------------------------------------------------------------
+// Strided: any layout, odd sizes
 
 // Neighbouring threads take neighbouring channels where those are closer in memory than columns.
 __device__ __forceinline__ Position strided_position(int64_t index, const Shape& cells,
@@ -423,7 +423,7 @@ __global__ void __launch_bounds__(kThreads)
         *x.at(p.n, p.c, 2 * p.i + r, 2 * p.j + q) = narrow<T>(value[r][q]);
 }
 
-// ---- which kernel ------------------------------------------------------------------------------
+// Which kernel
 
 // PyTorch leaves the stride of a dimension of one element arbitrary; it must not decide anything.
 Strides tidy(const Strides& s, int64_t n, int64_t c, int64_t h, int64_t w) {

@@ -16,10 +16,6 @@ struct Operand {
   Strides stride;
 };
 
-struct BandStrides {
-  int64_t n, band, c, h, w;
-};
-
 // Both take the shape of the image x. Analysis reads x and writes the bands; synthesis the reverse.
 struct HaarArguments {
   DType dtype;

@@ -51,7 +51,7 @@ struct Workspace {
         partial(reinterpret_cast<double*>(static_cast<char*>(data) + kTicketBytes)) {}
 };
 
-// ---- operands ----------------------------------------------------------------------------------
+// Operands
 
 struct Any {};  // element type known at run time only
 
@@ -113,7 +113,7 @@ struct MapReader {
   }
 };
 
-// ---- chunks ------------------------------------------------------------------------------------
+// Chunks
 
 // How the image is cut. An item is one chunk of one group of channels of one image: groups of
 // `channels` planes share the resized map; over pixels the channels are inside the chunk.
@@ -190,7 +190,7 @@ __device__ __forceinline__ void resize_chunk(const Map<A>& map, const Tiling& ti
   });
 }
 
-// ---- forward -----------------------------------------------------------------------------------
+// Forward
 
 template <class A>
 struct Forward {
@@ -271,7 +271,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<A>) weighted_l1_forward_kern
   }
 }
 
-// ---- backward ----------------------------------------------------------------------------------
+// Backward
 
 // The gradient of the map is gathered: `lanes` threads sum over all that a cell touches, in every
 // image and channel that shares it, and add up in a fixed order. Lanes are dealt first to the
@@ -491,7 +491,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<A, WithMap>)
   }
 }
 
-// ---- which kernel ------------------------------------------------------------------------------
+// Which kernel
 
 int64_t size_of(DType t) { return t == DType::f64 ? 8 : t == DType::f32 ? 4 : 2; }
 

@@ -33,7 +33,7 @@ def _half(n: int) -> int:
     return (n + 1) // 2
 
 
-# --- haar_dwt2d -------------------------------------------------------------------------------------------------
+# haar_dwt2d
 
 
 def dwt2d_oracle(
@@ -117,10 +117,6 @@ def published_highpass(x: Tensor, convention: str = "dasr", *, pad: str = "refle
     return torch.cat((v, hor, d), dim=1)
 
 
-def _published_dwt(x: Tensor, convention: str = "orthonormal", **kwargs: Any) -> Any:
-    return dwt2d_oracle(x, convention, **kwargs)
-
-
 def _pytorch_wavelets() -> Callable[..., Any]:
     from pytorch_wavelets import DWTForward
 
@@ -154,7 +150,7 @@ def _bench(passes: str, targets: dict[str, float]) -> tuple[BenchCase, ...]:
     return (*(BenchCase(c, passes, differentiable=operand, targets=targets) for c in cases), *extra)
 
 
-# --- haar_idwt2d ------------------------------------------------------------------------------------------------
+# haar_idwt2d
 
 
 def _high_shape(convention: str, n: int, c: int, h: int, w: int) -> tuple[int, ...]:
@@ -199,7 +195,7 @@ def _idwt_bytes(case: Case, itemsize: int, passes: str) -> int:
     return itemsize * n * c * (4 * h * w + rows * columns) * (2 if passes == "forward+backward" else 1)
 
 
-# --- algebra ----------------------------------------------------------------------------------------------------
+# algebra
 
 
 def _random(*shape: int) -> Tensor:
@@ -252,7 +248,7 @@ HAAR_DWT2D = OpSpec(
     bench=(),
     bytes_moved=_dwt_bytes,
     flops=_dwt_flops,
-    published=_published_dwt,
+    published=dwt2d_oracle,
     invariants={
         "perfect reconstruction": _perfect_reconstruction,
         "Parseval": _parseval,

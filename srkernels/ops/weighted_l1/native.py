@@ -35,8 +35,6 @@ def _is_pixels(x: Tensor) -> bool:
 
 def _one_order(*images: Tensor) -> tuple[Tensor, ...]:
     """The images in one order of memory, that of the first where they disagree."""
-    if all(x.is_contiguous() for x in images):  # the common case, by the cheapest call
-        return images
     if all(map(_is_planes, images)) or all(map(_is_pixels, images)):
         return images
     memory_format = torch.channels_last if is_channels_last(images[0]) else torch.contiguous_format
@@ -64,11 +62,11 @@ def _map(weight: Tensor | None) -> tuple[int, torch.Size | tuple[int, ...], tupl
     return weight.data_ptr(), weight.shape, weight.stride()
 
 
-def _last_argument(x: Tensor, need_weight: bool, signs: Tensor | None) -> int:
+def _last_argument(x: Tensor, signs: Tensor | None) -> int:
     """What each core takes last: the CPU one sign words, the CUDA one a workspace."""
     if x.is_cpu:
         return 0 if signs is None else signs.data_ptr()
-    return workspace(x, need_weight)
+    return workspace(x.device).data_ptr()
 
 
 def forward(
@@ -106,7 +104,7 @@ def forward(
         result.data_ptr(),
         _strides(result) if reduction == NONE else _NO_STRIDES,
         out[1].data_ptr() if by_weight else 0,
-        _last_argument(x, False, signs),
+        _last_argument(x, signs),
     )
     return out
 
@@ -163,7 +161,7 @@ def backward(
         *_image(raw_input),
         *_image(raw_target),
         *((0, _NO_STRIDES) if raw_weight is None else (raw_weight.data_ptr(), raw_weight.stride())),
-        _last_argument(x, need_weight, signs),
+        _last_argument(x, signs),
     )
     for result, raw in ((grad_input, raw_input), (grad_target, raw_target), (grad_weight, raw_weight)):
         if result is not None and raw is not None and raw is not result:
