@@ -33,12 +33,26 @@ def unwatched(*tensors: Tensor | None) -> bool:
 
 
 def short_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
-    """``function.apply``, without binding its signature anew in each call where no transform needs that."""
-    direct = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+    """``function.apply``; in plain eager that of its older form, whose ``forward`` takes the context.
+
+    The ``setup_context`` form, which transforms need, binds its signature anew and enters Python twice in each call.
+    """
+
+    class Plain(function):  # type: ignore[valid-type, misc]
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            output = function.forward(*inputs)
+            function.setup_context(ctx, inputs, output)
+            return output
+
+        setup_context = torch.autograd.Function.setup_context
+
+    Plain.__name__ = Plain.__qualname__ = function.__name__  # what grad_fn shows
+    plain = super(torch.autograd.Function, Plain).apply  # type: ignore[misc]
 
     def apply(*args: Any) -> Any:
         if torch.compiler.is_compiling() or _transforms_active():
             return function.apply(*args)
-        return direct(*args)
+        return plain(*args)
 
     return apply

@@ -16,9 +16,6 @@ from ._workspace import per_stream
 
 _EXTENSIONS = {"cpu": "_cpu", "cuda": "_cuda"}
 
-# Codes of csrc/common/types.h
-DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
-
 
 def build_info() -> dict[str, Any]:
     """What setup.py recorded at build time: per extension "built" or the reason why not. Empty if never built."""
@@ -61,7 +58,8 @@ def _function(device_type: str, name: str) -> Any:
 
 
 def launch(x: Tensor, function: str, *arguments: Any) -> None:
-    """Call a function of the core for ``x``'s device; its last argument is the thread count, or the stream."""
+    """Call a function of the core for ``x``'s device, which takes tensors as they are (or None), and last the thread
+    count or the stream."""
     if x.is_cpu:
         _function("cpu", function)(*arguments, torch.get_num_threads())
         return

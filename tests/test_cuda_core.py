@@ -27,8 +27,7 @@ from helpers.oracle import answers
 from helpers.process import python
 from torch import Tensor
 
-from srkernels import _native, haar_dwt2d, weighted_l1_loss
-from srkernels._native import DTYPES as CODES
+from srkernels import haar_dwt2d, weighted_l1_loss
 from srkernels._spec import Case, OpSpec
 from srkernels.ops import specs
 from srkernels.ops.haar import allocate as haar_allocate
@@ -38,7 +37,6 @@ from srkernels.ops.haar.conventions import HIGH, LOW, PLANS
 from srkernels.ops.weighted_l1 import allocate as l1_allocate
 from srkernels.ops.weighted_l1 import native as l1_native
 from srkernels.ops.weighted_l1 import schema as l1_schema
-from srkernels.ops.weighted_l1.allocate import NONE
 
 ROOT = Path(__file__).parents[1]
 CSRC = ROOT / "csrc"
@@ -105,23 +103,17 @@ class Backend:
         self.core = core
         self.workspace = torch.zeros(core.weighted_l1_workspace(), dtype=torch.uint8)
 
-    def plan(self, plan: int) -> Any:
+    def plan(self, plan: int) -> tuple[Any, int]:
         p = PLANS[plan]
-        return self.core.HaarPlan(p.low, p.v, p.h, p.d, p.slot_v, p.slot_h, p.slot_d, p.shift, p.layout == "sum")
-
-    @staticmethod
-    def _bands(low: Tensor | None, high: Tensor | None, plan: int) -> tuple[Any, ...]:
-        return (
-            *((0, (0,) * 4) if low is None else (low.data_ptr(), low.stride())),
-            *((0, (0,) * 5) if high is None else (high.data_ptr(), haar_allocate.high_strides(high, plan))),
-        )
+        factors = (p.low, p.v, p.h, p.d, p.slot_v, p.slot_h, p.slot_d, p.shift)
+        layout = ("band_major", "channel_major", "tuple", "sum").index(p.layout)
+        return self.core.HaarPlan(*factors, p.layout == "sum"), layout
 
     def analysis(self, x: Tensor, plan: int, pad: int, wanted: int) -> list[Tensor]:
         guarded = Guarded()
         out = [guarded(y) for y in haar_allocate.bands(x, plan, wanted)]
         low, high = out[0] if wanted & LOW else None, out[-1] if wanted & HIGH else None
-        image = (CODES[x.dtype], x.data_ptr(), tuple(x.shape), x.stride())
-        self.core.haar_analysis(*image, *self._bands(low, high, plan), self.plan(plan), pad, 0)
+        self.core.haar_analysis(x, low, high, *self.plan(plan), pad, 0)
         guarded.check()
         return out
 
@@ -130,18 +122,9 @@ class Backend:
     ) -> Tensor:
         guarded = Guarded()
         x = guarded(haar_allocate.image(low, high, rows, columns, plan))
-        image = (x.data_ptr(), tuple(x.shape), x.stride())
-        self.core.haar_synthesis(CODES[x.dtype], *self._bands(low, high, plan), *image, self.plan(plan), pad, 0)
+        self.core.haar_synthesis(x, low, high, *self.plan(plan), pad, 0)
         guarded.check()
         return x
-
-    @staticmethod
-    def _tensor(x: Tensor | None) -> tuple[Any, ...]:
-        return (0, (0,) * 4) if x is None else (x.data_ptr(), x.stride())
-
-    @staticmethod
-    def _map(weight: Tensor | None) -> tuple[Any, ...]:
-        return (0, (1,) * 4, (0,) * 4) if weight is None else (weight.data_ptr(), tuple(weight.shape), weight.stride())
 
     def _finish(self, guarded: Guarded) -> None:
         guarded.check()
@@ -159,20 +142,9 @@ class Backend:
     ) -> list[Tensor]:
         guarded = Guarded()
         out = [guarded(y) for y in l1_allocate.loss(input, target, weight, reduction, by_weight, fp32)]
+        statistics = out[1] if by_weight else None
         self.core.weighted_l1_forward(
-            tuple(CODES[x.dtype] for x in (input, target, input if weight is None else weight, out[0])),
-            *self._tensor(input),
-            *self._tensor(target),
-            *self._map(weight),
-            tuple(input.shape),
-            reduction,
-            by_weight,
-            align_corners,
-            out[0].data_ptr(),
-            out[0].stride() if reduction == NONE else (0,) * 4,
-            out[1].data_ptr() if by_weight else 0,
-            self.workspace.data_ptr(),
-            0,
+            input, target, weight, out[0], statistics, reduction, align_corners, self.workspace, 0
         )
         self._finish(guarded)
         return out
@@ -196,19 +168,7 @@ class Backend:
             for need, x in zip(needs, (input, target, weight), strict=True)
         ]
         self.core.weighted_l1_backward(
-            tuple(CODES[x.dtype] for x in (grad, input, target, input if weight is None else weight)),
-            grad.data_ptr(),
-            grad.stride() if reduction == NONE else (0,) * 4,
-            *self._tensor(input),
-            *self._tensor(target),
-            *self._map(weight),
-            0 if statistics is None else statistics.data_ptr(),
-            tuple(input.shape),
-            reduction,
-            align_corners,
-            *(part for g in grads for part in self._tensor(g)),
-            self.workspace.data_ptr(),
-            0,
+            grad, input, target, weight, statistics, *grads, reduction, align_corners, self.workspace, 0
         )
         self._finish(guarded)
         return out
@@ -360,9 +320,11 @@ def test_reduction_is_repeatable_and_fp32_under_autocast(backend: Backend) -> No
 def test_python_glue_fits(core: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """The native backend's own calls, with the workspace that CUDA tensors bring, on the host-run kernels."""
     held = Backend(core)
-    monkeypatch.setattr(_native, "_function", lambda device_type, name: getattr(core, name))
+    monkeypatch.setattr(Tensor, "is_cpu", False)
     monkeypatch.setattr(haar_native, "_plan", lambda device_type, plan: held.plan(plan))
-    monkeypatch.setattr(l1_native, "_last_argument", lambda *_: held.workspace.data_ptr())
+    monkeypatch.setattr(l1_native, "workspace", lambda device: held.workspace)
+    for native in (haar_native, l1_native):
+        monkeypatch.setattr(native, "launch", lambda x, function, *operands: getattr(core, function)(*operands, 0))
     for schema, native in ((haar_schema, haar_native), (l1_schema, l1_native)):
         monkeypatch.setattr(schema, "implementation", lambda *_, native=native: native)
     for name, case in _CASES[:: len(_CASES) // 12]:
@@ -393,10 +355,13 @@ def test_addresses_past_2_31_elements(strides: tuple[int, ...], backend: Backend
 
 def test_errors_name_what_is_wrong(core: ModuleType) -> None:
     plan = core.HaarPlan(0.5, 0.5, 0.5, 0.5, 0, 1, 2, 0.0, False)
-    with pytest.raises(RuntimeError, match="dtype code 9"):
-        core.haar_analysis(9, 16, (1, 1, 2, 2), (4, 4, 2, 1), 16, (1, 1, 1, 1), 0, (0,) * 5, plan, 0, 0)
+    image, low = torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 1, 1)
+    with pytest.raises(ValueError, match="not a floating-point tensor"):
+        core.haar_analysis(image.long(), low, None, plan, 0, 0, 0)
+    with pytest.raises(ValueError, match="number of dimensions"):
+        core.haar_analysis(image[0], low, None, plan, 0, 0, 0)
     with pytest.raises(TypeError):
-        core.haar_analysis(0, 16, (1, 1, 2), (4, 4, 2, 1), 16, (1, 1, 1, 1), 0, (0,) * 5, plan, 0, 0)
+        core.haar_analysis(16, low, None, plan, 0, 0, 0)
 
 
 # the machine code
@@ -522,10 +487,12 @@ def test_imports_without_a_driver() -> None:
         pytest.skip("srkernels._cuda is not built")
     python(
         """
+        import torch
         from srkernels import _cpu, _cuda  # both register a HaarPlan
         plan = _cuda.HaarPlan(0.5, 0.5, 0.5, 0.5, 0, 1, 2, 0.0, False)
         assert _cuda.weighted_l1_workspace() > 16
         # Nothing to do, so nothing is launched and no driver is asked for.
-        _cuda.haar_analysis(0, 0, (0, 1, 2, 2), (4, 4, 2, 1), 0, (0,) * 4, 0, (0,) * 5, plan, 0, 0)
+        image, low = torch.zeros(0, 1, 2, 2), torch.zeros(0, 1, 1, 1)
+        _cuda.haar_analysis(image, low, None, plan, 0, 0, 0)
         """
     )

@@ -17,12 +17,28 @@ struct HaarPlan {
   bool sum;  // the high bands are added into one
 };
 
-// Strides of the high bands, in elements.
+// Strides of the high bands, in elements; the band stride is 0 where the bands are summed.
 struct BandStrides {
   int64_t n, band, c, h, w;
 };
 
-enum class Pad : int { reflect = 0, zero = 1, symmetric = 2, periodization = 3 };
+enum class Pad : int { reflect, zero, symmetric, periodization };
+
+// Both directions take the shape of the image x. Analysis reads x and writes the bands, synthesis
+// the reverse; a null band is not wanted, or zero.
+struct HaarArguments {
+  DType dtype;
+  Shape shape;
+  void* x;
+  Strides x_stride;
+  void* low;
+  Strides low_stride;
+  void* high;
+  BandStrides high_stride;
+  HaarPlan plan;
+  Pad pad;
+  Launch launch;
+};
 
 template <class T>
 SRK_HD void butterfly(T a, T b, T c, T d, T& s, T& v, T& h, T& x) {

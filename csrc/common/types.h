@@ -1,4 +1,4 @@
-// Types shared by the CPU and CUDA cores. Codes match srkernels/_native.py and srkernels/ops/*.
+// Types shared by the CPU and CUDA cores. Codes match srkernels/ops/*.
 #pragma once
 #include <cstdint>
 
@@ -10,11 +10,28 @@
 
 namespace srk {
 
-enum class DType : int { f32 = 0, bf16 = 1, f16 = 2, f64 = 3 };
+enum class DType : int { f32, bf16, f16, f64 };
+
+struct Shape {
+  int64_t n, c, h, w;
+};
 
 // Strides in elements over (n, c, row, column).
 struct Strides {
   int64_t n, c, h, w;
+};
+
+// A tensor as kernels see it. Null data: not wanted (outputs), zeros or absent (inputs).
+struct Operand {
+  DType dtype;
+  void* data;
+  Strides stride;
+};
+
+// Where a launch runs: the CPU core reads `threads`, the CUDA core `stream`.
+struct Launch {
+  int threads;
+  void* stream;
 };
 
 }  // namespace srk

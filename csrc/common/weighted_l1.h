@@ -4,7 +4,25 @@
 
 namespace srk {
 
-enum class Reduction : int { none = 0, mean = 1, sum = 2 };
+enum class Reduction : int { none, mean, sum };
+
+struct WeightedL1Arguments {
+  Shape shape;
+  Operand input, target, weight;
+  Shape weight_shape;
+  Reduction reduction;
+  bool align_corners;
+  Operand out;       // forward: one value, or the map for Reduction::none
+  Operand grad;      // backward: the cotangent of out
+  void* statistics;  // given where the mean is over the weights: loss and their sum, compute type
+  Operand grad_input, grad_target, grad_weight;
+  // CPU: sign(x - t), two bits an element: for each 16 in order of memory a word with the positive
+  // ones in its lower half and the negative ones in its upper. Forward writes it if given; backward
+  // then reads it instead of both images.
+  uint32_t* signs;
+  void* workspace;  // CUDA: see weighted_l1_workspace()
+  Launch launch;
+};
 
 // sign with sign(0) = sign(NaN) = 0, as torch.sgn.
 template <class T>

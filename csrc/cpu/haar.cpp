@@ -58,8 +58,8 @@ void analysis_cell(const HaarArguments& a, const Factors<typename Simd<S>::Scala
                    int64_t c, int64_t row, int64_t column) {
   using T = typename Simd<S>::Scalar;
   const S* x = static_cast<const S*>(a.x) + n * a.x_stride.n + c * a.x_stride.c;
-  const int64_t bottom = padded_index(2 * row + 1, a.h, a.pad);
-  const int64_t right = padded_index(2 * column + 1, a.w, a.pad);
+  const int64_t bottom = padded_index(2 * row + 1, a.shape.h, a.pad);
+  const int64_t right = padded_index(2 * column + 1, a.shape.w, a.pad);
   auto value = [&](int64_t i, int64_t j) {
     return i < 0 || j < 0 ? T(0) : Simd<S>::get(x + i * a.x_stride.h + j * a.x_stride.w);
   };
@@ -111,7 +111,7 @@ void analysis_pixel(const HaarArguments& a, const Factors<typename Simd<S>::Scal
   using T = typename Simd<S>::Scalar;
   using V = typename Simd<S>::Vector;
   constexpr int N = lanes<V>();
-  const int64_t channels = kChannels > 0 ? kChannels : a.c;
+  const int64_t channels = kChannels > 0 ? kChannels : a.shape.c;
   const int64_t step = a.x_stride.w, low_at = column * a.low_stride.w,
                 high_at = column * a.high_stride.w;
   const S *p = top + 2 * column * step, *q = bottom + 2 * column * step;
@@ -136,21 +136,23 @@ void analysis_pixel(const HaarArguments& a, const Factors<typename Simd<S>::Scal
 template <class S>
 void analysis(const HaarArguments& a) {
   const Factors<typename Simd<S>::Scalar> k(a.plan);
-  const int64_t rows = (a.h + 1) / 2, columns = (a.w + 1) / 2;
-  const int64_t whole_rows = a.h / 2, whole_columns = a.w / 2;
+  const int64_t rows = (a.shape.h + 1) / 2, columns = (a.shape.w + 1) / 2;
+  const int64_t whole_rows = a.shape.h / 2, whole_columns = a.shape.w / 2;
   const S* x = static_cast<const S*>(a.x);
   const bool contiguous_rows =
       a.x_stride.w == 1 && (!a.low || a.low_stride.w == 1) && (!a.high || a.high_stride.w == 1);
-  const bool contiguous_pixels = a.x_stride.c == 1 && a.c > 1 && (!a.low || a.low_stride.c == 1);
+  const bool contiguous_pixels =
+      a.x_stride.c == 1 && a.shape.c > 1 && (!a.low || a.low_stride.c == 1);
 
   if (contiguous_rows || !contiguous_pixels) {
     const auto row_kernel = !a.low   ? analysis_row<S, false, true>
                             : a.high ? analysis_row<S, true, true>
                                      : analysis_row<S, true, false>;
     parallel_ranges(
-        a.n * a.c * rows, 1 + kGrainValues / (4 * columns), a.threads,
+        a.shape.n * a.shape.c * rows, 1 + kGrainValues / (4 * columns), a.launch.threads,
         [&](int64_t begin, int64_t end) {
-          int64_t row = begin % rows, plane = begin / rows, c = plane % a.c, n = plane / a.c;
+          int64_t row = begin % rows, plane = begin / rows, c = plane % a.shape.c,
+                  n = plane / a.shape.c;
           for (int64_t i = begin; i < end; ++i) {
             int64_t column = 0;
             if (contiguous_rows && row < whole_rows) {
@@ -161,13 +163,13 @@ void analysis(const HaarArguments& a) {
             for (; column < columns; ++column) analysis_cell<S>(a, k, n, c, row, column);
             if (++row == rows) {
               row = 0;
-              if (++c == a.c) c = 0, ++n;
+              if (++c == a.shape.c) c = 0, ++n;
             }
           }
         });
     return;
   }
-  parallel_ranges(a.n * rows, 1 + kGrainValues / (4 * columns * a.c), a.threads,
+  parallel_ranges(a.shape.n * rows, 1 + kGrainValues / (4 * columns * a.shape.c), a.launch.threads,
                   [&](int64_t begin, int64_t end) {
                     for (int64_t i = begin; i < end; ++i) {
                       const int64_t n = i / rows, row = i % rows;
@@ -176,7 +178,7 @@ void analysis(const HaarArguments& a) {
                         const S* top = x + n * a.x_stride.n + 2 * row * a.x_stride.h;
                         const Band at = band_offset(a, n, 0, row);
                         for (; column < whole_columns; ++column) {
-                          if (a.c == 3) {
+                          if (a.shape.c == 3) {
                             analysis_pixel<S, 3>(a, k, top, top + a.x_stride.h, column, at);
                           } else {
                             analysis_pixel<S, 0>(a, k, top, top + a.x_stride.h, column, at);
@@ -184,7 +186,8 @@ void analysis(const HaarArguments& a) {
                         }
                       }
                       for (; column < columns; ++column)
-                        for (int64_t c = 0; c < a.c; ++c) analysis_cell<S>(a, k, n, c, row, column);
+                        for (int64_t c = 0; c < a.shape.c; ++c)
+                          analysis_cell<S>(a, k, n, c, row, column);
                     }
                   });
 }
@@ -207,10 +210,10 @@ template <class S>
 void synthesis_value(const HaarArguments& a, const Factors<typename Simd<S>::Scalar>& k, int64_t n,
                      int64_t c, int64_t row, int64_t column) {
   using T = typename Simd<S>::Scalar;
-  int64_t cell_row[2] = {row / 2, a.h / 2}, cell_column[2] = {column / 2, a.w / 2};
+  int64_t cell_row[2] = {row / 2, a.shape.h / 2}, cell_column[2] = {column / 2, a.shape.w / 2};
   int half_row[2] = {int(row % 2), 1}, half_column[2] = {int(column % 2), 1};
-  const int from_rows = a.h % 2 && appended_source(a.h, a.pad) == row ? 2 : 1;
-  const int from_columns = a.w % 2 && appended_source(a.w, a.pad) == column ? 2 : 1;
+  const int from_rows = a.shape.h % 2 && appended_source(a.shape.h, a.pad) == row ? 2 : 1;
+  const int from_columns = a.shape.w % 2 && appended_source(a.shape.w, a.pad) == column ? 2 : 1;
   T total = T(0);
   for (int i = 0; i < from_rows; ++i) {
     for (int j = 0; j < from_columns; ++j) {
@@ -264,7 +267,7 @@ template <class S>
 auto synthesis_kernel(const HaarArguments& a) {
   const int64_t size = sizeof(S);
   const bool stream =
-      a.n * a.c * a.h * a.w * size >= kStreamBytes &&
+      a.shape.n * a.shape.c * a.shape.h * a.shape.w * size >= kStreamBytes &&
       aligned_for_streaming(a.x, (a.x_stride.n | a.x_stride.c | a.x_stride.h) * size);
   if (!a.low)
     return stream ? synthesis_row<S, false, true, true> : synthesis_row<S, false, true, false>;
@@ -277,7 +280,7 @@ template <class S, int kChannels>
 void synthesis_pixel(const HaarArguments& a, const Factors<typename Simd<S>::Scalar>& k, S* top,
                      S* bottom, int64_t column, const Band& at) {
   using T = typename Simd<S>::Scalar;
-  const int64_t channels = kChannels > 0 ? kChannels : a.c, step = a.x_stride.w;
+  const int64_t channels = kChannels > 0 ? kChannels : a.shape.c, step = a.x_stride.w;
   S *p = top + 2 * column * step, *q = bottom + 2 * column * step;
   for (int64_t c = 0; c < channels; ++c) {
     T s, v, h, d, w[4];
@@ -294,46 +297,47 @@ void synthesis_pixel(const HaarArguments& a, const Factors<typename Simd<S>::Sca
 template <class S>
 void synthesis(const HaarArguments& a) {
   const Factors<typename Simd<S>::Scalar> k(a.plan);
-  const int64_t rows = (a.h + 1) / 2;
+  const int64_t rows = (a.shape.h + 1) / 2;
   // Values outside [0, plain) x [0, plain) take part in the padding and are gathered one by one.
-  const int64_t fold_rows = a.h % 2 ? (a.pad == Pad::reflect ? 3 : 1) : 0;
-  const int64_t fold_columns = a.w % 2 ? (a.pad == Pad::reflect ? 3 : 1) : 0;
-  const int64_t plain_rows = a.h > fold_rows ? (a.h - fold_rows) / 2 : 0;
-  const int64_t plain_columns = a.w > fold_columns ? (a.w - fold_columns) / 2 : 0;
+  const int64_t fold_rows = a.shape.h % 2 ? (a.pad == Pad::reflect ? 3 : 1) : 0;
+  const int64_t fold_columns = a.shape.w % 2 ? (a.pad == Pad::reflect ? 3 : 1) : 0;
+  const int64_t plain_rows = a.shape.h > fold_rows ? (a.shape.h - fold_rows) / 2 : 0;
+  const int64_t plain_columns = a.shape.w > fold_columns ? (a.shape.w - fold_columns) / 2 : 0;
   S* x = static_cast<S*>(a.x);
   const bool contiguous_rows =
       a.x_stride.w == 1 && (!a.low || a.low_stride.w == 1) && (!a.high || a.high_stride.w == 1);
-  const bool contiguous_pixels = a.x_stride.c == 1 && a.c > 1;
+  const bool contiguous_pixels = a.x_stride.c == 1 && a.shape.c > 1;
 
   auto border = [&](int64_t n, int64_t c, int64_t row, int64_t plain) {
-    for (int64_t y = 2 * row; y < 2 * row + 2 && y < a.h; ++y)
-      for (int64_t j = 2 * plain; j < a.w; ++j) synthesis_value<S>(a, k, n, c, y, j);
+    for (int64_t y = 2 * row; y < 2 * row + 2 && y < a.shape.h; ++y)
+      for (int64_t j = 2 * plain; j < a.shape.w; ++j) synthesis_value<S>(a, k, n, c, y, j);
   };
   if (contiguous_rows || !contiguous_pixels) {
     const auto row_kernel = synthesis_kernel<S>(a);
-    parallel_ranges(
-        a.n * a.c * rows, 1 + kGrainValues / (2 * (a.w + 1)), a.threads,
-        [&](int64_t begin, int64_t end) {
-          int64_t row = begin % rows, plane = begin / rows, c = plane % a.c, n = plane / a.c;
-          for (int64_t i = begin; i < end; ++i) {
-            int64_t plain = 0;
-            if (contiguous_rows && row < plain_rows) {
-              S* top = x + n * a.x_stride.n + c * a.x_stride.c + 2 * row * a.x_stride.h;
-              row_kernel(a, k, top, top + a.x_stride.h, plain_columns, band_offset(a, n, c, row));
-              plain = plain_columns;
-            }
-            border(n, c, row, plain);
-            if (++row == rows) {
-              row = 0;
-              if (++c == a.c) c = 0, ++n;
-            }
-          }
-          drain_streams();
-        });
+    parallel_ranges(a.shape.n * a.shape.c * rows, 1 + kGrainValues / (2 * (a.shape.w + 1)),
+                    a.launch.threads, [&](int64_t begin, int64_t end) {
+                      int64_t row = begin % rows, plane = begin / rows, c = plane % a.shape.c,
+                              n = plane / a.shape.c;
+                      for (int64_t i = begin; i < end; ++i) {
+                        int64_t plain = 0;
+                        if (contiguous_rows && row < plain_rows) {
+                          S* top = x + n * a.x_stride.n + c * a.x_stride.c + 2 * row * a.x_stride.h;
+                          row_kernel(a, k, top, top + a.x_stride.h, plain_columns,
+                                     band_offset(a, n, c, row));
+                          plain = plain_columns;
+                        }
+                        border(n, c, row, plain);
+                        if (++row == rows) {
+                          row = 0;
+                          if (++c == a.shape.c) c = 0, ++n;
+                        }
+                      }
+                      drain_streams();
+                    });
     return;
   }
-  parallel_ranges(a.n * rows, 1 + kGrainValues / (2 * (a.w + 1) * a.c), a.threads,
-                  [&](int64_t begin, int64_t end) {
+  parallel_ranges(a.shape.n * rows, 1 + kGrainValues / (2 * (a.shape.w + 1) * a.shape.c),
+                  a.launch.threads, [&](int64_t begin, int64_t end) {
                     for (int64_t i = begin; i < end; ++i) {
                       const int64_t n = i / rows, row = i % rows;
                       int64_t plain = 0;
@@ -341,14 +345,14 @@ void synthesis(const HaarArguments& a) {
                         S* top = x + n * a.x_stride.n + 2 * row * a.x_stride.h;
                         const Band at = band_offset(a, n, 0, row);
                         for (; plain < plain_columns; ++plain) {
-                          if (a.c == 3) {
+                          if (a.shape.c == 3) {
                             synthesis_pixel<S, 3>(a, k, top, top + a.x_stride.h, plain, at);
                           } else {
                             synthesis_pixel<S, 0>(a, k, top, top + a.x_stride.h, plain, at);
                           }
                         }
                       }
-                      for (int64_t c = 0; c < a.c; ++c) border(n, c, row, plain);
+                      for (int64_t c = 0; c < a.shape.c; ++c) border(n, c, row, plain);
                     }
                   });
 }

@@ -78,7 +78,7 @@ SRK_HD void drain_streams() {
 
 // Written without a read of the line first where the output is larger than the caches that could
 // hand it to its reader: below that, a reader right after would have to fetch it from memory.
-constexpr int64_t kStreamBytes = int64_t(16) << 20;
+constexpr int64_t kStreamBytes = int64_t(8) << 20;
 
 SRK_HD bool aligned_for_streaming(const void* p, int64_t row_bytes) {
   return (reinterpret_cast<uintptr_t>(p) | uintptr_t(row_bytes)) % SRK_VECTOR_BYTES == 0;
@@ -277,7 +277,8 @@ SRK_HD uint32_t positive_bits(vfloat x) {
 #endif
 }
 
-// x where `plus` has a bit, -x where `minus` has one, 0 elsewhere.
+// x where `plus` has a bit, -x where `minus` has one, 0 elsewhere. The second takes the bit
+// patterns of bf16 or fp16: both have their sign in the highest bit.
 SRK_HD vfloat signed_by(uint32_t plus, uint32_t minus, vfloat x) {
 #if defined(__AVX512F__)
   const __m512 positive = _mm512_maskz_mov_ps(__mmask16(plus), __m512(x));
@@ -286,6 +287,18 @@ SRK_HD vfloat signed_by(uint32_t plus, uint32_t minus, vfloat x) {
   vuint lane;
   for (int i = 0; i < kFloats; ++i) lane[i] = 1u << i;
   return (lane & plus) != 0 ? x : ((lane & minus) != 0 ? -x : vfloat{});
+#endif
+}
+
+SRK_HD vhalf signed_by(uint32_t plus, uint32_t minus, vhalf x) {
+#if defined(__AVX512F__)
+  const __m256i kept = _mm256_maskz_mov_epi16(__mmask16(plus | minus), __m256i(x));
+  return vhalf(_mm256_xor_si256(kept, _mm256_maskz_set1_epi16(__mmask16(minus), int16_t(0x8000))));
+#else
+  vhalf lane;
+  for (int i = 0; i < kFloats; ++i) lane[i] = uint16_t(1u << i);
+  const vhalf kept = (lane & uint16_t(plus | minus)) != 0 ? x : vhalf{};
+  return (lane & uint16_t(minus)) != 0 ? kept ^ uint16_t(0x8000) : kept;
 #endif
 }
 

@@ -145,22 +145,46 @@ double run_sum_signs(const void* xp, const void* tp, const float* w, int64_t siz
   return sum;
 }
 
-// run_gradient from signs; `target`: the gradient of the target, of the opposite sign.
+// A vector of as many values as vfloat has, unconverted.
+template <class S>
+struct Stored {
+  using Vector = vhalf;
+};
+template <>
+struct Stored<float> {
+  using Vector = vfloat;
+};
+
+// run_gradient from signs; `target`: the gradient of the target, of the opposite sign. The slopes
+// are already in the gradient's type: one rounding serves all channels, and the sign is exact.
 template <class X, bool kStream>
-void run_signed(const uint32_t* signs, bool target, const float* w, float constant, void* gp,
+void run_signed(const uint32_t* signs, bool target, const void* slopes, float constant, void* gp,
                 int64_t size) {
+  using V = typename Stored<X>::Vector;
+  const X* w = static_cast<const X*>(slopes);
   X* g = static_cast<X*>(gp);
-  const vfloat flat = broadcast(constant, vfloat{});
+  X same[kFloats];
+  for (X& x : same) Simd<X>::put(&x, constant);
+  const V flat = load_unaligned<V>(same);
   for (int64_t i = 0; i < size; i += kSignGroup) {
     const uint32_t word = signs[i / kSignGroup];
     const uint32_t plus = target ? word >> 16 : word & 0xffffu;
     const uint32_t minus = target ? word & 0xffffu : word >> 16;
-    for (int j = 0; j < kSignGroup / kFloats; ++j) {
-      const vfloat slope = w ? Simd<float>::load(w + i + j * kFloats) : flat;
-      Simd<X>::template store<kStream>(
-          g + i + j * kFloats, signed_by(plus >> (j * kFloats), minus >> (j * kFloats), slope));
+    for (int j = 0; j < kSignGroup; j += kFloats) {
+      const V slope = w ? load_unaligned<V>(w + i + j) : flat;
+      const V value = signed_by(plus >> j, minus >> j, slope);
+      kStream ? store_streaming(g + i + j, value) : store_unaligned(g + i + j, value);
     }
   }
+}
+
+// Slopes in a storage type; `size` may end within a vector.
+template <class X>
+void run_rounded(const float* w, void* out, int64_t size) {
+  X* x = static_cast<X*>(out);
+  int64_t i = 0;
+  for (; i + kFloats <= size; i += kFloats) Simd<X>::store(x + i, load_unaligned<vfloat>(w + i));
+  for (; i < size; ++i) Simd<X>::put(x + i, w[i]);
 }
 
 template <class F>
@@ -169,20 +193,22 @@ struct Runs {
   void (*difference)(const void*, const void*, F*, int64_t);
   void (*gradient)(const void*, const void*, const F*, F, void*, int64_t);
   double (*sum_signs)(const void*, const void*, const F*, int64_t, uint32_t*);
-  void (*signed_gradient)(const uint32_t*, bool, const F*, F, void*, int64_t);
-  void (*signed_streaming)(const uint32_t*, bool, const F*, F, void*, int64_t);
+  void (*signed_gradient)(const uint32_t*, bool, const void*, F, void*, int64_t);
+  void (*signed_streaming)(const uint32_t*, bool, const void*, F, void*, int64_t);
+  void (*rounded)(const F*, void*, int64_t);
 };
 
 template <class X, class T>
 Runs<float> runs_of() {
-  return {run_sum<X, T>,       run_difference<X, T>, run_gradient<X, T>,
-          run_sum_signs<X, T>, run_signed<X, false>, run_signed<X, true>};
+  return {run_sum<X, T>,        run_difference<X, T>, run_gradient<X, T>, run_sum_signs<X, T>,
+          run_signed<X, false>, run_signed<X, true>,  run_rounded<X>};
 }
 
 Runs<double> runs(DType, DType, double) {
   return {run_sum<double, double>,
           run_difference<double, double>,
           run_gradient<double, double>,
+          nullptr,
           nullptr,
           nullptr,
           nullptr};
@@ -258,13 +284,14 @@ bool rows_joined(const Operand& o, bool pixels, int64_t w, int64_t c) {
 Tiling tiling(const WeightedL1Arguments& a) {
   Tiling t;
   t.pixels = !(a.input.stride.w == 1 && a.target.stride.w == 1);
-  t.row_elements = t.pixels && a.c > 0 ? a.w * a.c : a.w;
+  t.row_elements = t.pixels && a.shape.c > 0 ? a.shape.w * a.shape.c : a.shape.w;
   t.joined = true;
   const Operand* const images[] = {&a.input, &a.target, &a.grad_input, &a.grad_target};
-  for (const Operand* o : images) t.joined = t.joined && rows_joined(*o, t.pixels, a.w, a.c);
+  for (const Operand* o : images)
+    t.joined = t.joined && rows_joined(*o, t.pixels, a.shape.w, a.shape.c);
   if (a.reduction == Reduction::none) {
-    t.joined = t.joined && rows_joined(a.out, t.pixels, a.w, a.c) &&
-               rows_joined(a.grad, t.pixels, a.w, a.c);
+    t.joined = t.joined && rows_joined(a.out, t.pixels, a.shape.w, a.shape.c) &&
+               rows_joined(a.grad, t.pixels, a.shape.w, a.shape.c);
   }
   t.rows = kTileElements / t.row_elements;
   if (a.signs) {  // tiles of whole sign words: at most 16 rows join into some
@@ -274,13 +301,13 @@ Tiling tiling(const WeightedL1Arguments& a) {
     if (t.rows < step) t.rows = step;
   }
   if (t.rows < 1) t.rows = 1;
-  if (t.rows > a.h) t.rows = a.h;
-  t.channels = t.pixels ? a.c : 4 * kGrainElements / (t.rows * t.row_elements);
+  if (t.rows > a.shape.h) t.rows = a.shape.h;
+  t.channels = t.pixels ? a.shape.c : 4 * kGrainElements / (t.rows * t.row_elements);
   if (t.channels < 1) t.channels = 1;
-  if (t.channels > a.c) t.channels = a.c;
-  t.row_blocks = (a.h + t.rows - 1) / t.rows;
-  t.channel_blocks = t.channels > 0 ? (a.c + t.channels - 1) / t.channels : 0;
-  t.tiles = a.n * t.row_blocks * t.channel_blocks;
+  if (t.channels > a.shape.c) t.channels = a.shape.c;
+  t.row_blocks = (a.shape.h + t.rows - 1) / t.rows;
+  t.channel_blocks = t.channels > 0 ? (a.shape.c + t.channels - 1) / t.channels : 0;
+  t.tiles = a.shape.n * t.row_blocks * t.channel_blocks;
   return t;
 }
 
@@ -302,17 +329,18 @@ struct ResizedWeight {
   ResizedWeight(const WeightedL1Arguments& args, const Tiling& tiles)
       : a(args),
         t(tiles),
-        per_channel(tiles.pixels && args.weight_c > 1),
-        vertical(args.weight_h, args.h, args.align_corners),
-        horizontal(args.weight_w, args.w, args.align_corners),
-        left(args.weight.data ? args.w : 0),
-        right(args.weight.data ? args.w : 0),
-        share(args.weight.data ? args.w : 0),
+        per_channel(tiles.pixels && args.weight_shape.c > 1),
+        vertical(args.weight_shape.h, args.shape.h, args.align_corners),
+        horizontal(args.weight_shape.w, args.shape.w, args.align_corners),
+        left(args.weight.data ? args.shape.w : 0),
+        right(args.weight.data ? args.shape.w : 0),
+        share(args.weight.data ? args.shape.w : 0),
         stretched{Buffer<F>(args.weight.data ? tiles.row_elements : 0),
                   Buffer<F>(args.weight.data ? tiles.row_elements : 0)},
         values(args.weight.data ? tiles.rows * tiles.row_elements : 0) {
     if (!a.weight.data) return;
-    for (int64_t x = 0; x < a.w; ++x) horizontal.source(int32_t(x), left[x], right[x], share[x]);
+    for (int64_t x = 0; x < a.shape.w; ++x)
+      horizontal.source(int32_t(x), left[x], right[x], share[x]);
   }
 
   // Not from + share * (to - from), which makes NaN of two infinities.
@@ -335,19 +363,19 @@ struct ResizedWeight {
     if (!t.pixels && s.w == 1) {  // a loop that becomes gathers
       const int32_t *from = left.data, *to = right.data;
       const F* part = share.data;
-      for (int64_t x = 0; x < a.w; ++x)
+      for (int64_t x = 0; x < a.shape.w; ++x)
         out[x] = between(w[from[x]], w[to[x]], from[x] == to[x], part[x]);
       return out;
     }
     if (!t.pixels) {
-      for (int64_t x = 0; x < a.w; ++x)
+      for (int64_t x = 0; x < a.shape.w; ++x)
         out[x] = between(w[left[x] * s.w], w[right[x] * s.w], left[x] == right[x], share[x]);
       return out;
     }
-    for (int64_t x = 0; x < a.w; ++x) {
-      for (int64_t k = 0; k < a.c; ++k) {
+    for (int64_t x = 0; x < a.shape.w; ++x) {
+      for (int64_t k = 0; k < a.shape.c; ++k) {
         const F* v = w + (per_channel ? k * s.c : 0);
-        out[x * a.c + k] =
+        out[x * a.shape.c + k] =
             between(v[left[x] * s.w], v[right[x] * s.w], left[x] == right[x], share[x]);
       }
     }
@@ -358,8 +386,8 @@ struct ResizedWeight {
   const F* tile(int64_t n, int64_t c, int64_t first, int64_t rows, F scale) {
     using V = typename Simd<F>::Vector;
     constexpr int N = lanes<V>();
-    n = a.weight_n > 1 ? n : 0;
-    c = a.weight_c > 1 && !t.pixels ? c : 0;
+    n = a.weight_shape.n > 1 ? n : 0;
+    c = a.weight_shape.c > 1 && !t.pixels ? c : 0;
     for (int64_t i = 0; i < rows; ++i) {
       int64_t low, high;
       F lambda;
@@ -394,7 +422,8 @@ void* row_of(const Operand& o, int64_t n, int64_t c, int64_t row) {
 // The word with the signs of a run's first element.
 uint32_t* signs_of(const WeightedL1Arguments& a, bool pixels, int64_t n, int64_t c, int64_t row) {
   if (!a.signs) return nullptr;
-  const int64_t element = pixels ? (n * a.h + row) * a.w * a.c : ((n * a.c + c) * a.h + row) * a.w;
+  const int64_t element = pixels ? (n * a.shape.h + row) * a.shape.w * a.shape.c
+                                 : ((n * a.shape.c + c) * a.shape.h + row) * a.shape.w;
   return a.signs + element / kSignGroup;
 }
 
@@ -407,11 +436,12 @@ Tile tile_at(const WeightedL1Arguments& a, const Tiling& t, int64_t index) {
   const int64_t block = index % t.channel_blocks, rest = index / t.channel_blocks;
   tile.n = rest / t.row_blocks;
   tile.first_row = rest % t.row_blocks * t.rows;
-  tile.rows = a.h - tile.first_row < t.rows ? a.h - tile.first_row : t.rows;
+  tile.rows = a.shape.h - tile.first_row < t.rows ? a.shape.h - tile.first_row : t.rows;
   tile.first_channel = t.pixels ? 0 : block * t.channels;
-  tile.last_channel = t.pixels                                ? 1
-                      : tile.first_channel + t.channels < a.c ? tile.first_channel + t.channels
-                                                              : a.c;
+  tile.last_channel = t.pixels ? 1
+                      : tile.first_channel + t.channels < a.shape.c
+                          ? tile.first_channel + t.channels
+                          : a.shape.c;
   return tile;
 }
 
@@ -443,8 +473,8 @@ void forward(const WeightedL1Arguments& a) {
   const Tiling t = tiling(a);
   const Runs<F> run = runs(a.input.dtype, a.target.dtype, F(0));
   const bool none = a.reduction == Reduction::none;
-  Buffer<double> losses(t.tiles), weights(a.by_weight ? t.tiles : 1);
-  parallel_ranges(t.tiles, grain(t), a.threads, [&](int64_t begin, int64_t end) {
+  Buffer<double> losses(t.tiles), weights(a.statistics ? t.tiles : 1);
+  parallel_ranges(t.tiles, grain(t), a.launch.threads, [&](int64_t begin, int64_t end) {
     Buffer<F> scratch(none ? t.rows * t.row_elements : 1);
     ResizedWeight<F> resized(a, t);
     for (int64_t index = begin; index < end; ++index) {
@@ -452,11 +482,11 @@ void forward(const WeightedL1Arguments& a) {
       double loss = 0, weight = 0;
       const F* w = nullptr;
       for (int64_t c = tile.first_channel; c < tile.last_channel; ++c) {
-        if (a.weight.data && (c == tile.first_channel || a.weight_c > 1)) {
+        if (a.weight.data && (c == tile.first_channel || a.weight_shape.c > 1)) {
           w = resized.tile(tile.n, c, tile.first_row, tile.rows, F(1));
-          if (a.by_weight) {
+          if (a.statistics) {
             const int64_t sharing =
-                a.weight_c > 1 || t.pixels ? 1 : tile.last_channel - tile.first_channel;
+                a.weight_shape.c > 1 || t.pixels ? 1 : tile.last_channel - tile.first_channel;
             weight += double(sharing) * total(w, tile.rows * t.row_elements);
           }
         }
@@ -478,19 +508,19 @@ void forward(const WeightedL1Arguments& a) {
         });
       }
       losses[index] = loss;
-      if (a.by_weight) weights[index] = weight;
+      if (a.statistics) weights[index] = weight;
     }
   });
   if (none) return;
   double value = total(losses.data, t.tiles);
-  if (a.by_weight) {
+  if (a.statistics) {
     const double sum = total(weights.data, t.tiles);
     value /= sum;
     F* statistics = static_cast<F*>(a.statistics);
     statistics[0] = F(value);
     statistics[1] = F(sum);
   } else if (a.reduction == Reduction::mean) {
-    value /= double(a.n * a.c * a.h * a.w);
+    value /= double(a.shape.n * a.shape.c * a.shape.h * a.shape.w);
   }
   write(a.out.dtype, a.out.data, &value, 1);
 }
@@ -501,22 +531,14 @@ void gradient_of_operands(const WeightedL1Arguments& a, F scale) {
   const Runs<F> by_input = runs(a.input.dtype, a.target.dtype, F(0));
   const Runs<F> by_target = runs(a.target.dtype, a.input.dtype, F(0));
   const bool none = a.reduction == Reduction::none;
-  // Runs of signs start at whole groups of 16, so an aligned gradient stays aligned.
-  auto signed_run = [&](const Runs<F>& runs, const Operand& g) {
-    const int64_t bytes = a.n * a.c * a.h * a.w * element_size(g.dtype);
-    return bytes >= kStreamBytes && aligned_for_streaming(g.data, 0) ? runs.signed_streaming
-                                                                     : runs.signed_gradient;
-  };
-  const auto to_input_run = signed_run(by_input, a.grad_input);
-  const auto to_target_run = signed_run(by_target, a.grad_target);
-  parallel_ranges(t.tiles, grain(t), a.threads, [&](int64_t begin, int64_t end) {
+  parallel_ranges(t.tiles, grain(t), a.launch.threads, [&](int64_t begin, int64_t end) {
     Buffer<F> scratch(none ? t.rows * t.row_elements : 1);
     ResizedWeight<F> resized(a, t);
     for (int64_t index = begin; index < end; ++index) {
       const Tile tile = tile_at(a, t, index);
       const F* w = nullptr;
       for (int64_t c = tile.first_channel; c < tile.last_channel; ++c) {
-        if (a.weight.data && (c == tile.first_channel || a.weight_c > 1))
+        if (a.weight.data && (c == tile.first_channel || a.weight_shape.c > 1))
           w = resized.tile(tile.n, c, tile.first_row, tile.rows, scale);
         for_each_run(t, tile, c, [&](int64_t channel, int64_t row, int64_t from, int64_t size) {
           const F* slope = w ? w + from : nullptr;
@@ -529,15 +551,57 @@ void gradient_of_operands(const WeightedL1Arguments& a, F scale) {
           }
           void* to_input = row_of(a.grad_input, tile.n, channel, row);
           void* to_target = row_of(a.grad_target, tile.n, channel, row);
-          if (const uint32_t* signs = signs_of(a, t.pixels, tile.n, channel, row)) {
-            if (to_input) to_input_run(signs, false, slope, scale, to_input, size);
-            if (to_target) to_target_run(signs, true, slope, scale, to_target, size);
-            return;
-          }
           const void* x = address(a.input, offset(a.input, tile.n, channel, row));
           const void* y = address(a.target, offset(a.target, tile.n, channel, row));
           if (to_input) by_input.gradient(x, y, slope, scale, to_input, size);
           if (to_target) by_target.gradient(y, x, slope, scale, to_target, size);
+        });
+      }
+    }
+  });
+}
+
+// The same from sign words, without a look at the images.
+void gradient_from_signs(const WeightedL1Arguments& a, float scale) {
+  const Tiling t = tiling(a);
+  const Operand* const outputs[] = {&a.grad_input, &a.grad_target};
+  Runs<float> run[2];
+  bool stream[2];
+  for (int i = 0; i < 2; ++i) {
+    const Operand& g = *outputs[i];
+    run[i] = runs(g.dtype, g.dtype, 0.0f);
+    // Runs start at whole groups of 16, so an aligned gradient stays aligned.
+    stream[i] =
+        a.shape.n * a.shape.c * a.shape.h * a.shape.w * element_size(g.dtype) >= kStreamBytes &&
+        aligned_for_streaming(g.data, 0);
+  }
+  parallel_ranges(t.tiles, grain(t), a.launch.threads, [&](int64_t begin, int64_t end) {
+    ResizedWeight<float> resized(a, t);
+    const int64_t size = a.weight.data ? t.rows * t.row_elements : 0;
+    const Buffer<uint16_t> rounded[2] = {Buffer<uint16_t>(size), Buffer<uint16_t>(size)};
+    for (int64_t index = begin; index < end; ++index) {
+      const Tile tile = tile_at(a, t, index);
+      const void* slopes[2] = {};
+      for (int64_t c = tile.first_channel; c < tile.last_channel; ++c) {
+        if (a.weight.data && (c == tile.first_channel || a.weight_shape.c > 1)) {
+          const float* w = resized.tile(tile.n, c, tile.first_row, tile.rows, scale);
+          for (int i = 0; i < 2; ++i) {
+            slopes[i] = w;
+            if (!outputs[i]->data || outputs[i]->dtype == DType::f32) continue;
+            run[i].rounded(w, rounded[i].data, tile.rows * t.row_elements);
+            slopes[i] = rounded[i].data;
+          }
+        }
+        for_each_run(t, tile, c, [&](int64_t channel, int64_t row, int64_t from, int64_t size) {
+          const uint32_t* signs = signs_of(a, t.pixels, tile.n, channel, row);
+          for (int i = 0; i < 2; ++i) {
+            const Operand& g = *outputs[i];
+            if (!g.data) continue;
+            const void* slope = slopes[i];
+            if (slope) slope = static_cast<const char*>(slope) + from * element_size(g.dtype);
+            const auto kernel = stream[i] ? run[i].signed_streaming : run[i].signed_gradient;
+            kernel(signs, i == 1, slope, scale, row_of(g, tile.n, channel, row), size);
+          }
         });
       }
     }
@@ -552,105 +616,113 @@ template <class F>
 void gradient_of_weight(const WeightedL1Arguments& a, F scale) {
   const Tiling t = tiling(a);
   const Runs<F> run = runs(a.input.dtype, a.target.dtype, F(0));
-  const Resize<F> vertical(a.weight_h, a.h, a.align_corners),
-      horizontal(a.weight_w, a.w, a.align_corners);
+  const Resize<F> vertical(a.weight_shape.h, a.shape.h, a.align_corners),
+      horizontal(a.weight_shape.w, a.shape.w, a.align_corners);
   const bool none = a.reduction == Reduction::none;
-  const F mean = a.by_weight ? static_cast<const F*>(a.statistics)[0] : F(0);
-  const int64_t band = a.weight_h < 8 ? a.weight_h : 8;
-  const int64_t bands = (a.weight_h + band - 1) / band;
+  const F mean = a.statistics ? static_cast<const F*>(a.statistics)[0] : F(0);
+  const int64_t band = a.weight_shape.h < 8 ? a.weight_shape.h : 8;
+  const int64_t bands = (a.weight_shape.h + band - 1) / band;
   // An image of no elements has no address to read; its sums are empty.
-  const bool empty = a.n * a.c == 0;
-  const int64_t n_each = empty ? 0 : a.weight_n > 1 ? 1 : a.n, c_each = a.weight_c > 1 ? 1 : a.c;
+  const bool empty = a.shape.n * a.shape.c == 0;
+  const int64_t n_each = empty                  ? 0
+                         : a.weight_shape.n > 1 ? 1
+                                                : a.shape.n,
+                c_each = a.weight_shape.c > 1 ? 1 : a.shape.c;
 
-  parallel_ranges(a.weight_n * a.weight_c * bands, 1, a.threads, [&](int64_t begin, int64_t end) {
-    Buffer<int64_t> left(a.w), right(a.w);
-    Buffer<F> share(a.w), run_values(t.row_elements), run_grad(t.row_elements);
-    Buffer<double> row_sum(a.w), sums(band * a.weight_w), gathered(a.weight_w);
-    Buffer<F> out_row(a.weight_w);
-    for (int64_t x = 0; x < a.w; ++x) horizontal.source(x, left[x], right[x], share[x]);
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t first = task % bands * band, plane = task / bands;
-      const int64_t wc = plane % a.weight_c, wn = plane / a.weight_c;
-      const int64_t last = first + band < a.weight_h ? first + band : a.weight_h;
-      for (int64_t i = 0; i < (last - first) * a.weight_w; ++i) sums[i] = 0;
-      for (int64_t y = 0; y < a.h; ++y) {
-        int64_t low, high;
-        F lambda;
-        vertical.source(y, low, high, lambda);
-        if (high < first) continue;
-        if (low >= last) break;
-        for (int64_t x = 0; x < a.w; ++x) row_sum[x] = 0;
-        for (int64_t n = wn; n < wn + n_each; ++n) {
-          // In planes a run is one channel's row; in pixels it is a row of all channels.
-          const int64_t first_run = t.pixels ? 0 : wc, runs_here = t.pixels ? 1 : c_each;
-          for (int64_t c = first_run; c < first_run + runs_here; ++c) {
-            run.difference(address(a.input, offset(a.input, n, c, y)),
-                           address(a.target, offset(a.target, n, c, y)), run_values.data,
-                           t.row_elements);
-            if (a.by_weight)
-              for (int64_t i = 0; i < t.row_elements; ++i) run_values[i] -= mean;
-            if (none) {
-              read(a.grad.dtype, address(a.grad, offset(a.grad, n, c, y)), run_grad.data,
-                   t.row_elements);
-              for (int64_t i = 0; i < t.row_elements; ++i) run_values[i] *= run_grad[i];
+  parallel_ranges(
+      a.weight_shape.n * a.weight_shape.c * bands, 1, a.launch.threads,
+      [&](int64_t begin, int64_t end) {
+        Buffer<int64_t> left(a.shape.w), right(a.shape.w);
+        Buffer<F> share(a.shape.w), run_values(t.row_elements), run_grad(t.row_elements);
+        Buffer<double> row_sum(a.shape.w), sums(band * a.weight_shape.w),
+            gathered(a.weight_shape.w);
+        Buffer<F> out_row(a.weight_shape.w);
+        for (int64_t x = 0; x < a.shape.w; ++x) horizontal.source(x, left[x], right[x], share[x]);
+        for (int64_t task = begin; task < end; ++task) {
+          const int64_t first = task % bands * band, plane = task / bands;
+          const int64_t wc = plane % a.weight_shape.c, wn = plane / a.weight_shape.c;
+          const int64_t last = first + band < a.weight_shape.h ? first + band : a.weight_shape.h;
+          for (int64_t i = 0; i < (last - first) * a.weight_shape.w; ++i) sums[i] = 0;
+          for (int64_t y = 0; y < a.shape.h; ++y) {
+            int64_t low, high;
+            F lambda;
+            vertical.source(y, low, high, lambda);
+            if (high < first) continue;
+            if (low >= last) break;
+            for (int64_t x = 0; x < a.shape.w; ++x) row_sum[x] = 0;
+            for (int64_t n = wn; n < wn + n_each; ++n) {
+              // In planes a run is one channel's row; in pixels it is a row of all channels.
+              const int64_t first_run = t.pixels ? 0 : wc, runs_here = t.pixels ? 1 : c_each;
+              for (int64_t c = first_run; c < first_run + runs_here; ++c) {
+                run.difference(address(a.input, offset(a.input, n, c, y)),
+                               address(a.target, offset(a.target, n, c, y)), run_values.data,
+                               t.row_elements);
+                if (a.statistics)
+                  for (int64_t i = 0; i < t.row_elements; ++i) run_values[i] -= mean;
+                if (none) {
+                  read(a.grad.dtype, address(a.grad, offset(a.grad, n, c, y)), run_grad.data,
+                       t.row_elements);
+                  for (int64_t i = 0; i < t.row_elements; ++i) run_values[i] *= run_grad[i];
+                }
+                if (!t.pixels) {
+                  for (int64_t x = 0; x < a.shape.w; ++x) row_sum[x] += double(run_values[x]);
+                } else {
+                  for (int64_t x = 0; x < a.shape.w; ++x)
+                    for (int64_t k = 0; k < c_each; ++k)
+                      row_sum[x] +=
+                          double(run_values[x * a.shape.c + (a.weight_shape.c > 1 ? wc : k)]);
+                }
+              }
             }
-            if (!t.pixels) {
-              for (int64_t x = 0; x < a.w; ++x) row_sum[x] += double(run_values[x]);
-            } else {
-              for (int64_t x = 0; x < a.w; ++x)
-                for (int64_t k = 0; k < c_each; ++k)
-                  row_sum[x] += double(run_values[x * a.c + (a.weight_c > 1 ? wc : k)]);
+            for (int64_t i = 0; i < a.weight_shape.w; ++i) gathered[i] = 0;
+            for (int64_t x = 0; x < a.shape.w; ++x) {
+              const bool one = left[x] == right[x];
+              gathered[left[x]] += one ? row_sum[x] : double(F(1) - share[x]) * row_sum[x];
+              if (!one) gathered[right[x]] += double(share[x]) * row_sum[x];
+            }
+            for (int64_t i = 0; i < a.weight_shape.w; ++i) {
+              if (low >= first)
+                sums[(low - first) * a.weight_shape.w + i] +=
+                    low == high ? gathered[i] : double(F(1) - lambda) * gathered[i];
+              if (high < last && low != high)
+                sums[(high - first) * a.weight_shape.w + i] += double(lambda) * gathered[i];
             }
           }
+          for (int64_t row = first; row < last; ++row)
+            for (int64_t i = 0; i < a.weight_shape.w; ++i)
+              static_cast<F*>(a.grad_weight.data)[offset(a.grad_weight, wn, wc, row) +
+                                                  i * a.grad_weight.stride.w] =
+                  F(double(scale) * sums[(row - first) * a.weight_shape.w + i]);
         }
-        for (int64_t i = 0; i < a.weight_w; ++i) gathered[i] = 0;
-        for (int64_t x = 0; x < a.w; ++x) {
-          const bool one = left[x] == right[x];
-          gathered[left[x]] += one ? row_sum[x] : double(F(1) - share[x]) * row_sum[x];
-          if (!one) gathered[right[x]] += double(share[x]) * row_sum[x];
-        }
-        for (int64_t i = 0; i < a.weight_w; ++i) {
-          if (low >= first)
-            sums[(low - first) * a.weight_w + i] +=
-                low == high ? gathered[i] : double(F(1) - lambda) * gathered[i];
-          if (high < last && low != high)
-            sums[(high - first) * a.weight_w + i] += double(lambda) * gathered[i];
-        }
-      }
-      for (int64_t row = first; row < last; ++row)
-        for (int64_t i = 0; i < a.weight_w; ++i)
-          static_cast<F*>(
-              a.grad_weight.data)[offset(a.grad_weight, wn, wc, row) + i * a.grad_weight.stride.w] =
-              F(double(scale) * sums[(row - first) * a.weight_w + i]);
-    }
-  });
+      });
 }
 
 template <class F>
 void backward(const WeightedL1Arguments& a) {
   double scale = 1;
   if (a.reduction != Reduction::none) read(a.grad.dtype, a.grad.data, &scale, 1);
-  const int64_t size = a.n * a.c * a.h * a.w;
+  const int64_t size = a.shape.n * a.shape.c * a.shape.h * a.shape.w;
   if (size == 0) {
     scale =
         0;  // no element, so no slope: not the 0 * inf that dividing by nothing would make of it
-  } else if (a.by_weight) {
+  } else if (a.statistics) {
     scale /= double(static_cast<const F*>(a.statistics)[1]);
   } else if (a.reduction == Reduction::mean) {
     scale /= double(size);
   }
-  if (a.grad_input.data || a.grad_target.data) gradient_of_operands(a, F(scale));
+  if (a.grad_input.data || a.grad_target.data)
+    a.signs ? gradient_from_signs(a, float(scale)) : gradient_of_operands(a, F(scale));
   if (a.grad_weight.data) gradient_of_weight(a, F(scale));
 }
 
 }  // namespace
 
 void weighted_l1_forward(const WeightedL1Arguments& args) {
-  args.fp64 ? forward<double>(args) : forward<float>(args);
+  args.input.dtype == DType::f64 ? forward<double>(args) : forward<float>(args);
 }
 
 void weighted_l1_backward(const WeightedL1Arguments& args) {
-  args.fp64 ? backward<double>(args) : backward<float>(args);
+  args.input.dtype == DType::f64 ? backward<double>(args) : backward<float>(args);
 }
 
 }  // namespace srk::SRK_ISA

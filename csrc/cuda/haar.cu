@@ -500,13 +500,13 @@ void run(const char* name, const HaarArguments& a, const Layout& l, int vector, 
   const auto& [n, c, h, w] = l.cells;
   if (l.rows) {
     const Shape groups{n, c, h, w / vector};
-    launch(name, rows, ceil_div(n * c * h * groups.w, kThreads), a.stream, first, second, third,
-           groups, k);
+    launch(name, rows, ceil_div(n * c * h * groups.w, kThreads), a.launch.stream, first, second,
+           third, groups, k);
   } else if (l.pixels) {
-    launch(name, pixels, n * h * l.runs.segments, a.stream, first, second, third, l.cells, l.runs,
-           k);
+    launch(name, pixels, n * h * l.runs.segments, a.launch.stream, first, second, third, l.cells,
+           l.runs, k);
   } else {
-    launch(name, strided, ceil_div(n * c * h * w, kThreads), a.stream, first, second, third,
+    launch(name, strided, ceil_div(n * c * h * w, kThreads), a.launch.stream, first, second, third,
            l.shape, l.cells, a.pad, l.x.c < l.x.w, k);
   }
 }

@@ -498,8 +498,8 @@ int64_t size_of(DType t) { return t == DType::f64 ? 8 : t == DType::f32 ? 4 : 2;
 // PyTorch leaves the stride of a dimension of one element arbitrary; it must not decide anything.
 Operand tidy(const Operand& o, const Shape& s) {
   const Strides& t = o.stride;
-  return {o.data,
-          o.dtype,
+  return {o.dtype,
+          o.data,
           {s.n > 1 ? t.n : 0, s.c > 1 ? t.c : 0, s.h > 1 ? t.h : 0, s.w > 1 ? t.w : 1}};
 }
 
@@ -676,7 +676,7 @@ void weighted_l1_forward(const WeightedL1Arguments& a) {
   check_sizes(a);
   const bool none = a.reduction == Reduction::none;
   const Operand input = tidy(a.input, a.shape), target = tidy(a.target, a.shape);
-  const Operand out = none ? tidy(a.out, a.shape) : Operand{a.out.data, a.out.dtype, {}};
+  const Operand out = none ? tidy(a.out, a.shape) : Operand{a.out.dtype, a.out.data, {}};
   const Operand image_out = none ? out : Operand{};
   const auto launch_variant = [&](auto variant) {
     using Chosen = decltype(variant);
@@ -691,7 +691,7 @@ void weighted_l1_forward(const WeightedL1Arguments& a) {
                        map,
                        tiling,
                        a.reduction,
-                       a.by_weight,
+                       a.statistics != nullptr,
                        static_cast<A*>(a.statistics),
                        workspace.ticket,
                        workspace.partial};
@@ -701,7 +701,7 @@ void weighted_l1_forward(const WeightedL1Arguments& a) {
     if (!none && blocks > kMostBlocks) blocks = kMostBlocks;
     if (blocks == 0) return;
     launch("weighted_l1_forward", &weighted_l1_forward_kernel<T, A, Chosen::V, Chosen::pixels>,
-           blocks, a.stream, f);
+           blocks, a.launch.stream, f);
   };
   choose(a.shape, a.weight, {input, target, image_out}, launch_variant);
 }
@@ -710,7 +710,7 @@ void weighted_l1_backward(const WeightedL1Arguments& a) {
   check_sizes(a);
   const bool none = a.reduction == Reduction::none;
   const Operand input = tidy(a.input, a.shape), target = tidy(a.target, a.shape);
-  const Operand grad = none ? tidy(a.grad, a.shape) : Operand{a.grad.data, a.grad.dtype, {}};
+  const Operand grad = none ? tidy(a.grad, a.shape) : Operand{a.grad.dtype, a.grad.data, {}};
   const Operand grad_input = tidy(a.grad_input, a.shape);
   const Operand grad_target = tidy(a.grad_target, a.shape);
   const Operand image_grad = none ? grad : Operand{};
@@ -740,7 +740,7 @@ void weighted_l1_backward(const WeightedL1Arguments& a) {
     if (blocks == 0) return;
     auto* kernel = &weighted_l1_backward_kernel<T, A, Chosen::V, Chosen::pixels, false>;
     if (gather.blocks) kernel = &weighted_l1_backward_kernel<T, A, Chosen::V, Chosen::pixels, true>;
-    launch("weighted_l1_backward", kernel, blocks, a.stream, b);
+    launch("weighted_l1_backward", kernel, blocks, a.launch.stream, b);
   };
   choose(a.shape, a.weight, {input, target, image_grad, grad_input, grad_target}, launch_variant);
 }

@@ -1,7 +1,7 @@
 """Weighted L1 on the native core: C++ on CPU tensors, CUDA C++ on CUDA tensors.
 
-The core walks two images in one order of memory, planes (columns contiguous) or pixels (channels contiguous). Only
-where the two disagree is one of them copied; mixed dtypes are read as they are, except beside fp64.
+The CUDA core takes any operands. The CPU core walks two images in one order of memory, planes (columns contiguous) or
+pixels (channels contiguous), with sums in one dtype: only where operands disagree is one of them copied.
 """
 
 from __future__ import annotations
@@ -10,19 +10,11 @@ import torch
 from torch import Tensor
 
 from ..._layout import is_channels_last
-from ..._native import DTYPES, launch, workspace
+from ..._native import launch, workspace
 from . import allocate
 from .allocate import NONE
 
 KEEPS_SIGNS = True  # forward and backward take sign words; only ever asked for on CPU
-
-_NO_STRIDES = (0, 0, 0, 0)
-_NO_WEIGHT = (1, 1, 1, 1)
-
-
-def _strides(x: Tensor) -> tuple[int, ...]:
-    """Strides, with 1 for a single column, whose true stride means nothing."""
-    return x.stride() if x.shape[3] > 1 else (*x.stride()[:3], 1)
 
 
 def _is_planes(x: Tensor) -> bool:
@@ -41,32 +33,14 @@ def _one_order(*images: Tensor) -> tuple[Tensor, ...]:
     return tuple(x.contiguous(memory_format=memory_format) for x in images)
 
 
-def _operands(
-    input: Tensor, target: Tensor, weight: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None, torch.dtype]:
+def _one_dtype(input: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The weight in the dtype that is summed in, and the images too where that is fp64."""
     compute = allocate.compute_dtype(input, target, weight)
     if compute is torch.float64:
         input, target = input.double(), target.double()
     if weight is not None and weight.dtype is not compute:
         weight = weight.to(compute)
-    return input, target, weight, compute
-
-
-def _image(x: Tensor | None) -> tuple[int, tuple[int, ...]]:
-    return (0, _NO_STRIDES) if x is None else (x.data_ptr(), _strides(x))
-
-
-def _map(weight: Tensor | None) -> tuple[int, torch.Size | tuple[int, ...], tuple[int, ...]]:
-    if weight is None:
-        return 0, _NO_WEIGHT, _NO_STRIDES
-    return weight.data_ptr(), weight.shape, weight.stride()
-
-
-def _last_argument(x: Tensor, signs: Tensor | None) -> int:
-    """What each core takes last: the CPU one sign words, the CUDA one a workspace."""
-    if x.is_cpu:
-        return 0 if signs is None else signs.data_ptr()
-    return workspace(x.device).data_ptr()
+    return input, target, weight
 
 
 def forward(
@@ -81,31 +55,20 @@ def forward(
 ) -> list[Tensor]:
     """``signs``: sign words to fill for ``backward``, which then need not read the images again (CPU)."""
     out = allocate.loss(input, target, weight, reduction, by_weight, fp32)
-    x, t, w, compute = _operands(input, target, weight)
-    result = out[0]
-    if reduction == NONE:
-        x, t, result = *_one_order(x, t), result
-        if not (_is_planes(result) if _is_planes(x) and _is_planes(t) else _is_pixels(result)):
-            memory_format = torch.contiguous_format if _is_planes(result) else torch.channels_last
-            x, t = x.contiguous(memory_format=memory_format), t.contiguous(memory_format=memory_format)
+    result, statistics = out[0], out[1] if by_weight else None
+    last = signs
+    if input.is_cpu:
+        input, target, weight = _one_dtype(input, target, weight)
+        if reduction == NONE:
+            _, input, target = _one_order(result, input, target)
+        elif signs is None:
+            input, target = _one_order(input, target)
     else:
-        x, t = _one_order(x, t)
+        last = workspace(input.device)
     launch(
-        x,
-        "weighted_l1_forward",
-        (DTYPES[x.dtype], DTYPES[t.dtype], DTYPES[compute], DTYPES[result.dtype]),
-        *_image(x),
-        *_image(t),
-        *_map(w),
-        x.shape,
-        reduction,
-        by_weight,
-        align_corners,
-        result.data_ptr(),
-        _strides(result) if reduction == NONE else _NO_STRIDES,
-        out[1].data_ptr() if by_weight else 0,
-        _last_argument(x, signs),
-    )
+        input, "weighted_l1_forward",
+        input, target, weight, result, statistics, reduction, align_corners, last,
+    )  # fmt: skip
     return out
 
 
@@ -124,46 +87,44 @@ def backward(
 ) -> list[Tensor]:
     out = allocate.gradients(input, target, weight, need_input, need_target, need_weight)
     wanted = iter(out)
-    grad_input = next(wanted) if need_input else None
-    grad_target = next(wanted) if need_target else None
-    grad_weight = next(wanted) if need_weight and weight is not None else None
-    x, t, w, compute = _operands(input, target, weight)
-    if reduction == NONE:
-        x, t, grad = _one_order(x, t, grad)
+    grads = [
+        next(wanted) if need_input else None,
+        next(wanted) if need_target else None,
+        next(wanted) if need_weight and weight is not None else None,
+    ]
+    raw, last = grads, signs
+    if input.is_cpu:
+        input, target, weight = _one_dtype(input, target, weight)
+        if signs is None:  # else the images are dense, in one order
+            if reduction == NONE:
+                input, target, grad = _one_order(input, target, grad)
+            else:
+                input, target = _one_order(input, target)
+            raw = _scratch(grads, input, target, weight)
     else:
-        x, t = _one_order(x, t)
-    planes = _is_planes(x) and _is_planes(t)
-
-    def scratch(result: Tensor | None, like: Tensor) -> Tensor | None:
-        """``result`` if the core can write it, else a temporary in the dtype and order it writes."""
-        if result is None or (result.dtype == like.dtype and (_is_planes if planes else _is_pixels)(result)):
-            return result
-        memory_format = torch.contiguous_format if planes else torch.channels_last
-        return torch.empty(result.shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
-
-    raw_input, raw_target = scratch(grad_input, x), scratch(grad_target, t)
-    raw_weight = grad_weight
-    if grad_weight is not None and grad_weight.dtype != compute:
-        raw_weight = torch.empty_like(grad_weight, dtype=compute)
+        last = workspace(input.device)
     launch(
-        x,
-        "weighted_l1_backward",
-        (DTYPES[grad.dtype], DTYPES[x.dtype], DTYPES[t.dtype], DTYPES[compute]),
-        grad.data_ptr(),
-        _strides(grad) if reduction == NONE else _NO_STRIDES,
-        *_image(x),
-        *_image(t),
-        *_map(w),
-        0 if statistics is None else statistics.data_ptr(),
-        x.shape,
-        reduction,
-        align_corners,
-        *_image(raw_input),
-        *_image(raw_target),
-        *((0, _NO_STRIDES) if raw_weight is None else (raw_weight.data_ptr(), raw_weight.stride())),
-        _last_argument(x, signs),
-    )
-    for result, raw in ((grad_input, raw_input), (grad_target, raw_target), (grad_weight, raw_weight)):
-        if result is not None and raw is not None and raw is not result:
-            result.copy_(raw)
+        input, "weighted_l1_backward",
+        grad, input, target, weight, statistics, *raw, reduction, align_corners, last,
+    )  # fmt: skip
+    if raw is not grads:
+        for result, written in zip(grads, raw, strict=True):
+            if result is not written and result is not None and written is not None:
+                result.copy_(written)
     return out
+
+
+def _scratch(grads: list[Tensor | None], input: Tensor, target: Tensor, weight: Tensor | None) -> list[Tensor | None]:
+    """Each gradient if the CPU core can write it, else a temporary in the dtype and order that it writes."""
+    planes = _is_planes(input) and _is_planes(target)
+    in_order = _is_planes if planes else _is_pixels
+    memory_format = torch.contiguous_format if planes else torch.channels_last
+    raw = list(grads)
+    for i, like in enumerate((input, target)):
+        grad = grads[i]
+        if grad is not None and not (grad.dtype is like.dtype and in_order(grad)):
+            raw[i] = torch.empty(grad.shape, dtype=like.dtype, memory_format=memory_format)
+    grad = grads[2]
+    if grad is not None and weight is not None and grad.dtype is not weight.dtype:
+        raw[2] = torch.empty_like(grad, dtype=weight.dtype)
+    return raw

@@ -130,10 +130,13 @@ class _WeightedL1(torch.autograd.Function):
         signs = output[-1] if keep_signs else None
         if len(output) > 1:
             ctx.mark_non_differentiable(*output[1:])
+            ctx.set_materialize_grads(False)  # zeros for those, of which nothing would be read
         ctx.save_for_backward(input, target, weight, statistics, signs)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
+        if grad is None:
+            return (None,) * 9
         input, target, weight, statistics, signs = ctx.saved_tensors
         operands = (grad, input, target, weight, statistics)
         needs = ctx.needs_input_grad[:3]
