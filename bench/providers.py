@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from srkernels import use_backend
 from srkernels._dispatch import BACKENDS, why_not
-from srkernels._spec import BenchCase, Case, OpSpec
+from srkernels._spec import BenchCase, OpSpec
 
 OURS = "srkernels"
 # Another formulation of the same sum rounds elsewhere (a convolution with rounded filters, say). This slack on the
@@ -97,11 +97,12 @@ def problem(spec: OpSpec, bench: BenchCase, device: torch.device, index: int = 0
     dtype: torch.dtype = getattr(torch, bench.dtype)
     memory_format = torch.channels_last if bench.channels_last else torch.contiguous_format
     operands: list[Tensor | None] = []
-    for name, shape in zip(spec.operands, bench.case.shapes, strict=True):
+    for i, (name, shape) in enumerate(zip(spec.operands, bench.case.shapes, strict=True)):
         if shape is None:
             operands.append(None)
             continue
-        x = torch.rand(shape, generator=generator, device=device).to(dtype)
+        low = -1.0 if i in bench.case.centred else 0.0
+        x = torch.empty(shape, device=device).uniform_(low, 1, generator=generator).to(dtype)
         if len(shape) == 4:
             x = x.contiguous(memory_format=memory_format)
         operands.append(x.requires_grad_(name in bench.differentiable))
@@ -141,7 +142,7 @@ def backends(spec: OpSpec, device: torch.device, dtype: torch.dtype) -> tuple[li
     """The op on every backend that runs here, then under automatic choice."""
     found, skipped = [], {}
     for name in BACKENDS:
-        reason = why_not(name, device, dtype)
+        reason = why_not(name, device, dtype, spec.refuses)
         if reason is None:
             found.append(Provider(name, spec.op, name))
         else:
@@ -217,7 +218,7 @@ def tiny(spec: OpSpec) -> BenchCase:
             s if s is None or len(s) != 4 else tuple(max(1, round(d * f)) for d, f in zip(s, scale, strict=True))
             for s in source.shapes
         )
-        scaled = Case("x".join(map(str, shapes[0] or ())), shapes, source.kwargs)
+        scaled = replace(source, id="x".join(map(str, shapes[0] or ())), shapes=shapes)
         try:
             spec.oracle(*(None if s is None else torch.rand(s) for s in shapes), **source.kwargs)
         except (RuntimeError, ValueError, TypeError):

@@ -1,6 +1,7 @@
 // Python module srkernels._cpu. Nothing is allocated here.
 #include <string>
 
+#include "cpu/activation.h"
 #include "cpu/haar.h"
 #include "cpu/isa.h"
 #include "cpu/weighted_l1.h"
@@ -51,6 +52,26 @@ void weighted_l1_backward(const Tensor& grad, const Tensor& input, const Tensor&
   SRK_CALL(weighted_l1_backward, a);
 }
 
+void activation_backward(const Tensor& grad, const Tensor& kept, const Tensor& out,
+                         const Tensor& slopes, int activation, double negative_slope, double scale,
+                         const Tensor& bias_sum, const Tensor& slope_sum, int threads) {
+  srk::ActivationArguments a{};
+  a.shape = grad.shape();
+  a.grad = grad.operand();
+  a.kept = kept.operand();
+  a.out = out.operand();
+  a.activation = srk::Activation(activation);
+  a.slopes = slopes.data();
+  a.slope_step = slopes.given() && slopes.raw.shape[0] > 1;
+  a.negative_slope = negative_slope;
+  a.scale = scale;
+  a.bias_sum = static_cast<double*>(bias_sum.data());
+  a.slope_sum = static_cast<double*>(slope_sum.data());
+  a.launch = {threads, nullptr};
+  py::gil_scoped_release release;
+  SRK_CALL(activation_backward, a);
+}
+
 const char* const kIsaNames[] = {"baseline", "avx2", "avx512"};
 
 void set_isa(const std::string& name) {
@@ -72,6 +93,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("haar_synthesis", &haar_synthesis);
   m.def("weighted_l1_forward", &weighted_l1_forward);
   m.def("weighted_l1_backward", &weighted_l1_backward);
+  m.def("activation_backward", &activation_backward);
   m.def("isa", [] { return kIsaNames[int(srk::current_isa())]; });
   m.def("set_isa", &set_isa, "Use a lesser instruction set (tests).");
 }

@@ -9,12 +9,21 @@ from . import functional, nn
 from ._dispatch import use_backend
 from ._explain import explain
 from ._version import __version__
-from .functional import convert_haar_weight, haar_dwt2d, haar_highpass, haar_idwt2d, weighted_l1_loss
+from .functional import (
+    conv2d_act,
+    convert_haar_weight,
+    haar_dwt2d,
+    haar_highpass,
+    haar_idwt2d,
+    residual_block,
+    weighted_l1_loss,
+)
 from .ops.haar import HAAR_CONVENTIONS
 
 __all__ = [
     "HAAR_CONVENTIONS",
     "__version__",
+    "conv2d_act",
     "convert_haar_weight",
     "explain",
     "functional",
@@ -22,6 +31,7 @@ __all__ = [
     "haar_highpass",
     "haar_idwt2d",
     "nn",
+    "residual_block",
     "use_backend",
     "weighted_l1_loss",
 ]

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from . import _native, _triton
+from ._spec import Refusal
 
 BACKENDS = ("reference", "native", "triton")
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -59,41 +60,51 @@ def use_backend(name: str | None) -> Iterator[None]:
         _requested = previous
 
 
-def why_not(backend: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """The reason why ``backend`` cannot run on this device and dtype, or None if it can."""
+def why_not(
+    backend: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    refuses: Refusal | None = None,
+    detail: tuple[int, ...] = (),
+    automatic: bool = False,
+) -> str | None:
+    """The reason why ``backend`` cannot run on this device and dtype, or None if it can; an op's own come last."""
     if backend == "reference":
         return None
     if dtype not in FLOAT_DTYPES:
         return f"no {dtype} kernel"
-    if backend == "native":
-        return _native.why_not(device)
-    return _triton.why_not(device)
+    reason = _native.why_not(device) if backend == "native" else _triton.why_not(device)
+    return reason if reason is not None or refuses is None else refuses(backend, device, dtype, detail, automatic)
 
 
-def ranked(device: torch.device, dtype: torch.dtype) -> list[tuple[str, str | None]]:
-    """Backends in automatic order for this device and dtype, each with the reason why not (None: it can run)."""
+def ranked(
+    device: torch.device, dtype: torch.dtype, refuses: Refusal | None = None, detail: tuple[int, ...] = ()
+) -> list[tuple[str, str | None]]:
+    """Backends in automatic order, each with the reason why not (None: it is a choice)."""
     order = _AUTOMATIC.get(device.type, ())
-    return [(b, why_not(b, device, dtype)) for b in order] + [("reference", None)]
+    return [(b, why_not(b, device, dtype, refuses, detail, True)) for b in order] + [("reference", None)]
 
 
-# (op package, request, device type, device index, dtype) -> backend module. Availability cannot change within a
-# process, except for the interpreter switch, which _triton reads once.
-_cache: dict[tuple[str, str, torch.device, torch.dtype], ModuleType] = {}
+# (op package, request, device, dtype, detail) -> backend module. Availability cannot change within a process, except
+# for the interpreter switch, which _triton reads once.
+_cache: dict[tuple[str, str, torch.device, torch.dtype, tuple[int, ...]], ModuleType] = {}
 
 
-def implementation(package: str, backend: str, x: Tensor) -> ModuleType:
+def implementation(
+    package: str, backend: str, x: Tensor, refuses: Refusal | None = None, detail: tuple[int, ...] = ()
+) -> ModuleType:
     """The module ``package.<backend>`` that runs on ``x``; raises RuntimeError if an explicit request cannot."""
-    key = (package, backend, x.device, x.dtype)
+    key = (package, backend, x.device, x.dtype, detail)
     found = _cache.get(key)
     if found is None:
         name = backend
         if backend:
-            reason = why_not(backend, x.device, x.dtype)
+            reason = why_not(backend, x.device, x.dtype, refuses, detail)
             if reason is not None:
                 op = package.rpartition(".")[2]
                 raise RuntimeError(f"{op}: backend {backend!r} was asked for but cannot run: {reason}")
         else:
-            name = next(b for b, reason in ranked(x.device, x.dtype) if reason is None)
+            name = next(b for b, reason in ranked(x.device, x.dtype, refuses, detail) if reason is None)
         found = _cache[key] = importlib.import_module(f"{package}.{_MODULES[name]}")
     return found
 

@@ -25,24 +25,29 @@ def explain(op: str | Callable[..., Any], *inputs: Any) -> str:
         ValueError: no such op, or no tensor among the inputs.
     """
     name = op if isinstance(op, str) else op.__name__
-    known = [spec.name for spec in specs()]
+    known = {spec.name: spec for spec in specs()}
     if name not in known:
         raise ValueError(f"explain: op must be one of {', '.join(known)}, got {name!r}")
+    spec = known[name]
     x = next((value for value in inputs if isinstance(value, Tensor)), None)
     if x is None:
         raise ValueError("explain: inputs must hold at least one tensor, got none")
     request = requested()
-    order = ranked(x.device, x.dtype)
+    detail = spec.detail(*inputs)
+    order = ranked(x.device, x.dtype, spec.refuses, detail)
     chosen = request or next(b for b, reason in order if reason is None)
     how = "asked for by name" if request else "automatic"
     lines = [f"{name} on {x.device.type} {str(x.dtype).removeprefix('torch.')}: {chosen} ({how})"]
     automatic = [b for b, _ in order]
+    slower = dict(order)
     for backend in BACKENDS:
-        reason = why_not(backend, x.device, x.dtype)
+        reason = why_not(backend, x.device, x.dtype, spec.refuses, detail)
         if reason is not None:
             verdict = f"cannot run: {reason}"
         elif backend == chosen:
             verdict = "can run, chosen"
+        elif slower.get(backend) is not None:
+            verdict = f"can run, on request only: {slower[backend]}"
         elif backend in automatic and automatic.index(backend):
             verdict = f"can run, ranked after {automatic[automatic.index(backend) - 1]}"
         else:

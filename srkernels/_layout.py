@@ -20,3 +20,13 @@ def empty_nchw(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = N
         return like.new_empty(shape, dtype=dtype)
     memory_format = torch.channels_last if is_channels_last(like) else torch.contiguous_format
     return torch.empty(shape, dtype=dtype, device=like.device, memory_format=memory_format)
+
+
+def laid_out(y: Tensor, like: Tensor) -> Tensor:
+    """``y`` with the strides that ``empty_nchw(like, y.shape)`` has, copied only if they differ."""
+    _, c, h, w = (max(size, 1) for size in y.shape)
+    if not like.is_contiguous() and is_channels_last(like):
+        strides = (h * w * c, 1, w * c, c)
+    else:
+        strides = (c * h * w, h * w, w, 1)
+    return y if y.stride() == strides else empty_nchw(like, y.shape, y.dtype).copy_(y)

@@ -6,16 +6,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 Shape = tuple[int, ...]
+
+# An op's own reasons, (backend, device, dtype, detail, automatic) -> why not, or None. ``detail`` is what of a call
+# they depend on besides (a kernel size, say); ``automatic``: also where the backend runs but eager PyTorch is faster.
+Refusal = Callable[[str, torch.device, torch.dtype, tuple[int, ...], bool], str | None]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One call of an op: operand shapes (None: the operand is left out) and keyword arguments."""
+    """One call of an op: operand shapes (None: the operand is left out) and keyword arguments.
+
+    ``centred``: positions of operands to draw around zero (filters, so that both sides of an activation are reached);
+    the others are drawn as images are, mostly positive.
+    """
 
     id: str
     shapes: tuple[Shape | None, ...]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    centred: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,10 @@ class OpSpec:
         invariants: name -> check(backend) of the op's algebra; raises AssertionError.
         aot: () -> kernels to compile ahead of time; imports triton.
         saved_bytes: (case, bytes per element) -> bytes that only the backward pass keeps alive.
+        parameters: operands without a batch axis.
+        refuses: the op's own reasons against a backend (see ``_dispatch.Refusal``).
+        detail: (operands) -> what of a call they depend on.
+        threads_matter: why the native result depends on the number of threads, if it does.
     """
 
     name: str
@@ -95,3 +110,7 @@ class OpSpec:
     invariants: Mapping[str, Callable[[], None]] = field(default_factory=dict)
     aot: Callable[[], tuple[AotCase, ...]] = tuple
     saved_bytes: Callable[[Case, int], int] = lambda case, itemsize: 0
+    parameters: tuple[str, ...] = ()
+    refuses: Refusal | None = None
+    detail: Callable[..., tuple[int, ...]] = lambda *operands: ()
+    threads_matter: str = ""

@@ -70,7 +70,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             elif axis == "layout":
                 choices = [(x, x) for x in (REDUCED_LAYOUTS if reduced else LAYOUTS)]
             else:
-                choices = [(t, str(t)) for t, reason in _targets(metafunc.config) if reason is None]
+                refuses = row["spec"].refuses if "spec" in row else None
+                choices = [
+                    (t, str(t))
+                    for t, reason in _targets(metafunc.config)
+                    if reason is None
+                    and why_not(t.backend, torch.device(t.device), row.get("dtype", torch.float32), refuses) is None
+                ]
             extended += [({**row, axis: value}, [*ids, id]) for value, id in choices]
         rows = extended
     params = [pytest.param(*row.values(), id="-".join(ids)) for row, ids in rows]

@@ -54,7 +54,8 @@ def test_every_output_element_is_written(spec: OpSpec, case: Case, target: Targe
             found = [*values(spec.op, case, xs), *gradients(spec.op, case, xs, cots, present(xs))]
         for y, eager in zip(found, expected, strict=True):
             assert torch.equal(y.isnan(), eager.isnan()), f"{layout}: an element was left unwritten"
-    assert poison.poisoned, "nothing was allocated through the patched functions"
+    # The reference may leave all allocation to PyTorch's own operations.
+    assert poison.poisoned or target.backend == "reference", "nothing was allocated through the patched functions"
 
 
 def test_poison_shows_an_unwritten_element(poison: Poison) -> None:
@@ -105,8 +106,11 @@ def test_saved_bytes_are_counted() -> None:
 def _large_cases(spec: OpSpec) -> list[Case]:
     """Sizes that are split among threads: the largest gate case with 64 times its batch, and one that is benched."""
     largest = max(spec.cases, key=lambda c: prod(c.shapes[0]))
-    shapes = tuple(None if s is None else (64 * s[0], *s[1:]) for s in largest.shapes)
-    return [Case(largest.id, shapes, largest.kwargs), *(b.case for b in spec.bench[:1])]
+    shapes = tuple(
+        s if s is None or name in spec.parameters else (64 * s[0], *s[1:])
+        for name, s in zip(spec.operands, largest.shapes, strict=True)
+    )
+    return [replace(largest, shapes=shapes), *(b.case for b in spec.bench[:1])]
 
 
 def _bits(xs: list[Tensor]) -> list[Tensor]:
@@ -133,6 +137,8 @@ def test_repeats_give_the_same_bits(spec: OpSpec, target: Target) -> None:
 def test_threads_do_not_change_the_bits(spec: OpSpec, target: Target) -> None:
     if target.backend != "native" or target.device != "cpu":
         pytest.skip("eager PyTorch splits its sums by the thread count; the other backends have no CPU threads")
+    if spec.threads_matter:
+        pytest.skip(spec.threads_matter)
     with srkernels.use_backend(target.backend):
         for dtype in (torch.float32, torch.bfloat16):
             for case in _large_cases(spec):

@@ -54,7 +54,9 @@ def test_values_and_gradients(spec: OpSpec, case: Case, dtype: torch.dtype, layo
                     exact, eager, error = draw.exact_gradients[k], draw.eager_gradients[k], expected.gradients[k]
                     check(what, grad, exact, eager, error)
                     check_magnitude(what, grad, exact, error)
-                    if draw.operands[i].shape[1] > 1:  # one channel looks the same in both layouts
+                    if (
+                        draw.operands[i].dim() >= 4 and draw.operands[i].shape[1] > 1
+                    ):  # one channel looks the same in both layouts
                         _check_layout(what, grad, draw.operands[i])
 
 
@@ -98,7 +100,9 @@ def test_nan_and_inf_propagate(spec: OpSpec, case: Case, target: Target, poison:
             what, finite = f"output {i}, {poison} in {spec.operands[bad]}", e.isfinite()
             assert torch.equal(y.isfinite(), finite), f"{what}: non-finite at other places than eager PyTorch"
             assert not torch.tensor(poison).isnan() or torch.equal(y.isnan(), e.isnan()), f"{what}: NaN became inf"
-            y, e, x = (_keep_finite(t, finite) for t in (y, e, exact[i]))
+            # At a border PyTorch's fp64 convolution multiplies weights by the padding's zeros, its fp32 one does not.
+            comparable = finite & exact[i].isfinite()
+            y, e, x = (_keep_finite(t, comparable) for t in (y, e, exact[i]))
             check(what, y, x, e, clean.values[i])
         for i, a, e in zip(clean.wanted, found_gradients, eager_gradients, strict=True):
             what = f"gradient of {spec.operands[i]}, {poison} in {spec.operands[bad]}"
@@ -126,4 +130,6 @@ def test_operands_are_left_alone(spec: OpSpec, case: Case, layout: str, target: 
         assert x is None or torch.equal(x, copy)
     storages = {x.untyped_storage().data_ptr() for x in (*xs, *cots) if x is not None and x.numel()}
     for y in flat(produced):
+        if any(y.data_ptr() == c.data_ptr() and y.shape == c.shape and y.stride() == c.stride() for c in cots):
+            continue  # the gradient of an operand that is only added is the cotangent itself, as PyTorch's own
         assert not y.numel() or y.untyped_storage().data_ptr() not in storages

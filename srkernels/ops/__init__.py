@@ -7,7 +7,8 @@ from .._spec import OpSpec
 
 def specs() -> tuple[OpSpec, ...]:
     """Every op's spec; imported on demand, since only tests, benches and info need them."""
+    from .conv.spec import SPECS as CONV
     from .haar.spec import SPECS as HAAR
     from .weighted_l1.spec import SPECS as WEIGHTED_L1
 
-    return (*HAAR, *WEIGHTED_L1)
+    return (*HAAR, *WEIGHTED_L1, *CONV)

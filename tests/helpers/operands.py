@@ -13,13 +13,13 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, 
 LAYOUTS = ("contiguous", "channels_last", "sliced", "strided", "expanded", "permuted")
 
 
-def random(shape: Sequence[int], dtype: torch.dtype, seed: int, device: str = "cpu") -> Tensor:
-    """Uniform in [-0.25, 1): mostly positive as images and maps are, with signs that matter.
+def random(shape: Sequence[int], dtype: torch.dtype, seed: int, device: str = "cpu", low: float = -0.25) -> Tensor:
+    """Uniform in [low, 1): mostly positive as images and maps are, with signs that matter.
 
     Drawn in fp32 and rounded, so that every dtype, fp64 too, sees values that fp32 also holds.
     """
     generator = torch.Generator().manual_seed(seed)
-    return torch.empty(tuple(shape)).uniform_(-0.25, 1, generator=generator).to(device, dtype)
+    return torch.empty(tuple(shape)).uniform_(low, 1, generator=generator).to(device, dtype)
 
 
 def arranged(x: Tensor, layout: str) -> Tensor:
@@ -51,7 +51,9 @@ def operands(
 ) -> list[Tensor | None]:
     """One draw of a case's operands; an operand that the case leaves out is None."""
     return [
-        None if shape is None else arranged(random(shape, dtype, 1000 * seed + i, device), layout)
+        None
+        if shape is None
+        else arranged(random(shape, dtype, 1000 * seed + i, device, -1 if i in case.centred else -0.25), layout)
         for i, shape in enumerate(case.shapes)
     ]
 

@@ -1,0 +1,219 @@
+// Backward pass through an activation on CPU, between two convolutions' gradients.
+//
+//   out = scale * grad * act'(z)        d loss / d bias  = sum of out over images and pixels
+//   act'(z) = 1, and for z not above 0: relu 0, leaky_relu its slope, prelu its channel's
+//                                       d loss / d slope = sum of scale * grad * z over z not above
+//                                       0
+//
+// The tensors are cut into blocks of a fixed size, whose sums are added in order: the result does
+// not depend on the number of threads.
+#include "activation.h"
+
+#include <cstdlib>
+
+#include "parallel.h"
+#include "simd.h"
+
+namespace srk::SRK_ISA {
+namespace {
+
+constexpr int64_t kBlockElements = 16384;
+constexpr int64_t kRun = 32;  // values added up before their sum goes on in double
+
+template <class T>
+struct Buffer {
+  T* data;
+  explicit Buffer(int64_t size)
+      : data(static_cast<T*>(std::malloc(sizeof(T) * size_t(size > 0 ? size : 1)))) {}
+  ~Buffer() { std::free(data); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+};
+
+template <class S>
+using Scalar = typename Simd<S>::Scalar;
+template <class S>
+using Vector = typename Simd<S>::Vector;
+
+template <class S>
+SRK_HD Vector<S> load(const S* p, Vector<S>) {
+  return Simd<S>::load(p);
+}
+template <class S>
+SRK_HD Scalar<S> load(const S* p, Scalar<S>) {
+  return Simd<S>::get(p);
+}
+template <class S>
+SRK_HD void store(S* p, Vector<S> v) {
+  Simd<S>::store(p, v);
+}
+template <class S>
+SRK_HD void store(S* p, Scalar<S> v) {
+  Simd<S>::put(p, v);
+}
+
+// One vector or one value at i. kActivation: as Activation, prelu and leaky_relu being one.
+template <class S, int kActivation, class V>
+SRK_HD void element(const S* grad, const S* kept, S* out, int64_t i, V below, Scalar<S> scale,
+                    V& bias, V& slope) {
+  constexpr Scalar<S> zero = 0;
+  V g = load<S>(grad + i, V{}) * scale;
+  if (kActivation != int(Activation::none)) {
+    const V z = load<S>(kept + i, V{});
+    if (kActivation == int(Activation::relu)) {
+      g = z <= zero ? V{} : g;  // NaN passes, as in PyTorch
+    } else {
+      slope += z > zero ? V{} : z * g;
+      g = z > zero ? g : below * g;
+    }
+  }
+  bias += g;
+  if (out) store<S>(out + i, g);
+}
+
+// The slope of channel c below zero.
+template <class S>
+SRK_HD Scalar<S> slope_of(const ActivationArguments& a, int64_t c) {
+  if (!a.slopes) return Scalar<S>(a.negative_slope);
+  return static_cast<const Scalar<S>*>(a.slopes)[c * a.slope_step];
+}
+
+// Pixels [begin, end) of channels_last tensors; sums: of each channel.
+template <class S, int kActivation>
+void pixels(const ActivationArguments& a, int64_t begin, int64_t end, double* bias, double* slope) {
+  using V = Vector<S>;
+  constexpr int N = lanes<V>();
+  const int64_t channels = a.shape.c;
+  const S *grad = static_cast<const S*>(a.grad.data), *kept = static_cast<const S*>(a.kept.data);
+  S* out = static_cast<S*>(a.out.data);
+  const Scalar<S> scale = Scalar<S>(a.scale);
+  int64_t c = 0;
+  for (; c + N <= channels; c += N) {
+    V below{};
+    for (int k = 0; k < N; ++k) {
+      below[k] = slope_of<S>(a, c + k);
+      bias[c + k] = slope[c + k] = 0;
+    }
+    for (int64_t first = begin; first < end; first += kRun) {
+      const int64_t last = first + kRun < end ? first + kRun : end;
+      V b{}, s{};
+      for (int64_t p = first; p < last; ++p)
+        element<S, kActivation>(grad, kept, out, p * channels + c, below, scale, b, s);
+      for (int k = 0; k < N; ++k) bias[c + k] += double(b[k]);
+      if (kActivation == int(Activation::prelu))
+        for (int k = 0; k < N; ++k) slope[c + k] += double(s[k]);
+    }
+  }
+  for (; c < channels; ++c) {
+    bias[c] = slope[c] = 0;
+    for (int64_t p = begin; p < end; ++p) {
+      Scalar<S> b = 0, s = 0;
+      element<S, kActivation>(grad, kept, out, p * channels + c, slope_of<S>(a, c), scale, b, s);
+      bias[c] += double(b);
+      slope[c] += double(s);
+    }
+  }
+}
+
+// Elements [begin, end), all of one channel.
+template <class S, int kActivation>
+void plane(const ActivationArguments& a, int64_t channel, int64_t begin, int64_t end, double* bias,
+           double* slope) {
+  using V = Vector<S>;
+  constexpr int N = lanes<V>();
+  const S *grad = static_cast<const S*>(a.grad.data), *kept = static_cast<const S*>(a.kept.data);
+  S* out = static_cast<S*>(a.out.data);
+  const Scalar<S> scale = Scalar<S>(a.scale), below = slope_of<S>(a, channel);
+  *bias = *slope = 0;
+  int64_t i = begin;
+  while (i + N <= end) {
+    V b{}, s{};
+    for (int64_t k = 0; k < kRun && i + N <= end; ++k, i += N)
+      element<S, kActivation>(grad, kept, out, i, broadcast(below, V{}), scale, b, s);
+    for (int k = 0; k < N; ++k) *bias += double(b[k]), *slope += double(s[k]);
+  }
+  for (; i < end; ++i) {
+    Scalar<S> b = 0, s = 0;
+    element<S, kActivation>(grad, kept, out, i, below, scale, b, s);
+    *bias += double(b);
+    *slope += double(s);
+  }
+}
+
+// sums[channel] = of parts[block][channel]
+void add_up(const double* parts, int64_t blocks, int64_t channels, double* sums) {
+  if (!sums) return;
+  for (int64_t c = 0; c < channels; ++c) sums[c] = 0;
+  for (int64_t block = 0; block < blocks; ++block)
+    for (int64_t c = 0; c < channels; ++c) sums[c] += parts[block * channels + c];
+}
+
+template <class S, int kActivation>
+void run(const ActivationArguments& a) {
+  const int64_t channels = a.shape.c, area = a.shape.h * a.shape.w;
+  const bool in_pixels = channels > 1 && a.grad.stride.c == 1 && area > 1;
+  if (in_pixels) {
+    const int64_t total = a.shape.n * area;
+    const int64_t step = kBlockElements / channels > 0 ? kBlockElements / channels : 1;
+    const int64_t blocks = (total + step - 1) / step;
+    Buffer<double> bias(blocks * channels), slope(blocks * channels);
+    parallel_ranges(blocks, 2, a.launch.threads, [&](int64_t from, int64_t to) {
+      for (int64_t block = from; block < to; ++block) {
+        const int64_t begin = block * step, end = begin + step < total ? begin + step : total;
+        pixels<S, kActivation>(a, begin, end, bias.data + block * channels,
+                               slope.data + block * channels);
+      }
+    });
+    add_up(bias.data, blocks, channels, a.bias_sum);
+    add_up(slope.data, blocks, channels, a.slope_sum);
+    return;
+  }
+  const int64_t cuts = (area + kBlockElements - 1) / kBlockElements;
+  const int64_t planes = a.shape.n * channels;
+  // Block (image, cut) of every channel: its sums are neighbours.
+  Buffer<double> bias(planes * cuts), slope(planes * cuts);
+  parallel_ranges(planes * cuts, 1 + 2 * kBlockElements / (area > 0 ? area : 1), a.launch.threads,
+                  [&](int64_t from, int64_t to) {
+                    for (int64_t task = from; task < to; ++task) {
+                      const int64_t cut = task % cuts, index = task / cuts;
+                      const int64_t c = index % channels, n = index / channels;
+                      const int64_t begin = index * area + cut * kBlockElements;
+                      const int64_t left = area - cut * kBlockElements;
+                      const int64_t end = begin + (left < kBlockElements ? left : kBlockElements);
+                      const int64_t part = (n * cuts + cut) * channels + c;
+                      plane<S, kActivation>(a, c, begin, end, bias.data + part, slope.data + part);
+                    }
+                  });
+  add_up(bias.data, a.shape.n * cuts, channels, a.bias_sum);
+  add_up(slope.data, a.shape.n * cuts, channels, a.slope_sum);
+}
+
+template <class S>
+void dispatch(const ActivationArguments& a) {
+  switch (a.activation) {
+    case Activation::none:
+      return run<S, int(Activation::none)>(a);
+    case Activation::relu:
+      return run<S, int(Activation::relu)>(a);
+    case Activation::leaky_relu:
+    case Activation::prelu:
+      return run<S, int(Activation::prelu)>(a);
+  }
+}
+
+}  // namespace
+
+void activation_backward(const ActivationArguments& args) {
+  switch (args.grad.dtype) {
+    case DType::f32:
+      return dispatch<float>(args);
+    case DType::bf16:
+      return dispatch<bf16>(args);
+    case DType::f16:
+      return dispatch<f16>(args);
+    case DType::f64:
+      return dispatch<double>(args);
+  }
+}
+
+}  // namespace srk::SRK_ISA

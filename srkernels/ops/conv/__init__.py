@@ -1,0 +1,3 @@
+from .api import conv2d_act, residual_block
+
+__all__ = ["conv2d_act", "residual_block"]

@@ -1,0 +1,50 @@
+"""The activations that a convolution's epilogue knows: codes, values and derivatives in eager PyTorch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+NONE, RELU, LEAKY_RELU, PRELU = range(4)
+ACTIVATIONS = {"none": NONE, "relu": RELU, "leaky_relu": LEAKY_RELU, "prelu": PRELU}
+
+
+def activate(z: Tensor, activation: int, negative_slope: float, slope: Tensor | None) -> Tensor:
+    if activation == RELU:
+        return F.relu(z)
+    if activation == LEAKY_RELU:
+        return F.leaky_relu(z, negative_slope)
+    if activation == PRELU:
+        assert slope is not None
+        return F.prelu(z, slope)
+    return z
+
+
+def sign_survives(activation: int, negative_slope: float) -> bool:
+    """Whether the activation's result tells on which side of zero its input was: then the input need not be kept."""
+    return activation == RELU or (activation == LEAKY_RELU and negative_slope > 0)
+
+
+def derivative(
+    grad: Tensor, kept: Tensor | None, activation: int, negative_slope: float, slope: Tensor | None
+) -> Tensor:
+    """``grad`` times the activation's derivative; at NaN as PyTorch's own."""
+    if activation == NONE:
+        return grad
+    assert kept is not None
+    if activation == RELU:
+        return torch.where(kept <= 0, 0, grad)
+    below = negative_slope if activation == LEAKY_RELU else per_channel(slope)
+    return torch.where(kept > 0, grad, below * grad)
+
+
+def slope_gradient(grad: Tensor, z: Tensor, slope: Tensor) -> Tensor:
+    """Of PReLU's slopes: the sum of ``z * grad`` where z is not positive, for each channel or all."""
+    by_element = torch.where(z > 0, 0, z * grad)
+    return by_element.sum((0, 2, 3)) if slope.numel() > 1 or z.shape[1] == 1 else by_element.sum().view(1)
+
+
+def per_channel(slope: Tensor | None) -> Tensor:
+    assert slope is not None
+    return slope.view(1, -1, 1, 1)

@@ -1,0 +1,172 @@
+"""Convolution blocks: public functions and modules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._dispatch import FLOAT_DTYPES, requested
+from ..._validate import check_image, choice, describe
+from . import schema
+from .activation import ACTIVATIONS, LEAKY_RELU, NONE, PRELU
+
+DEFAULT_LEAKY_SLOPE = 0.2  # of super-resolution networks; torch's own default is 0.01
+
+
+def conv2d_act(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str = "relu",
+    slope: float | Tensor | None = None,
+    residual: Tensor | None = None,
+    scale: float = 1.0,
+) -> Tensor:
+    """``scale * act(conv2d(x, weight) + bias) + residual``: convolution of stride 1 and zero padding, in one pass.
+
+    Args:
+        x: (N, Cin, H, W), fp16, bf16, fp32 or fp64, any strides; channels_last is the fast layout.
+        weight: (Cout, Cin, kh, kw), kh and kw odd; sizes other than 3x3 run in eager PyTorch.
+        bias: (Cout,) or None.
+        activation: "none", "relu", "leaky_relu" or "prelu".
+        slope: of "leaky_relu" a number, 0.2 if None; of "prelu" a tensor of 1 or Cout slopes, differentiable.
+        residual: (N, Cout, H, W), added last.
+        scale: a number.
+
+    Returns:
+        (N, Cout, H, W) in the layout of ``x``: channels_last in, channels_last out. Dtype of ``x`` promoted with the
+        residual's; under autocast x, weight, bias and slope are cast to its dtype first, as ``F.conv2d`` does.
+
+    Differentiable in every tensor; second derivatives are exact, on eager operations. Beyond its operands the backward
+    pass keeps the output (relu, leaky_relu of a positive slope), or the pre-activation where the output does not tell
+    its sign (prelu, other slopes, a residual behind an activation, scale <= 0), or nothing ("none").
+    Deterministic.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+    """
+    op = "conv2d_act"
+    code = choice(op, "activation", activation, ACTIVATIONS)
+    check_image(op, "x", x)
+    _check_convolution(op, x, weight, "weight", bias, "bias", x.shape[1])
+    negative_slope, slopes = _slope(op, code, slope, weight.shape[0], x)
+    if residual is not None:
+        check_image(op, "residual", residual)
+        expected = (x.shape[0], weight.shape[0], *x.shape[2:])
+        if tuple(residual.shape) != expected or residual.device != x.device:
+            raise ValueError(f"{op}: residual must be {expected} on {x.device}, got {describe(residual)}")
+    x, weight, bias, slopes = _autocast(x, weight, bias, slopes)
+    _check_dtypes(op, x, weight=weight, bias=bias, slope=slopes)
+    return schema.conv2d_act(x, weight, bias, slopes, residual, code, negative_slope, float(scale), requested())
+
+
+def residual_block(
+    x: Tensor,
+    weight1: Tensor,
+    bias1: Tensor | None,
+    weight2: Tensor,
+    bias2: Tensor | None,
+    *,
+    activation: str = "relu",
+    slope: float | Tensor | None = None,
+    res_scale: float = 1.0,
+    save: str = "activations",
+) -> Tensor:
+    """``x + res_scale * (conv2d(act(conv2d(x, weight1) + bias1), weight2) + bias2)``: EDSR's and DASR's residual block.
+
+    Args:
+        x: (N, C, H, W), fp16, bf16, fp32 or fp64, any strides; channels_last is the fast layout.
+        weight1: (Cmid, C, kh, kw); weight2: (C, Cmid, kh, kw); odd sizes, of which 3x3 is fused.
+        bias1: (Cmid,) or None; bias2: (C,) or None.
+        activation, slope: as ``conv2d_act``; DASR's down-sampling network has a "prelu" of one slope.
+        res_scale: a number; EDSR's large networks have 0.1.
+        save: what the backward pass finds: "activations" keeps one tensor besides ``x`` (the activation, or what goes
+            into it for prelu and slopes below zero), "recompute" none, at the cost of the first convolution once more.
+
+    Returns:
+        (N, C, H, W) in the layout and dtype of ``x``. Under autocast all tensors are cast to its dtype first, but an
+        ``x`` of another dtype is added as it is, as in eager PyTorch.
+
+    Differentiable in every tensor; second derivatives are exact, on eager operations. Deterministic.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+    """
+    op = "residual_block"
+    code = choice(op, "activation", activation, ACTIVATIONS)
+    keep = choice(op, "save", save, _SAVE)
+    check_image(op, "x", x)
+    _check_convolution(op, x, weight1, "weight1", bias1, "bias1", x.shape[1])
+    _check_convolution(op, x, weight2, "weight2", bias2, "bias2", weight1.shape[0])
+    if weight2.shape[0] != x.shape[1] or weight2.shape[2:] != weight1.shape[2:]:
+        expected = (x.shape[1], weight1.shape[0], *weight1.shape[2:])
+        raise ValueError(f"{op}: weight2 must be {expected}, got {tuple(weight2.shape)}")
+    negative_slope, slopes = _slope(op, code, slope, weight1.shape[0], x)
+    inside, weight1, bias1, weight2, bias2, slopes = _autocast(x, weight1, bias1, weight2, bias2, slopes)
+    _check_dtypes(op, inside, weight1=weight1, bias1=bias1, weight2=weight2, bias2=bias2, slope=slopes)
+    if inside.dtype is not x.dtype:  # the skip keeps its dtype
+        h = schema.conv2d_act(inside, weight1, bias1, slopes, None, code, negative_slope, 1.0, requested())
+        return schema.conv2d_act(h, weight2, bias2, None, x, NONE, 0.0, float(res_scale), requested())
+    operands = (x, weight1, bias1, weight2, bias2, slopes)
+    return schema.residual_block(*operands, code, negative_slope, float(res_scale), keep, requested())
+
+
+_SAVE = {"activations": True, "recompute": False}
+
+
+def _check_convolution(op: str, x: Tensor, weight: Any, name: str, bias: Any, bias_name: str, in_channels: int) -> None:
+    check_image(op, name, weight, "(Cout, Cin, kh, kw)")
+    shape = tuple(weight.shape)
+    if shape[1] != in_channels:
+        raise ValueError(f"{op}: {name} must be (Cout, {in_channels}, kh, kw), got {shape}")
+    if shape[2] % 2 == 0 or shape[3] % 2 == 0:
+        raise ValueError(f"{op}: {name} must have odd kernel sizes, got {shape}")
+    if weight.device != x.device:
+        raise ValueError(f"{op}: {name} must be on x's device {x.device}, got {describe(weight)}")
+    if bias is None:
+        return
+    if not isinstance(bias, Tensor):
+        raise TypeError(f"{op}: {bias_name} must be a tensor ({shape[0]},), got {type(bias).__name__}")
+    if tuple(bias.shape) != shape[:1] or bias.device != x.device:
+        raise ValueError(f"{op}: {bias_name} must be ({shape[0]},) on {x.device}, got {describe(bias)}")
+
+
+def _slope(op: str, activation: int, slope: Any, channels: int, x: Tensor) -> tuple[float, Tensor | None]:
+    """(slope of leaky_relu, slopes of prelu)."""
+    if activation == PRELU:
+        if not isinstance(slope, Tensor):
+            raise TypeError(f"{op}: slope of 'prelu' must be a tensor of 1 or {channels} slopes, got {describe(slope)}")
+        if slope.dim() != 1 or slope.numel() not in (1, channels) or slope.device != x.device:
+            raise ValueError(f"{op}: slope must be (1,) or ({channels},) on {x.device}, got {describe(slope)}")
+        if slope.dtype not in FLOAT_DTYPES:
+            raise TypeError(f"{op}: slope must be float16, bfloat16, float32 or float64, got {slope.dtype}")
+        return 0.0, slope
+    if isinstance(slope, Tensor):
+        raise TypeError(f"{op}: slope of {activation_name(activation)!r} must be a number, got {describe(slope)}")
+    if activation != LEAKY_RELU:
+        if slope is not None:
+            raise ValueError(f"{op}: slope has no meaning for {activation_name(activation)!r}, got {slope!r}")
+        return 0.0, None
+    return DEFAULT_LEAKY_SLOPE if slope is None else float(slope), None
+
+
+def activation_name(code: int) -> str:
+    return list(ACTIVATIONS)[code]
+
+
+def _autocast(x: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
+    """The operands in autocast's dtype where it is on, as ``F.conv2d`` would cast them (fp64 is left alone)."""
+    device_type = x.device.type
+    if device_type == "meta" or not torch.is_autocast_enabled(device_type) or x.dtype is torch.float64:
+        return x, *others
+    dtype = torch.get_autocast_dtype(device_type)
+    return x.to(dtype), *(None if t is None else t.to(dtype) for t in others)
+
+
+def _check_dtypes(op: str, x: Tensor, **others: Tensor | None) -> None:
+    for name, tensor in others.items():
+        if tensor is not None and tensor.dtype is not x.dtype:
+            raise TypeError(f"{op}: {name} must have x's dtype {x.dtype}, got {describe(tensor)}")

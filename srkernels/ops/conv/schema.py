@@ -1,0 +1,277 @@
+"""Registration of the convolution ops. Imports torch alone, so the schemas exist before any trace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._dispatch import implementation
+from ..._eager import short_apply, unwatched
+from . import allocate, reference
+from .activation import NONE
+from .support import detail, refuses
+
+_library = torch.library.Library("srkernels", "FRAGMENT")
+_library.define(
+    "conv2d_act_forward(Tensor x, Tensor weight, Tensor? bias, Tensor? slope, Tensor? residual, int activation, "
+    "float negative_slope, float scale, bool keep, str backend) -> Tensor[]",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.define(
+    "conv2d_act_backward(Tensor grad, Tensor x, Tensor weight, Tensor? slope, Tensor? kept, int activation, "
+    "float negative_slope, float scale, bool need_x, bool need_weight, bool need_bias, bool need_slope, "
+    "str backend) -> Tensor[]",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+_library.define(
+    "residual_block_forward(Tensor x, Tensor weight1, Tensor? bias1, Tensor weight2, Tensor? bias2, Tensor? slope, "
+    "int activation, float negative_slope, float res_scale, bool keep, str backend) -> Tensor[]",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.define(
+    "residual_block_backward(Tensor grad, Tensor x, Tensor weight1, Tensor? bias1, Tensor weight2, Tensor? slope, "
+    "Tensor? kept, int activation, float negative_slope, float res_scale, bool need_x, bool need_weight1, "
+    "bool need_bias1, bool need_weight2, bool need_bias2, bool need_slope, str backend) -> Tensor[]",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def _forward(x: Tensor, weight: Tensor, *arguments: Any) -> list[Tensor]:
+    *arguments, backend = arguments  # type: ignore[assignment]
+    module = implementation(__package__, backend, x, refuses, detail(weight))
+    return module.forward(x, weight, *arguments)
+
+
+def _backward(grad: Tensor, x: Tensor, weight: Tensor, *arguments: Any) -> list[Tensor]:
+    *arguments, backend = arguments  # type: ignore[assignment]
+    module = implementation(__package__, backend, x, refuses, detail(weight))
+    return module.backward(grad, x, weight, *arguments)
+
+
+def _forward_fake(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    slope: Tensor | None,
+    residual: Tensor | None,
+    activation: int,
+    negative_slope: float,
+    scale: float,
+    keep: bool,
+    backend: str,
+) -> list[Tensor]:
+    return allocate.forward(x, weight, residual, keep)
+
+
+def _backward_fake(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    slope: Tensor | None,
+    kept: Tensor | None,
+    activation: int,
+    negative_slope: float,
+    scale: float,
+    need_x: bool,
+    need_weight: bool,
+    need_bias: bool,
+    need_slope: bool,
+    backend: str,
+) -> list[Tensor]:
+    return allocate.gradients(x, weight, slope, need_x, need_weight, need_bias, need_slope)
+
+
+def _block_forward(x: Tensor, weight1: Tensor, *arguments: Any) -> list[Tensor]:
+    *arguments, backend = arguments  # type: ignore[assignment]
+    module = implementation(__package__, backend, x, refuses, detail(weight1))
+    return module.block_forward(x, weight1, *arguments)
+
+
+def _block_backward(grad: Tensor, x: Tensor, weight1: Tensor, *arguments: Any) -> list[Tensor]:
+    *arguments, backend = arguments  # type: ignore[assignment]
+    module = implementation(__package__, backend, x, refuses, detail(weight1))
+    return module.block_backward(grad, x, weight1, *arguments)
+
+
+def _block_forward_fake(x: Tensor, weight1: Tensor, *arguments: Any) -> list[Tensor]:
+    *_, keep, _ = arguments
+    return allocate.block_forward(x, weight1, keep)
+
+
+def _block_backward_fake(
+    grad: Tensor,
+    x: Tensor,
+    weight1: Tensor,
+    bias1: Tensor | None,
+    weight2: Tensor,
+    slope: Tensor | None,
+    kept: Tensor | None,
+    activation: int,
+    negative_slope: float,
+    res_scale: float,
+    *needs_and_backend: Any,
+) -> list[Tensor]:
+    return allocate.block_gradients(x, weight1, weight2, slope, *needs_and_backend[:-1])
+
+
+for _name, _run, _fake in (
+    ("conv2d_act_forward", _forward, _forward_fake),
+    ("conv2d_act_backward", _backward, _backward_fake),
+    ("residual_block_forward", _block_forward, _block_forward_fake),
+    ("residual_block_backward", _block_backward, _block_backward_fake),
+):
+    _library.impl(_name, _run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"srkernels::{_name}", _fake, lib=_library)
+
+_forward_op = torch.ops.srkernels.conv2d_act_forward.default
+_backward_op = torch.ops.srkernels.conv2d_act_backward.default
+_block_forward_op = torch.ops.srkernels.residual_block_forward.default
+_block_backward_op = torch.ops.srkernels.residual_block_backward.default
+
+
+def _run_forward(*arguments: Any) -> tuple[Tensor, ...]:
+    run = _forward if unwatched(*arguments[:5]) else _forward_op
+    return tuple(run(*arguments))
+
+
+class _Conv2dAct(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        slope: Tensor | None,
+        residual: Tensor | None,
+        activation: int,
+        negative_slope: float,
+        scale: float,
+        keep: bool,
+        backend: str,
+    ) -> tuple[Tensor, ...]:
+        return _run_forward(x, weight, bias, slope, residual, activation, negative_slope, scale, keep, backend)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, weight, bias, slope, residual, activation, negative_slope, scale, keep, ctx.backend = inputs
+        ctx.epilogue = activation, negative_slope, scale
+        ctx.residual_dtype = None if residual is None else residual.dtype
+        if keep:
+            ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        kept = None if activation == NONE else output[-1]
+        ctx.save_for_backward(x, weight, bias, slope, kept)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
+        if grad is None:
+            return (None,) * 10
+        x, weight, bias, slope, kept = ctx.saved_tensors
+        needs = ctx.needs_input_grad[:4]
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            # create_graph: a second derivative must see through the backward pass, so it runs on eager operations.
+            z = None if kept is None else reference.convolution(x, weight, bias)
+            grads = iter(reference.backward(grad, x, weight, slope, z, *ctx.epilogue, *needs))
+        else:
+            run: Any = _backward if unwatched(grad, x, weight, slope) else _backward_op
+            grads = iter(run(grad, x, weight, slope, kept, *ctx.epilogue, *needs, ctx.backend))
+        by_input = tuple(next(grads) if need else None for need in needs)
+        to_residual = grad.to(ctx.residual_dtype) if ctx.needs_input_grad[4] else None
+        return *by_input, to_residual, None, None, None, None, None
+
+
+_apply = short_apply(_Conv2dAct)
+
+
+def conv2d_act(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    slope: Tensor | None,
+    residual: Tensor | None,
+    activation: int,
+    negative_slope: float,
+    scale: float,
+    backend: str,
+) -> Tensor:
+    """Differentiable convolution with its epilogue."""
+    operands = (x, weight, bias, slope, residual)
+    arguments = (*operands, activation, negative_slope, scale)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands):
+        keep = allocate.keeps_preactivation(activation, negative_slope, scale, residual is not None)
+        return _apply(*arguments, keep, backend)[0]
+    return _run_forward(*arguments, False, backend)[0]
+
+
+def _run_block_forward(*arguments: Any) -> tuple[Tensor, ...]:
+    run = _block_forward if unwatched(*arguments[:6]) else _block_forward_op
+    return tuple(run(*arguments))
+
+
+class _ResidualBlock(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        x: Tensor,
+        weight1: Tensor,
+        bias1: Tensor | None,
+        weight2: Tensor,
+        bias2: Tensor | None,
+        slope: Tensor | None,
+        activation: int,
+        negative_slope: float,
+        res_scale: float,
+        keep: bool,
+        backend: str,
+    ) -> tuple[Tensor, ...]:
+        operands = (x, weight1, bias1, weight2, bias2, slope)
+        return _run_block_forward(*operands, activation, negative_slope, res_scale, keep, backend)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, weight1, bias1, weight2, _, slope, activation, negative_slope, res_scale, keep, ctx.backend = inputs
+        ctx.epilogue = activation, negative_slope, res_scale
+        if keep:
+            ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, weight1, bias1, weight2, slope, output[1] if keep else None)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
+        if grad is None:
+            return (None,) * 11
+        x, weight1, bias1, weight2, slope, kept = ctx.saved_tensors
+        needs = ctx.needs_input_grad[:6]
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            # create_graph: what was kept carries no gradient; computed again, it does.
+            operands = (grad, x, weight1, bias1, weight2, slope, None)
+            grads = iter(reference.block_backward(*operands, *ctx.epilogue, *needs))
+        else:
+            run: Any = _block_backward if unwatched(grad, x, weight1, weight2) else _block_backward_op
+            grads = iter(run(grad, x, weight1, bias1, weight2, slope, kept, *ctx.epilogue, *needs, ctx.backend))
+        return *(next(grads) if need else None for need in needs), None, None, None, None, None
+
+
+_apply_block = short_apply(_ResidualBlock)
+
+
+def residual_block(
+    x: Tensor,
+    weight1: Tensor,
+    bias1: Tensor | None,
+    weight2: Tensor,
+    bias2: Tensor | None,
+    slope: Tensor | None,
+    activation: int,
+    negative_slope: float,
+    res_scale: float,
+    keep: bool,
+    backend: str,
+) -> Tensor:
+    """Differentiable residual block; ``keep``: whether the backward pass finds the first convolution's result."""
+    operands = (x, weight1, bias1, weight2, bias2, slope)
+    arguments = (*operands, activation, negative_slope, res_scale)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands):
+        return _apply_block(*arguments, keep, backend)[0]
+    return _run_block_forward(*arguments, False, backend)[0]

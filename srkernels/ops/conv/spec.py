@@ -1,0 +1,358 @@
+"""Specs of the convolution ops: shapes to test, figures to bench, algebra that must hold."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..._spec import BenchCase, Case, OpSpec
+from . import reference, support
+from .activation import ACTIVATIONS, LEAKY_RELU
+from .api import DEFAULT_LEAKY_SLOPE, conv2d_act, residual_block
+
+Shape = tuple[int, ...]
+
+_THREADS = "oneDNN cuts the weight gradient's sum by the number of threads"
+
+
+def _call(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    slopes: Tensor | None,
+    residual: Tensor | None,
+    *,
+    slope: float | None = None,
+    **kwargs: object,
+) -> Tensor:
+    """``conv2d_act`` with every tensor in a position."""
+    return conv2d_act(x, weight, bias, slope=slope if slopes is None else slopes, residual=residual, **kwargs)  # type: ignore[arg-type]
+
+
+_call.__name__ = "conv2d_act"
+
+
+def oracle(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    slopes: Tensor | None = None,
+    residual: Tensor | None = None,
+    *,
+    activation: str = "relu",
+    slope: float | None = None,
+    scale: float = 1.0,
+) -> Tensor:
+    """``conv2d_act`` by ``F.conv2d`` and eager arithmetic."""
+    code = ACTIVATIONS[activation]
+    return reference.block(x, weight, bias, slopes, residual, code, _negative_slope(code, slope), scale)
+
+
+def _negative_slope(code: int, slope: float | None) -> float:
+    if code != LEAKY_RELU:
+        return 0.0
+    return DEFAULT_LEAKY_SLOPE if slope is None else slope
+
+
+def _case(
+    id: str, x: Shape, out: int, *, bias: bool = True, slopes: int = 0, residual: bool = False,
+    **kwargs: object,
+) -> Case:  # fmt: skip
+    n, c, h, w = x
+    shapes = (
+        x,
+        (out, c, 3, 3),
+        (out,) if bias else None,
+        (slopes,) if slopes else None,
+        (n, out, h, w) if residual else None,
+    )
+    return Case(id, shapes, kwargs, centred=(1,))
+
+
+# Batches of two or none: PyTorch convolves one image alone on CPU by another road, whose padding makes NaN of weights.
+_CASES = (
+    _case("relu", (2, 8, 7, 9), 8),
+    _case("relu-no-bias", (2, 8, 6, 5), 4, bias=False),
+    _case("none", (2, 8, 7, 9), 8, activation="none"),
+    _case("none-residual-scaled", (2, 8, 7, 9), 8, activation="none", residual=True, scale=0.25),
+    _case("leaky", (2, 16, 5, 8), 24, activation="leaky_relu"),
+    _case("leaky-0.05", (2, 16, 5, 8), 3, activation="leaky_relu", slope=0.05),
+    _case("leaky-negative", (2, 4, 5, 6), 4, activation="leaky_relu", slope=-0.5),
+    _case("prelu-shared", (2, 4, 5, 7), 6, activation="prelu", slopes=1),
+    _case("prelu", (2, 4, 5, 7), 6, activation="prelu", slopes=6),
+    _case("prelu-residual", (2, 6, 5, 7), 6, activation="prelu", slopes=6, residual=True, scale=0.5),
+    _case("relu-residual", (2, 6, 5, 7), 6, residual=True),
+    _case("relu-scaled", (2, 6, 5, 7), 6, scale=0.5),
+    _case("relu-scaled-negative", (2, 6, 5, 7), 6, scale=-0.5),
+    _case("rgb", (2, 3, 8, 8), 20),
+    _case("to-rgb", (2, 20, 8, 8), 3, activation="none"),
+    _case("prime-17x31", (2, 5, 17, 31), 7),
+    _case("1-wide", (2, 3, 6, 1), 4),
+    _case("1x1-image", (2, 3, 1, 1), 4, activation="leaky_relu"),
+    _case("no-batch", (0, 3, 4, 4), 5),
+)
+_SMALL = (
+    _case("relu", (2, 2, 4, 3), 3),
+    _case("leaky-residual", (1, 2, 3, 3), 2, activation="leaky_relu", residual=True, scale=0.5),
+    _case("prelu", (1, 2, 3, 3), 2, activation="prelu", slopes=2),
+    _case("prelu-shared", (1, 2, 3, 2), 2, activation="prelu", slopes=1),
+    _case("none", (1, 2, 3, 3), 1, activation="none", bias=False),
+)
+
+
+def _sizes(case: Case) -> tuple[int, int, int, int]:
+    """(pixels, input channels, output channels, filter size) of a case."""
+    x, weight = case.shapes[:2]
+    assert x is not None and weight is not None
+    return x[0] * x[2] * x[3], x[1], weight[0], weight[2] * weight[3]
+
+
+def _bytes(case: Case, itemsize: int, passes: str) -> int:
+    pixels, inputs, outputs, filters = _sizes(case)
+    residual = case.shapes[4] is not None
+    weights = inputs * outputs * filters
+    forward = pixels * (inputs + outputs * (2 if residual else 1)) + weights
+    if passes == "forward":
+        return itemsize * forward
+    # Gradient and kept output or pre-activation are read, the masked gradient is written once and read twice.
+    masked = case.kwargs.get("activation") != "none"
+    backward = pixels * (outputs * (5 if masked else 2) + 2 * inputs) + 3 * weights
+    return itemsize * (forward + backward)
+
+
+def _flops(case: Case, passes: str) -> int:
+    pixels, inputs, outputs, filters = _sizes(case)
+    return 2 * pixels * inputs * outputs * filters * (3 if passes == "forward+backward" else 1)
+
+
+def _saved(case: Case, itemsize: int) -> int:
+    code = ACTIVATIONS[str(case.kwargs.get("activation", "relu"))]
+    if code == 0:
+        return 0
+    pixels, _, outputs, _ = _sizes(case)
+    return itemsize * pixels * outputs  # the output, or the pre-activation in its place
+
+
+def _bench() -> tuple[BenchCase, ...]:
+    both = "forward+backward"
+    block = _case("4x64x96x96", (4, 64, 96, 96), 64)
+    grads = ("x", "weight", "bias")
+    return (
+        BenchCase(block, both, "bfloat16", True, grads),
+        BenchCase(block, both, "float32", True, grads),
+        BenchCase(block, both, "float32", False, grads),
+        BenchCase(block, "forward", "bfloat16", True),
+    )
+
+
+def _draw(*shapes: Shape) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(20203)
+    return [torch.rand(s, generator=generator, dtype=torch.float64) - 0.3 for s in shapes]
+
+
+def _identity_filter() -> None:
+    (x,) = _draw((2, 4, 5, 6))
+    weight = torch.zeros(4, 4, 3, 3, dtype=torch.float64)
+    weight[range(4), range(4), 1, 1] = 1
+    assert torch.equal(conv2d_act(x, weight, activation="none"), x)
+    assert torch.equal(conv2d_act(x, weight), x.relu())
+
+
+def _zero_scale() -> None:
+    x, weight, residual = _draw((1, 3, 5, 6), (3, 3, 3, 3), (1, 3, 5, 6))
+    assert torch.equal(conv2d_act(x, weight, residual=residual, scale=0.0), residual)
+
+
+def _prelu_of_one_slope() -> None:
+    x, weight, bias = _draw((1, 3, 5, 6), (4, 3, 3, 3), (4,))
+    leaky = conv2d_act(x, weight, bias, activation="leaky_relu", slope=0.25)
+    for slopes in (1, 4):
+        slope = torch.full((slopes,), 0.25, dtype=torch.float64)
+        assert torch.equal(conv2d_act(x, weight, bias, activation="prelu", slope=slope), leaky)
+
+
+def _homogeneous() -> None:
+    x, weight = _draw((1, 3, 5, 6), (4, 3, 3, 3))
+    assert torch.equal(conv2d_act(4 * x, weight), 4 * conv2d_act(x, weight))
+
+
+CONV2D_ACT = OpSpec(
+    name="conv2d_act",
+    package=__package__,
+    op=_call,
+    oracle=oracle,
+    operands=("x", "weight", "bias", "slope", "residual"),
+    cases=_CASES,
+    small=_SMALL,
+    bench=_bench(),
+    bytes_moved=_bytes,
+    flops=_flops,
+    published=oracle,
+    saved_bytes=_saved,
+    invariants={
+        "identity filter": _identity_filter,
+        "scale of zero": _zero_scale,
+        "prelu of one slope is leaky relu": _prelu_of_one_slope,
+        "positive homogeneity": _homogeneous,
+    },
+    parameters=("weight", "bias", "slope"),
+    refuses=support.refuses,
+    detail=lambda x, weight, *_: support.detail(weight),
+    threads_matter=_THREADS,
+)
+
+
+def _block_call(
+    x: Tensor,
+    weight1: Tensor,
+    bias1: Tensor | None,
+    weight2: Tensor,
+    bias2: Tensor | None,
+    slopes: Tensor | None,
+    *,
+    slope: float | None = None,
+    **kwargs: object,
+) -> Tensor:
+    """``residual_block`` with every tensor in a position."""
+    slope_ = slope if slopes is None else slopes
+    return residual_block(x, weight1, bias1, weight2, bias2, slope=slope_, **kwargs)  # type: ignore[arg-type]
+
+
+_block_call.__name__ = "residual_block"
+
+
+def block_oracle(
+    x: Tensor,
+    weight1: Tensor,
+    bias1: Tensor | None,
+    weight2: Tensor,
+    bias2: Tensor | None,
+    slopes: Tensor | None = None,
+    *,
+    activation: str = "relu",
+    slope: float | None = None,
+    res_scale: float = 1.0,
+    save: str = "activations",
+) -> Tensor:
+    """``residual_block`` by ``F.conv2d`` and eager arithmetic."""
+    code = ACTIVATIONS[activation]
+    epilogue = (code, _negative_slope(code, slope), res_scale)
+    return reference.two_convolutions(x, weight1, bias1, weight2, bias2, slopes, *epilogue)
+
+
+def _block_case(id: str, x: Shape, middle: int, *, bias: bool = True, slopes: int = 0, **kwargs: object) -> Case:
+    c = x[1]
+    biases = ((middle,), (c,)) if bias else (None, None)
+    shapes = (x, (middle, c, 3, 3), biases[0], (c, middle, 3, 3), biases[1], (slopes,) if slopes else None)
+    return Case(id, shapes, kwargs, centred=(1, 3))
+
+
+_BLOCK_CASES = (
+    _block_case("relu", (2, 8, 7, 9), 8),
+    _block_case("relu-recompute", (2, 8, 7, 9), 8, save="recompute"),
+    _block_case("relu-no-bias-scaled", (2, 8, 6, 5), 8, bias=False, res_scale=0.1),
+    _block_case("leaky", (2, 16, 5, 8), 24, activation="leaky_relu"),
+    _block_case("prelu-shared", (2, 4, 5, 7), 6, activation="prelu", slopes=1),
+    _block_case("prelu-recompute", (2, 4, 5, 7), 6, activation="prelu", slopes=6, save="recompute", res_scale=0.5),
+    _block_case("none", (2, 5, 5, 7), 3, activation="none"),
+    _block_case("prime-17x31", (2, 5, 17, 31), 7),
+    _block_case("1-wide", (2, 3, 6, 1), 4),
+    _block_case("no-batch", (0, 3, 4, 4), 5),
+)
+_BLOCK_SMALL = (
+    _block_case("relu", (2, 2, 3, 3), 2),
+    _block_case("leaky-recompute", (1, 2, 3, 3), 2, activation="leaky_relu", save="recompute", res_scale=0.5),
+    _block_case("prelu", (1, 2, 3, 2), 3, activation="prelu", slopes=3),
+)
+
+
+def _block_sizes(case: Case) -> tuple[int, int, int]:
+    """(pixels, channels, channels in the middle) of a case."""
+    x, weight1 = case.shapes[:2]
+    assert x is not None and weight1 is not None
+    return x[0] * x[2] * x[3], x[1], weight1[0]
+
+
+def _block_bytes(case: Case, itemsize: int, passes: str) -> int:
+    pixels, c, middle = _block_sizes(case)
+    weights = 18 * c * middle
+    # x and the middle, each written or read once by each convolution; the skip is read with x's own tile.
+    forward = pixels * (3 * c + 2 * middle) + weights
+    if passes == "forward":
+        return itemsize * forward
+    # Data gradients read grad and the middle's sign, and the middle with the skip; weight gradients both sides of each.
+    backward = pixels * ((c + 2 * middle) + (middle + 2 * c) + 2 * (c + middle)) + 3 * weights
+    return itemsize * (forward + backward)
+
+
+def _block_flops(case: Case, passes: str) -> int:
+    pixels, c, middle = _block_sizes(case)
+    return 36 * pixels * c * middle * (3 if passes == "forward+backward" else 1)
+
+
+def _block_saved(case: Case, itemsize: int) -> int:
+    if case.kwargs.get("save") == "recompute":
+        return 0
+    pixels, _, middle = _block_sizes(case)
+    return itemsize * pixels * middle  # besides x, which is the caller's
+
+
+def _block_bench() -> tuple[BenchCase, ...]:
+    both = "forward+backward"
+    block = _block_case("4x64x96x96", (4, 64, 96, 96), 64)
+    grads = ("x", "weight1", "bias1", "weight2", "bias2")
+    return (
+        BenchCase(block, both, "bfloat16", True, grads, {"eager": 1.2}),
+        BenchCase(block, both, "float32", True, grads, {"eager": 1.0}),
+        BenchCase(block, both, "float32", False, grads, {"eager": 1.0}),
+        BenchCase(block, "forward", "bfloat16", True),
+    )
+
+
+def _zero_weights() -> None:
+    x, weight1 = _draw((2, 3, 5, 6), (4, 3, 3, 3))
+    assert torch.equal(residual_block(x, weight1, None, torch.zeros(3, 4, 3, 3, dtype=x.dtype), None), x)
+
+
+def _as_two_calls() -> None:
+    x, w1, b1, w2, b2 = _draw((2, 3, 5, 6), (4, 3, 3, 3), (4,), (3, 4, 3, 3), (3,))
+    h = conv2d_act(x, w1, b1, activation="leaky_relu")
+    expected = conv2d_act(h, w2, b2, activation="none", residual=x, scale=0.5)
+    found = residual_block(x, w1, b1, w2, b2, activation="leaky_relu", res_scale=0.5)
+    torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
+
+
+def _recompute_is_the_same() -> None:
+    x, w1, b1, w2, b2 = (t.requires_grad_() for t in _draw((2, 3, 5, 6), (4, 3, 3, 3), (4,), (3, 4, 3, 3), (3,)))
+    both = [
+        torch.autograd.grad(residual_block(x, w1, b1, w2, b2, save=save).square().sum(), (x, w1, b1, w2, b2))
+        for save in ("activations", "recompute")
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(*both, strict=True))
+
+
+RESIDUAL_BLOCK = OpSpec(
+    name="residual_block",
+    package=__package__,
+    op=_block_call,
+    oracle=block_oracle,
+    operands=("x", "weight1", "bias1", "weight2", "bias2", "slope"),
+    cases=_BLOCK_CASES,
+    small=_BLOCK_SMALL,
+    bench=_block_bench(),
+    bytes_moved=_block_bytes,
+    flops=_block_flops,
+    published=block_oracle,
+    saved_bytes=_block_saved,
+    invariants={
+        "zero weights": _zero_weights,
+        "two calls of conv2d_act": _as_two_calls,
+        "recomputing changes nothing": _recompute_is_the_same,
+    },
+    parameters=("weight1", "bias1", "weight2", "bias2", "slope"),
+    refuses=support.refuses,
+    detail=lambda x, weight1, *_: support.detail(weight1),
+    threads_matter=_THREADS,
+)
+
+SPECS = (CONV2D_ACT, RESIDUAL_BLOCK)
