@@ -19,6 +19,7 @@ from .functional import (
     weighted_l1_loss,
 )
 from .ops.haar import HAAR_CONVENTIONS
+from .patch import patch, unpatch
 
 __all__ = [
     "HAAR_CONVENTIONS",
@@ -31,7 +32,9 @@ __all__ = [
     "haar_highpass",
     "haar_idwt2d",
     "nn",
+    "patch",
     "residual_block",
+    "unpatch",
     "use_backend",
     "weighted_l1_loss",
 ]

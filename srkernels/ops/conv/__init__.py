@@ -1,3 +1,3 @@
-from .api import conv2d_act, residual_block
+from .api import Conv2dAct, ResidualBlock, conv2d_act, is_plain, residual_block
 
-__all__ = ["conv2d_act", "residual_block"]
+__all__ = ["Conv2dAct", "ResidualBlock", "conv2d_act", "is_plain", "residual_block"]

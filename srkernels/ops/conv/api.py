@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..._dispatch import FLOAT_DTYPES, requested
 from ..._validate import check_image, choice, describe
 from . import schema
-from .activation import ACTIVATIONS, LEAKY_RELU, NONE, PRELU
+from .activation import ACTIVATIONS, LEAKY_RELU, NONE, PRELU, activate
 
 DEFAULT_LEAKY_SLOPE = 0.2  # of super-resolution networks; torch's own default is 0.01
 
@@ -170,3 +170,121 @@ def _check_dtypes(op: str, x: Tensor, **others: Tensor | None) -> None:
     for name, tensor in others.items():
         if tensor is not None and tensor.dtype is not x.dtype:
             raise TypeError(f"{op}: {name} must have x's dtype {x.dtype}, got {describe(tensor)}")
+
+
+class Conv2dAct(nn.Conv2d):
+    """``nn.Conv2d`` and an activation, in one op where ``conv2d_act`` has it: odd kernel, stride 1, zero padding.
+
+    State-dict keys are those of ``nn.Conv2d``, and ``prelu.weight`` for "prelu". Strides, dilation, groups and other
+    paddings run as ``nn.Conv2d`` and the eager activation.
+
+    Args:
+        padding: as ``nn.Conv2d``; None keeps height and width.
+        activation: "none", "relu", "leaky_relu" or "prelu".
+        slope: of "leaky_relu" (0.2 if None).
+        slopes: number of slopes of "prelu", 1 or ``out_channels``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        padding: int | None = None,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        activation: str = "relu",
+        slope: float | None = None,
+        slopes: int = 1,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        if padding is None:
+            padding = dilation * (kernel_size // 2)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
+        )
+        self.activation = activation
+        self.slope = slope
+        code = choice("Conv2dAct", "activation", activation, ACTIVATIONS)
+        self.prelu = nn.PReLU(slopes, device=device, dtype=dtype) if code == PRELU else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        slope = self.slope if self.prelu is None else self.prelu.weight
+        if is_plain(self):
+            return conv2d_act(x, self.weight, self.bias, activation=self.activation, slope=slope)
+        code = ACTIVATIONS[self.activation]
+        z = self._conv_forward(x, self.weight, self.bias)
+        negative_slope, slopes = _slope("Conv2dAct", code, slope, self.out_channels, x)
+        return activate(z, code, negative_slope, slopes)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, activation={self.activation!r}"
+
+
+def is_plain(conv: nn.Conv2d) -> bool:
+    """Whether a convolution is one that ``conv2d_act`` computes: stride 1, zero padding that keeps the size."""
+    kernel_size = conv.kernel_size
+    return (
+        conv.stride == (1, 1)
+        and conv.dilation == (1, 1)
+        and conv.groups == 1
+        and conv.padding_mode == "zeros"
+        and all(k % 2 == 1 for k in kernel_size)
+        and conv.padding in (tuple(k // 2 for k in kernel_size), "same")
+    )
+
+
+class ResidualBlock(nn.Module):
+    """Module form of ``residual_block``, with the state-dict keys of BasicSR's ``ResidualBlockNoBN`` and DASR's block:
+    ``conv1.weight``, ``conv1.bias``, ``conv2.weight``, ``conv2.bias``, and ``prelu.weight`` for "prelu".
+
+    Args:
+        channels: C; the block has as many in the middle.
+        activation, slope, res_scale, save: as ``residual_block``.
+        slopes: number of slopes of "prelu", 1 or ``channels``.
+    """
+
+    def __init__(
+        self,
+        channels: int = 64,
+        *,
+        activation: str = "relu",
+        slope: float | None = None,
+        slopes: int = 1,
+        res_scale: float = 1.0,
+        bias: bool = True,
+        save: str = "activations",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        code = choice("ResidualBlock", "activation", activation, ACTIVATIONS)
+        choice("ResidualBlock", "save", save, _SAVE)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=bias, device=device, dtype=dtype)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=bias, device=device, dtype=dtype)
+        self.prelu = nn.PReLU(slopes, device=device, dtype=dtype) if code == PRELU else None
+        self.activation = activation
+        self.slope = slope
+        self.res_scale = res_scale
+        self.save = save
+
+    def forward(self, x: Tensor) -> Tensor:
+        return residual_block(
+            x,
+            self.conv1.weight,
+            self.conv1.bias,
+            self.conv2.weight,
+            self.conv2.bias,
+            activation=self.activation,
+            slope=self.slope if self.prelu is None else self.prelu.weight,
+            res_scale=self.res_scale,
+            save=self.save,
+        )
+
+    def extra_repr(self) -> str:
+        return f"activation={self.activation!r}, res_scale={self.res_scale}, save={self.save!r}"

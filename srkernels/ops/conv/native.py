@@ -243,7 +243,9 @@ def block_backward(
     dense = _dense(x)
     grad = _like(grad, dense)
     kept = _first_convolution(dense, weight1, bias1, *epilogue) if kept is None else _like(kept, dense)
-    grad_z = bias_sum1 = slope_sum = None
+    grad_z: Tensor | None = None
+    bias_sum1: Any = None
+    slope_sum: Any = None
     if need_x or need_weight1 or need_bias1 or need_slope:
         scaled = weight2 if res_scale == 1 else weight2 * res_scale
         grad_h = _data_gradient(grad, kept, scaled)

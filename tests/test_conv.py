@@ -1,0 +1,151 @@
+"""What the specs of the convolution ops do not say: other kernel sizes, autocast, bad input, the modules."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from helpers.calls import recorded
+from helpers.operands import random
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import srkernels
+from srkernels import conv2d_act, residual_block
+from srkernels.nn import Conv2dAct, ResidualBlock
+
+
+def _draw(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    return [random(s, dtype, i, low=-1) for i, s in enumerate(shapes)]
+
+
+@pytest.mark.parametrize("kernel", [(1, 1), (5, 5), (3, 1), (1, 7)], ids=str)
+def test_other_kernel_sizes_run_in_eager(kernel: tuple[int, int]) -> None:
+    x, weight, bias = _draw((2, 3, 6, 7), (4, 3, *kernel), (4,))
+    expected = F.relu(F.conv2d(x, weight, bias, padding=(kernel[0] // 2, kernel[1] // 2)))
+    assert torch.equal(conv2d_act(x, weight, bias), expected)
+    assert "reference (automatic)" in srkernels.explain("conv2d_act", x, weight)
+    assert f"this one {kernel[0]}x{kernel[1]}" in srkernels.explain("conv2d_act", x, weight)
+    with srkernels.use_backend("native"), pytest.raises(RuntimeError, match=r"3x3|did not load|not there"):
+        conv2d_act(x, weight, bias)
+
+
+def test_fp64_is_left_to_eager() -> None:
+    x, weight = _draw((2, 3, 6, 7), (4, 3, 3, 3), dtype=torch.float64)
+    assert "reference (automatic)" in srkernels.explain("conv2d_act", x, weight)
+
+
+@pytest.mark.parametrize(
+    ("error", "match", "change"),
+    [
+        (ValueError, r"weight must be \(Cout, 3, kh, kw\), got \(4, 5, 3, 3\)", {"weight": torch.zeros(4, 5, 3, 3)}),
+        (ValueError, "odd kernel sizes", {"weight": torch.zeros(4, 3, 2, 2)}),
+        (ValueError, "weight must be 4-D", {"weight": torch.zeros(4, 3, 3)}),
+        (ValueError, r"bias must be \(4,\)", {"bias": torch.zeros(3)}),
+        (TypeError, r"bias must be a tensor", {"bias": 1.0}),
+        (TypeError, "weight must have x's dtype", {"weight": torch.zeros(4, 3, 3, 3).double()}),
+        (ValueError, "residual must be", {"residual": torch.zeros(2, 4, 5, 6)}),
+        (TypeError, "residual must be a tensor", {"residual": 3}),
+        (ValueError, "activation must be one of", {"activation": "gelu"}),
+        (TypeError, "slope of 'prelu' must be a tensor of 1 or 4", {"activation": "prelu"}),
+        (ValueError, r"slope must be \(1,\) or \(4,\)", {"activation": "prelu", "slope": torch.zeros(3)}),
+        (TypeError, "slope of 'leaky_relu' must be a number", {"activation": "leaky_relu", "slope": torch.zeros(1)}),
+        (ValueError, "slope has no meaning for 'relu'", {"slope": 0.1}),
+        (TypeError, "x must be float16", {"x": torch.zeros(2, 3, 5, 5, dtype=torch.int64)}),
+        (ValueError, "x must have height and width", {"x": torch.zeros(2, 3, 0, 5)}),
+    ],
+)
+def test_conv2d_act_refuses(error: type[Exception], match: str, change: dict[str, object]) -> None:
+    arguments = {"x": torch.zeros(2, 3, 5, 5), "weight": torch.zeros(4, 3, 3, 3), "bias": None, **change}
+    x, weight, bias = (arguments.pop(name) for name in ("x", "weight", "bias"))
+    with pytest.raises(error, match=match):
+        conv2d_act(x, weight, bias, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("error", "match", "change"),
+    [
+        (ValueError, "weight1 must be", {"weight1": torch.zeros(4, 5, 3, 3)}),
+        (ValueError, r"weight2 must be \(Cout, 4, kh, kw\)", {"weight2": torch.zeros(3, 5, 3, 3)}),
+        (ValueError, r"weight2 must be \(3, 4, 3, 3\)", {"weight2": torch.zeros(5, 4, 3, 3)}),
+        (ValueError, r"bias2 must be \(3,\)", {"bias2": torch.zeros(4)}),
+        (ValueError, "save must be one of activations, recompute", {"save": "nothing"}),
+    ],
+)
+def test_residual_block_refuses(error: type[Exception], match: str, change: dict[str, object]) -> None:
+    arguments = {
+        "x": torch.zeros(2, 3, 5, 5), "weight1": torch.zeros(4, 3, 3, 3), "bias1": None,
+        "weight2": torch.zeros(3, 4, 3, 3), "bias2": None, **change,
+    }  # fmt: skip
+    with pytest.raises(error, match=match):
+        residual_block(**arguments)
+
+
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16], ids=str)
+def test_autocast_is_that_of_eager(given: torch.dtype) -> None:
+    """Convolutions in bf16; what is added keeps its dtype, so an fp32 trunk stays fp32."""
+    x, w1, b1, w2, b2 = _draw((2, 4, 6, 7), (4, 4, 3, 3), (4,), (4, 4, 3, 3), (4,))
+    x = x.to(given)
+    with torch.autocast("cpu", torch.bfloat16):
+        h = F.relu(F.conv2d(x, w1, b1, padding=1))
+        expected = x + 0.5 * F.conv2d(h, w2, b2, padding=1)
+        found = residual_block(x, w1, b1, w2, b2, res_scale=0.5)
+        single = conv2d_act(x, w1, b1)
+    assert single.dtype == h.dtype == torch.bfloat16
+    assert found.dtype == expected.dtype == given
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02 * float(expected.abs().max()))
+    leaves = [t.clone().requires_grad_() for t in (x, w1, b1, w2, b2)]
+    with torch.autocast("cpu", torch.bfloat16):
+        y = residual_block(*leaves)
+    grads = torch.autograd.grad(y.float().sum(), leaves)
+    assert [g.dtype for g in grads] == [t.dtype for t in leaves]
+    assert all(g.any() for g in grads)
+
+
+def test_one_registered_op_each_way() -> None:
+    x, w1, w2 = (t.requires_grad_() for t in _draw((2, 4, 6, 7), (4, 4, 3, 3), (4, 4, 3, 3)))
+    with recorded() as calls:
+        residual_block(x, w1, None, w2, None).sum().backward()
+    assert [c.op._schema.name for c in calls] == [
+        "srkernels::residual_block_forward",
+        "srkernels::residual_block_backward",
+    ]
+
+
+@pytest.mark.parametrize("activation", ["none", "relu", "leaky_relu", "prelu"])
+def test_conv2d_act_module(activation: str) -> None:
+    module = Conv2dAct(3, 5, activation=activation, slopes=5)
+    plain = nn.Conv2d(3, 5, 3, padding=1)
+    plain.load_state_dict({k: v for k, v in module.state_dict().items() if "prelu" not in k}, strict=True)
+    act = {"none": nn.Identity(), "relu": nn.ReLU(), "leaky_relu": nn.LeakyReLU(0.2), "prelu": module.prelu}[activation]
+    x = random((2, 3, 6, 7), torch.float32, 0)
+    torch.testing.assert_close(module(x), act(plain(x)))
+    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert torch.equal(other(x), module(x))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"stride": 2}, {"groups": 3}, {"dilation": 2}, {"padding": 0}, {"padding_mode": "reflect"}],
+    ids=lambda a: next(iter(a)),
+)
+def test_conv2d_act_module_beyond_the_op(arguments: dict[str, object]) -> None:
+    module = Conv2dAct(3, 6, activation="leaky_relu", slope=0.1, **arguments)
+    x = random((2, 3, 6, 7), torch.float32, 0)
+    with recorded() as calls:
+        y = module(x)
+    assert not calls
+    assert torch.equal(y, F.leaky_relu(module._conv_forward(x, module.weight, module.bias), 0.1))
+
+
+def test_residual_block_module() -> None:
+    assert list(ResidualBlock(4).state_dict()) == ["conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias"]
+    module = ResidualBlock(4, activation="prelu", res_scale=0.1, save="recompute")
+    assert list(module.state_dict())[-1] == "prelu.weight"
+    x = random((2, 4, 6, 7), torch.float32, 0)
+    expected = x + 0.1 * module.conv2(module.prelu(module.conv1(x)))
+    torch.testing.assert_close(module(x), expected)
+    with pytest.raises(ValueError, match="activation"):
+        ResidualBlock(4, activation="elu")

@@ -1,0 +1,248 @@
+"""``patch`` on networks as the published code bases write them: same keys, same values, everything still works."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from helpers.operands import random
+from torch import Tensor, nn
+from torch.nn.utils import spectral_norm
+
+import srkernels
+from srkernels import patch, unpatch
+
+
+class ResidualBlockNoBN(nn.Module):
+    """As BasicSR has it."""
+
+    def __init__(self, num_feat: int = 8, res_scale: float = 1) -> None:
+        super().__init__()
+        self.res_scale = res_scale
+        self.conv1 = nn.Conv2d(num_feat, num_feat, 3, 1, 1)
+        self.conv2 = nn.Conv2d(num_feat, num_feat, 3, 1, 1)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(self.relu(self.conv1(x))) * self.res_scale
+
+
+class ResBlock(nn.Module):
+    """As EDSR has it: ``body.0``, ``body.2``."""
+
+    def __init__(self, channels: int = 8, res_scale: float = 0.1) -> None:
+        super().__init__()
+        act = nn.ReLU(True)
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1), act, nn.Conv2d(channels, channels, 3, padding=1)
+        )
+        self.res_scale = res_scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        res = self.body(x).mul(self.res_scale)
+        res += x
+        return res
+
+
+class ResBlockCRC(nn.Module):
+    """As KAIR has it: ``res.0``, ``res.2``, no scale."""
+
+    def __init__(self, channels: int = 8) -> None:
+        super().__init__()
+        layers = [nn.Conv2d(channels, channels, 3, 1, 1), nn.LeakyReLU(0.2), nn.Conv2d(channels, channels, 3, 1, 1)]
+        self.res = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.res(x)
+
+
+class PReLUBlock(nn.Module):
+    """As DASR's down-sampling network has it."""
+
+    def __init__(self, channels: int = 8) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        self.prelu = nn.PReLU()
+        self.conv2 = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.conv1(x)
+        residual = self.prelu(residual)
+        return x + self.conv2(residual)
+
+
+class Impostor(ResidualBlockNoBN):
+    """The children of a residual block, another formula."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(super().forward(x))
+
+
+def _network(*blocks: nn.Module) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), *blocks, nn.Conv2d(8, 3, 3, 1, 1))
+
+
+BLOCKS: list[Callable[[], nn.Module]] = [ResidualBlockNoBN, ResBlock, ResBlockCRC, PReLUBlock]
+
+
+def _loss_and_gradients(net: nn.Module, x: Tensor) -> list[Tensor]:
+    y = net(x)
+    loss = (y * y).sum()
+    return [y.detach(), *torch.autograd.grad(loss, [p for p in net.parameters() if p.requires_grad])]
+
+
+def _assert_same(net: nn.Module, other: nn.Module) -> None:
+    x = random((2, 3, 9, 10), torch.float32, 0)
+    for a, b in zip(_loss_and_gradients(net, x), _loss_and_gradients(other, x), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(a.abs().max()))
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda b: b.__name__)
+def test_known_blocks(block: Callable[[], nn.Module]) -> None:
+    net = _network(block(), block())
+    original = copy.deepcopy(net)
+    before = copy.deepcopy(net.state_dict())
+    report = patch(net)
+    assert [(line.path, line.op) for line in report.taken] == [("1", "residual_block"), ("2", "residual_block")]
+    assert list(net.state_dict()) == list(before)
+    net.load_state_dict(before, strict=True)
+    original.load_state_dict(net.state_dict(), strict=True)
+    assert isinstance(net[1], block)
+    assert repr(net) == repr(original)
+    _assert_same(original, net)
+    assert not patch(net).taken
+    assert unpatch(net) == 2
+    assert type(net[1]) is block
+    assert net[1].__dict__.keys() == original[1].__dict__.keys()
+    _assert_same(original, net)
+
+
+def test_copies_stay_patched() -> None:
+    net = _network(ResidualBlockNoBN(res_scale=0.1), PReLUBlock())
+    patch(net)
+    buffer = io.BytesIO()
+    torch.save(net, buffer)
+    buffer.seek(0)
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), torch.load(buffer, weights_only=False)):
+        _assert_same(net, other)
+        assert other[1].conv1 is not net[1].conv1
+        with torch.no_grad():  # a copy computes with its own parameters
+            other[1].conv1.weight.zero_()
+        x = random((1, 3, 8, 8), torch.float32, 1)
+        assert not torch.equal(other(x), net(x))
+        assert unpatch(other) == 2
+
+
+def test_exponential_moving_average() -> None:
+    net = _network(ResidualBlockNoBN())
+    patch(net)
+    average = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    x = random((2, 3, 8, 8), torch.float32, 0)
+    for _ in range(3):
+        optimizer.zero_grad()
+        net(x).square().mean().backward()
+        optimizer.step()
+        average.update_parameters(net)
+    assert torch.isfinite(average(x)).all()
+    assert not torch.equal(average(x), net(x))
+
+
+def test_compiles_in_one_graph() -> None:
+    net = _network(ResidualBlockNoBN(), PReLUBlock())
+    expected = copy.deepcopy(net)
+    patch(net)
+    _assert_same(expected, torch.compile(net, fullgraph=True, backend="aot_eager"))
+
+
+def test_requires_grad_may_be_toggled() -> None:
+    """As GAN loops freeze a discriminator for the generator's step."""
+    net, x = _network(ResidualBlockNoBN()), random((2, 3, 8, 8), torch.float32, 0).requires_grad_()
+    patch(net)
+    net.requires_grad_(False)
+    (frozen,) = torch.autograd.grad(net(x).sum(), x)
+    net.requires_grad_(True)
+    grads = torch.autograd.grad(net(x).sum(), [x, *net.parameters()])
+    torch.testing.assert_close(grads[0], frozen)
+    assert all(g.any() for g in grads)
+
+
+def test_a_hook_inside_sees_its_call() -> None:
+    net, seen = _network(ResidualBlockNoBN()), []
+    patch(net)
+    handle = net[1].conv1.register_forward_hook(lambda module, args, out: seen.append(out.shape))
+    x = random((1, 3, 8, 8), torch.float32, 0)
+    hooked = net(x)
+    assert len(seen) == 1
+    handle.remove()
+    torch.testing.assert_close(net(x), hooked)
+    assert len(seen) == 1
+
+
+def test_spectral_norm_keeps_working() -> None:
+    block = ResidualBlockNoBN()
+    block.conv1 = spectral_norm(block.conv1)
+    net = _network(block)
+    report = patch(net)
+    assert not report.taken or net(random((1, 3, 8, 8), torch.float32, 0)).isfinite().all()
+    before = net[1].conv1.weight_u.clone()
+    net(random((1, 3, 8, 8), torch.float32, 0))
+    assert not torch.equal(net[1].conv1.weight_u, before), "the power iteration runs in every forward"
+
+
+def test_what_is_not_known_is_left_and_said() -> None:
+    bigger = ResidualBlockNoBN()
+    bigger.conv2 = nn.Conv2d(8, 8, 5, padding=2)
+    gelu = ResidualBlockNoBN()
+    gelu.relu = nn.GELU()
+    reflect = ResidualBlockNoBN()
+    reflect.conv1 = nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")
+    net = _network(Impostor(), bigger, gelu, reflect)
+    before = {name: type(m) for name, m in net.named_modules()}
+    x = random((1, 3, 8, 8), torch.float32, 0)
+    expected = net(x)
+    report = patch(net)
+    assert not report.taken
+    assert {name: type(m) for name, m in net.named_modules()} == before
+    assert torch.equal(net(x), expected)
+    reasons = {line.path: line.note for line in report.left}
+    assert reasons["1"] == "looks like a known block but computes something else"
+    assert reasons["2"] == "a 5x5 convolution"
+    assert "GELU" in reasons["3"]
+    assert "padding" in reasons["4"]
+    assert reasons["0"] == "no known block around it"
+    table = str(report)
+    assert "0 taken" in table
+    assert "left  " in table
+
+
+def test_sequences_of_convolution_and_activation() -> None:
+    """VGG, tapped by a hook before the ReLU, and a discriminator's leaky ReLUs."""
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.ReLU(inplace=True),
+    ]
+    net = nn.Sequential(*layers, nn.MaxPool2d(4), nn.Conv2d(8, 4, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 1))
+    original = copy.deepcopy(net)
+    (line,) = patch(net).taken
+    assert line.op == "conv2d_act"
+    assert line.note.startswith("3 convolutions")
+    assert list(net.state_dict()) == list(original.state_dict())
+    _assert_same(original, net)
+    tapped: list[Tensor] = []
+    net[2].register_forward_hook(lambda module, args, out: tapped.append(out.clone()))
+    _assert_same(original, net)
+    assert (tapped[0] < 0).any(), "the tap is before the ReLU"
+
+
+def test_not_a_module() -> None:
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got int"):
+        srkernels.patch(3)  # type: ignore[arg-type]
