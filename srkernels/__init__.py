@@ -12,6 +12,7 @@ from ._version import __version__
 from .functional import (
     conv2d_act,
     convert_haar_weight,
+    dense_block,
     haar_dwt2d,
     haar_highpass,
     haar_idwt2d,
@@ -26,6 +27,7 @@ __all__ = [
     "__version__",
     "conv2d_act",
     "convert_haar_weight",
+    "dense_block",
     "explain",
     "functional",
     "haar_dwt2d",

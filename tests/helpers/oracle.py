@@ -13,10 +13,11 @@ from .budget import Error, measured
 from .calls import gradients, present, values
 from .operands import cotangents, operands
 
-# An op is run on TESTED draws. Eager's error over a scalar, or over sums that share one rounded scalar, varies by an
-# order of magnitude from draw to draw: it takes more draws to know.
+# An op is run on TESTED draws. Eager's error over a scalar, over sums that share one rounded scalar, or over the few
+# elements of a bias's gradient, varies by an order of magnitude from draw to draw: it takes more draws to know.
 TESTED = 3
 SCALAR_DRAWS = 8
+FEW = 16
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def _draw(spec: OpSpec, case: Case, dtype: torch.dtype, layout: str, seed: int, 
 
 def _draws(spec: OpSpec, case: Case, dtype: torch.dtype, layout: str, device: str) -> list[Draw]:
     draws = [_draw(spec, case, dtype, layout, seed, device) for seed in range(TESTED)]
-    if any(y.dim() == 0 for y in draws[0].eager_values):
+    few = any(g.numel() < FEW for g in draws[0].eager_gradients)
+    if few or any(y.dim() == 0 for y in draws[0].eager_values):
         draws += [_draw(spec, case, dtype, layout, seed, device) for seed in range(TESTED, SCALAR_DRAWS)]
     return draws
 

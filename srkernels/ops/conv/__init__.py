@@ -1,3 +1,21 @@
-from .api import Conv2dAct, ResidualBlock, conv2d_act, is_plain, residual_block
+from .api import (
+    RRDB,
+    Conv2dAct,
+    ResidualBlock,
+    ResidualDenseBlock,
+    conv2d_act,
+    dense_block,
+    is_plain,
+    residual_block,
+)
 
-__all__ = ["Conv2dAct", "ResidualBlock", "conv2d_act", "is_plain", "residual_block"]
+__all__ = [
+    "RRDB",
+    "Conv2dAct",
+    "ResidualBlock",
+    "ResidualDenseBlock",
+    "conv2d_act",
+    "dense_block",
+    "is_plain",
+    "residual_block",
+]

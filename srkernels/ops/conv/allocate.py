@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -92,3 +94,22 @@ def block_gradients(
     if need_slope and slope is not None:
         out.append(slope.new_empty(slope.shape))
     return out
+
+
+def dense_features(x: Tensor, weight1: Tensor) -> Tensor:
+    """Uninitialised x | x1 | x2 | x3 | x4 of ``dense_block``."""
+    n, c, h, w = x.shape
+    return empty_nchw(x, (n, c + 4 * weight1.shape[0], h, w))
+
+
+def dense_forward(x: Tensor, weight1: Tensor, keep: bool) -> list[Tensor]:
+    """Of ``dense_block``: [y], and with ``keep`` its features."""
+    y = empty_nchw(x, x.shape)
+    return [y, dense_features(x, weight1)] if keep else [y]
+
+
+def dense_gradients(x: Tensor, weights: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor]:
+    """Uninitialised gradients of x, five weights, five biases: of those needed, in this order."""
+    like = (x, *weights)
+    out = [empty_nchw(t, t.shape) for t, need in zip(like, needs, strict=False) if need]
+    return out + [w.new_empty(w.shape[0]) for w, need in zip(weights, needs[6:], strict=True) if need]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -112,6 +113,61 @@ def residual_block(
         return schema.conv2d_act(h, weight2, bias2, None, x, NONE, 0.0, float(res_scale), requested())
     operands = (x, weight1, bias1, weight2, bias2, slopes)
     return schema.residual_block(*operands, code, negative_slope, float(res_scale), keep, requested())
+
+
+def dense_block(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None] | None = None,
+    *,
+    slope: float = DEFAULT_LEAKY_SLOPE,
+    res_scale: float = 0.2,
+    save: str = "activations",
+) -> Tensor:
+    """ESRGAN's residual dense block: ``x + res_scale * conv5(x | x1 | x2 | x3 | x4)``, x_k = lrelu(conv_k(x | ...)).
+
+    Args:
+        x: (N, C, H, W), fp16, bf16, fp32 or fp64, any strides; channels_last is the fast layout.
+        weights: five, (G, C + (k - 1) G, kh, kw) for k = 1 to 4 and (C, C + 4 G, kh, kw); ESRGAN: C 64, G 32, 3x3.
+        biases: five, (G,) four times and (C,); any of them, or all, may be None.
+        slope: of the leaky ReLU behind the first four, above 0.
+        res_scale: a number.
+        save: what the backward pass finds: "activations" keeps the C + 4 G channels x | x1 | x2 | x3 | x4 once (an
+            eager block keeps every concatenation and the convolutions' results), "recompute" nothing but x.
+
+    Returns:
+        (N, C, H, W) in the layout and dtype of ``x``; under autocast in its dtype plus ``x`` as it is.
+
+    Differentiable in every tensor; second derivatives are exact, on eager operations. Deterministic.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+    """
+    op = "dense_block"
+    keep = choice(op, "save", save, _SAVE)
+    check_image(op, "x", x)
+    if len(weights) != 5 or (biases is not None and len(biases) != 5):
+        raise ValueError(f"{op}: weights and biases must be five each, got {len(weights)} and {len(biases or ())}")
+    if not slope > 0:
+        raise ValueError(f"{op}: slope must be above 0, got {slope!r}")
+    all_biases: Sequence[Tensor | None] = (None,) * 5 if biases is None else biases
+    for k, (weight, bias) in enumerate(zip(weights, all_biases, strict=True)):
+        in_channels = x.shape[1] + k * weights[0].shape[0]
+        _check_convolution(op, x, weight, f"weights[{k}]", bias, f"biases[{k}]", in_channels)
+        out_channels = x.shape[1] if k == 4 else weights[0].shape[0]
+        expected = (out_channels, in_channels, *weights[0].shape[2:])
+        if tuple(weight.shape) != expected:
+            raise ValueError(f"{op}: weights[{k}] must be {expected}, got {tuple(weight.shape)}")
+    inside, *parameters = _autocast(x, *weights, *all_biases)
+    names = [f"{name}[{k}]" for name in ("weights", "biases") for k in range(5)]
+    _check_dtypes(op, inside, **dict(zip(names, parameters, strict=True)))
+    if inside.dtype is not x.dtype:  # the skip keeps its dtype
+        parts = [inside]
+        for weight, bias in zip(parameters[:4], parameters[5:9], strict=True):
+            parts.append(conv2d_act(torch.cat(parts, 1), weight, bias, activation="leaky_relu", slope=slope))
+        last, bias = parameters[4], parameters[9]
+        return conv2d_act(torch.cat(parts, 1), last, bias, activation="none", residual=x, scale=res_scale)
+    return schema.dense_block(x, parameters[:5], parameters[5:], float(slope), float(res_scale), keep, requested())
 
 
 _SAVE = {"activations": True, "recompute": False}
@@ -288,3 +344,50 @@ class ResidualBlock(nn.Module):
 
     def extra_repr(self) -> str:
         return f"activation={self.activation!r}, res_scale={self.res_scale}, save={self.save!r}"
+
+
+class ResidualDenseBlock(nn.Module):
+    """Module form of ``dense_block``, with BasicSR's state-dict keys: ``conv1`` to ``conv5``, weight and bias."""
+
+    def __init__(
+        self,
+        channels: int = 64,
+        growth: int = 32,
+        *,
+        slope: float = DEFAULT_LEAKY_SLOPE,
+        res_scale: float = 0.2,
+        bias: bool = True,
+        save: str = "activations",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        choice("ResidualDenseBlock", "save", save, _SAVE)
+        for k in range(5):
+            sizes = (channels + k * growth, channels if k == 4 else growth)
+            conv = nn.Conv2d(*sizes, 3, padding=1, bias=bias, device=device, dtype=dtype)
+            self.add_module(f"conv{k + 1}", conv)
+        self.slope = slope
+        self.res_scale = res_scale
+        self.save = save
+
+    def forward(self, x: Tensor) -> Tensor:
+        convs: list[Any] = [self._modules[f"conv{k}"] for k in range(1, 6)]
+        weights, biases = [c.weight for c in convs], [c.bias for c in convs]
+        return dense_block(x, weights, biases, slope=self.slope, res_scale=self.res_scale, save=self.save)
+
+    def extra_repr(self) -> str:
+        return f"slope={self.slope}, res_scale={self.res_scale}, save={self.save!r}"
+
+
+class RRDB(nn.Module):
+    """ESRGAN's residual-in-residual block: three ``ResidualDenseBlock``, ``rdb1`` to ``rdb3``, ``0.2 * . + x``."""
+
+    def __init__(self, channels: int = 64, growth: int = 32, **arguments: Any) -> None:
+        super().__init__()
+        self.rdb1 = ResidualDenseBlock(channels, growth, **arguments)
+        self.rdb2 = ResidualDenseBlock(channels, growth, **arguments)
+        self.rdb3 = ResidualDenseBlock(channels, growth, **arguments)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.rdb3(self.rdb2(self.rdb1(x))) * 0.2

@@ -9,6 +9,7 @@ PyTorch's own convolution, epilogues apart.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ..._layout import is_channels_last, laid_out
 from ..._native import launch
-from . import reference
+from . import allocate, reference
 from .activation import LEAKY_RELU, NONE, PRELU, RELU, activate, sign_survives
 from .support import onednn_runs
 
@@ -266,3 +267,87 @@ def block_backward(
     if need_slope and slope is not None:
         out.append(_of_slopes(slope_sum, slope))
     return out
+
+
+def _dense_features(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], slope: float) -> Tensor:
+    features = allocate.dense_features(x, weights[0])
+    at, growth = x.shape[1], weights[0].shape[0]
+    features[:, :at] = x
+    read = x
+    for weight, bias in zip(weights[:4], biases[:4], strict=True):
+        features[:, at : at + growth] = _convolution(read, weight, bias, LEAKY_RELU, slope)
+        at += growth
+        read = _like(features[:, :at], x)
+    return features
+
+
+def dense_forward(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    slope: float,
+    res_scale: float,
+    keep: bool,
+) -> list[Tensor]:
+    if not x.numel():
+        return reference.dense_forward(x, weights, biases, slope, res_scale, keep)
+    dense = _dense(x)
+    features = _dense_features(dense, weights, biases, slope)
+    bias = biases[4]
+    bias = None if bias is None else bias * res_scale
+    y = laid_out(_convolution(features, weights[4] * res_scale, bias, residual=dense), x)
+    return [y, features] if keep else [y]
+
+
+def dense_backward(
+    grad: Tensor,
+    x: Tensor,
+    features: Tensor | None,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    slope: float,
+    res_scale: float,
+    needs: Sequence[bool],
+) -> list[Tensor]:
+    """The gradient of a dense block is a dense block: that of x_k is one convolution of all that came before it,
+
+    grad | g4 | g3 | g2 | g1 with g_k the gradient ahead of activation k, by the filters that read x_k.
+    """
+    if not x.numel():
+        return reference.dense_backward(grad, x, features, weights, biases, slope, res_scale, needs)
+    dense = _dense(x)
+    grad = _like(grad, dense)
+    features = _dense_features(dense, weights, biases, slope) if features is None else _like(features, dense)
+    c, growth = x.shape[1], weights[0].shape[0]
+    scaled = [*weights[:4], weights[4] * res_scale]
+    gradients = torch.empty_like(features)
+    gradients[:, :c] = grad
+    sums: list[Any] = [None] * 5
+    if needs[10]:
+        _, sums[4], _ = through_activation(grad, None, NONE, 0.0, None, 1.0, True, False)
+        sums[4] = sums[4] * res_scale
+    read = grad
+    for k in (3, 2, 1, 0):
+        slot = slice(c + k * growth, c + (k + 1) * growth)
+        readers = torch.cat([w[:, slot] for w in reversed(scaled[k + 1 :])])
+        x_k = _like(features[:, slot], dense)
+        grad_k, sums[k], _ = through_activation(
+            _data_gradient(read, x_k, readers), x_k, LEAKY_RELU, slope, None, 1.0, needs[6 + k], False
+        )
+        at = c + (3 - k) * growth
+        gradients[:, at : at + growth] = grad_k
+        read = _like(gradients[:, : at + growth], dense)
+    out = []
+    if needs[0]:
+        readers = torch.cat([w[:, :c] for w in reversed(scaled)])
+        out.append(laid_out(_data_gradient(gradients, dense, readers, residual=grad), x))
+    if any(needs[1:6]):
+        # One convolution gradient over both buffers: blocks that no filter has are computed too, but nothing is copied.
+        every = _weight_gradient(gradients, features, weights[0].new_empty(features.shape[1], features.shape[1], 3, 3))
+        for k in range(5):
+            if needs[1 + k]:
+                first = 0 if k == 4 else c + (3 - k) * growth
+                block = every[first : first + weights[k].shape[0], : weights[k].shape[1]]
+                block = block * res_scale if k == 4 else block.contiguous()
+                out.append(laid_out(block, weights[k]))
+    return out + [s.to(weights[0].dtype) for s, need in zip(sums, needs[6:], strict=True) if need]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -191,3 +193,81 @@ def block_backward(
     if need_slope and slope is not None and grad_h is not None:
         out.append(slope_gradient(grad_h, kept, slope))
     return out
+
+
+def dense_features(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], slope: float) -> Tensor:
+    """x | x1 | x2 | x3 | x4: each convolution of a dense block reads all that was there before it."""
+    parts = [x]
+    for weight, bias in zip(weights[:4], biases[:4], strict=True):
+        parts.append(F.leaky_relu(convolution(torch.cat(parts, 1), weight, bias), slope))
+    return torch.cat(parts, 1)
+
+
+def five_convolutions(
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], slope: float, res_scale: float
+) -> Tensor:
+    """The formula, differentiable by autograd: what ``dense_block`` equals."""
+    return x + convolution(dense_features(x, weights, biases, slope), weights[4], biases[4]) * res_scale
+
+
+@without_autocast
+def dense_forward(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    slope: float,
+    res_scale: float,
+    keep: bool,
+) -> list[Tensor]:
+    """[y], and with ``keep`` the features."""
+    features = dense_features(x, weights, biases, slope)
+    y = laid_out(x + convolution(features, weights[4], biases[4]) * res_scale, x)
+    return [y, laid_out(features, x)] if keep else [y]
+
+
+@without_autocast
+def dense_backward(
+    grad: Tensor,
+    x: Tensor,
+    features: Tensor | None,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    slope: float,
+    res_scale: float,
+    needs: Sequence[bool],
+) -> list[Tensor]:
+    """Gradients of those needed of x, weights and biases; without ``features`` they are computed again.
+
+    Made of differentiable operations.
+    """
+    if features is None:
+        features = dense_features(x, weights, biases, slope)
+    c, growth = x.shape[1], weights[0].shape[0]
+    of_features = [
+        grad,
+        None,
+        None,
+        None,
+        None,
+    ]  # gradients of x, x1 ... x4 gathered so far; x's own starts as the skip
+    of_weights: list[Tensor | None] = [None] * 5
+    of_biases: list[Tensor | None] = [None] * 5
+    grad_z = grad * res_scale
+    for k in reversed(range(5)):
+        if k < 4:
+            g, x_k = of_features[k + 1], features[:, c + k * growth : c + (k + 1) * growth]
+            assert g is not None
+            grad_z = torch.where(x_k > 0, g, slope * g)
+        read = features[:, : c + k * growth]
+        grad_read, of_weights[k] = convolution_backward(grad_z, read, weights[k], True, needs[1 + k])
+        of_biases[k] = grad_z.sum((0, 2, 3)) if needs[6 + k] else None
+        assert grad_read is not None
+        for slot, part in enumerate(grad_read.split([c] + [growth] * k, 1)):
+            before = of_features[slot]
+            of_features[slot] = part if before is None else before + part
+    out = []
+    if needs[0]:
+        assert of_features[0] is not None
+        out.append(laid_out(of_features[0], x))
+    out += [laid_out(g, w) for g, w in zip(of_weights, weights, strict=True) if g is not None]
+    return out + [g for g in of_biases if g is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,6 +36,19 @@ _library.define(
     "residual_block_backward(Tensor grad, Tensor x, Tensor weight1, Tensor? bias1, Tensor weight2, Tensor? slope, "
     "Tensor? kept, int activation, float negative_slope, float res_scale, bool need_x, bool need_weight1, "
     "bool need_bias1, bool need_weight2, bool need_bias2, bool need_slope, str backend) -> Tensor[]",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+_WEIGHTS = ", ".join(f"Tensor weight{k}" for k in range(1, 6))
+_BIASES = ", ".join(f"Tensor? bias{k}" for k in range(1, 6))
+_library.define(
+    f"dense_block_forward(Tensor x, {_WEIGHTS}, {_BIASES}, float slope, float res_scale, bool keep, str backend) "
+    "-> Tensor[]",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.define(
+    f"dense_block_backward(Tensor grad, Tensor x, Tensor? features, {_WEIGHTS}, {_BIASES}, float slope, "
+    "float res_scale, bool[] needs, str backend) -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
@@ -117,11 +131,35 @@ def _block_backward_fake(
     return allocate.block_gradients(x, weight1, weight2, slope, *needs_and_backend[:-1])
 
 
+def _dense_forward(x: Tensor, *arguments: Any) -> list[Tensor]:
+    weights, biases, (*rest, backend) = arguments[:5], arguments[5:10], arguments[10:]
+    module = implementation(__package__, backend, x, refuses, detail(weights[0]))
+    return module.dense_forward(x, weights, biases, *rest)
+
+
+def _dense_backward(grad: Tensor, x: Tensor, features: Tensor | None, *arguments: Any) -> list[Tensor]:
+    weights, biases, (*rest, backend) = arguments[:5], arguments[5:10], arguments[10:]
+    module = implementation(__package__, backend, x, refuses, detail(weights[0]))
+    return module.dense_backward(grad, x, features, weights, biases, *rest)
+
+
+def _dense_forward_fake(x: Tensor, weight1: Tensor, *arguments: Any) -> list[Tensor]:
+    *_, keep, _ = arguments
+    return allocate.dense_forward(x, weight1, keep)
+
+
+def _dense_backward_fake(grad: Tensor, x: Tensor, features: Tensor | None, *arguments: Any) -> list[Tensor]:
+    *_, needs, _ = arguments
+    return allocate.dense_gradients(x, arguments[:5], needs)
+
+
 for _name, _run, _fake in (
     ("conv2d_act_forward", _forward, _forward_fake),
     ("conv2d_act_backward", _backward, _backward_fake),
     ("residual_block_forward", _block_forward, _block_forward_fake),
     ("residual_block_backward", _block_backward, _block_backward_fake),
+    ("dense_block_forward", _dense_forward, _dense_forward_fake),
+    ("dense_block_backward", _dense_backward, _dense_backward_fake),
 ):
     _library.impl(_name, _run, "CompositeExplicitAutograd")
     torch.library.register_fake(f"srkernels::{_name}", _fake, lib=_library)
@@ -130,6 +168,8 @@ _forward_op = torch.ops.srkernels.conv2d_act_forward.default
 _backward_op = torch.ops.srkernels.conv2d_act_backward.default
 _block_forward_op = torch.ops.srkernels.residual_block_forward.default
 _block_backward_op = torch.ops.srkernels.residual_block_backward.default
+_dense_forward_op = torch.ops.srkernels.dense_block_forward.default
+_dense_backward_op = torch.ops.srkernels.dense_block_backward.default
 
 
 def _run_forward(*arguments: Any) -> tuple[Tensor, ...]:
@@ -275,3 +315,61 @@ def residual_block(
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands):
         return _apply_block(*arguments, keep, backend)[0]
     return _run_block_forward(*arguments, False, backend)[0]
+
+
+def _run_dense_forward(*arguments: Any) -> tuple[Tensor, ...]:
+    run = _dense_forward if unwatched(*arguments[:11]) else _dense_forward_op
+    return tuple(run(*arguments))
+
+
+class _DenseBlock(torch.autograd.Function):
+    """Inputs: x, five weights, five biases, slope, res_scale, keep, backend."""
+
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        return _run_dense_forward(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *operands, slope, res_scale, keep, ctx.backend = inputs
+        ctx.epilogue = slope, res_scale
+        if keep:
+            ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        x, *parameters = operands
+        # The features begin with x, but a second derivative hangs on x itself; it is the caller's in any case.
+        ctx.save_for_backward(x, output[1] if keep else None, *parameters)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
+        if grad is None:
+            return (None,) * 15
+        x, features, *parameters = ctx.saved_tensors
+        needs = list(ctx.needs_input_grad[:11])
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            # create_graph: the features kept carry no gradient; computed again, they do.
+            operands = (grad, x, None, parameters[:5], parameters[5:])
+            grads = iter(reference.dense_backward(*operands, *ctx.epilogue, needs))
+        else:
+            run: Any = _dense_backward if unwatched(grad, x, *parameters) else _dense_backward_op
+            grads = iter(run(grad, x, features, *parameters, *ctx.epilogue, needs, ctx.backend))
+        return *(next(grads) if need else None for need in needs), None, None, None, None
+
+
+_apply_dense = short_apply(_DenseBlock)
+
+
+def dense_block(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    slope: float,
+    res_scale: float,
+    keep: bool,
+    backend: str,
+) -> Tensor:
+    """Differentiable dense block; ``keep``: whether the backward pass finds its features."""
+    operands = (x, *weights, *biases)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands):
+        return _apply_dense(*operands, slope, res_scale, keep, backend)[0]
+    return _run_dense_forward(*operands, slope, res_scale, False, backend)[0]

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..._spec import BenchCase, Case, OpSpec
 from . import reference, support
 from .activation import ACTIVATIONS, LEAKY_RELU
-from .api import DEFAULT_LEAKY_SLOPE, conv2d_act, residual_block
+from .api import DEFAULT_LEAKY_SLOPE, conv2d_act, dense_block, residual_block
 
 Shape = tuple[int, ...]
 
@@ -355,4 +355,130 @@ RESIDUAL_BLOCK = OpSpec(
     threads_matter=_THREADS,
 )
 
-SPECS = (CONV2D_ACT, RESIDUAL_BLOCK)
+
+_DENSE_OPERANDS = ("x", *(f"weight{k}" for k in range(1, 6)), *(f"bias{k}" for k in range(1, 6)))
+
+
+def _dense_call(x: Tensor, *parameters: Tensor | None, **kwargs: object) -> Tensor:
+    """``dense_block`` with every tensor in a position."""
+    return dense_block(x, parameters[:5], parameters[5:], **kwargs)  # type: ignore[arg-type]
+
+
+_dense_call.__name__ = "dense_block"
+
+
+def dense_oracle(
+    x: Tensor,
+    *parameters: Tensor | None,
+    slope: float = DEFAULT_LEAKY_SLOPE,
+    res_scale: float = 0.2,
+    save: str = "activations",
+) -> Tensor:
+    """``dense_block`` by ``F.conv2d``, ``torch.cat`` and eager arithmetic."""
+    return reference.five_convolutions(x, parameters[:5], parameters[5:], slope, res_scale)  # type: ignore[arg-type]
+
+
+def _dense_case(id: str, x: Shape, growth: int, *, bias: bool = True, **kwargs: object) -> Case:
+    c = x[1]
+    outs = [growth] * 4 + [c]
+    weights = [(out, c + k * growth, 3, 3) for k, out in enumerate(outs)]
+    biases = [(out,) if bias else None for out in outs]
+    return Case(id, (x, *weights, *biases), kwargs, centred=(1, 2, 3, 4, 5))
+
+
+_DENSE_CASES = (
+    _dense_case("8+4", (2, 8, 6, 7), 4),
+    _dense_case("8+4-recompute", (2, 8, 6, 7), 4, save="recompute"),
+    _dense_case("no-bias", (2, 4, 5, 6), 3, bias=False, slope=0.1, res_scale=1.0),
+    _dense_case("1-wide", (2, 4, 6, 1), 4),
+    _dense_case("no-batch", (0, 3, 4, 4), 2),
+)
+_DENSE_SMALL = (
+    _dense_case("2+1", (1, 2, 3, 3), 1),
+    _dense_case("2+1-recompute", (1, 2, 3, 2), 1, bias=False, save="recompute"),
+)
+
+
+def _dense_sizes(case: Case) -> tuple[int, int, int]:
+    """(pixels, channels, growth) of a case."""
+    x, weight1 = case.shapes[:2]
+    assert x is not None and weight1 is not None
+    return x[0] * x[2] * x[3], x[1], weight1[0]
+
+
+def _dense_weights(case: Case) -> int:
+    _, c, g = _dense_sizes(case)
+    return 9 * (sum((c + k * g) * g for k in range(4)) + (c + 4 * g) * c)
+
+
+def _dense_bytes(case: Case, itemsize: int, passes: str) -> int:
+    """Each convolution reads the filled part of one buffer and writes its slot; first and last also touch x and y."""
+    pixels, c, g = _dense_sizes(case)
+    reads = sum(c + k * g for k in range(5))
+    forward = pixels * (reads + 4 * g + 3 * c) + _dense_weights(case)
+    if passes == "forward":
+        return itemsize * forward
+    # Backward is the same block over a buffer of gradients, the features' signs read, then both buffers once more.
+    backward = pixels * (reads + 8 * g + 3 * c + 2 * (c + 4 * g)) + 3 * _dense_weights(case)
+    return itemsize * (forward + backward)
+
+
+def _dense_flops(case: Case, passes: str) -> int:
+    return 2 * _dense_sizes(case)[0] * _dense_weights(case) * (3 if passes == "forward+backward" else 1)
+
+
+def _dense_saved(case: Case, itemsize: int) -> int:
+    if case.kwargs.get("save") == "recompute":
+        return 0
+    pixels, c, g = _dense_sizes(case)
+    return itemsize * pixels * (c + 4 * g)
+
+
+def _dense_bench() -> tuple[BenchCase, ...]:
+    both = "forward+backward"
+    block = _dense_case("4x64x48x48", (4, 64, 48, 48), 32)
+    return (
+        BenchCase(block, both, "bfloat16", True, _DENSE_OPERANDS, {"eager": 1.15}),
+        BenchCase(block, both, "float32", True, _DENSE_OPERANDS, {"eager": 1.0}),
+        BenchCase(block, both, "float32", False, _DENSE_OPERANDS, {"eager": 1.0}),
+        BenchCase(block, "forward", "bfloat16", True),
+    )
+
+
+def _dense_identity() -> None:
+    shapes = [s for s in _DENSE_SMALL[0].shapes if s is not None]
+    x, *parameters = _draw(*shapes)
+    assert torch.equal(dense_block(x, parameters[:5], parameters[5:], res_scale=0.0), x)
+
+
+def _dense_recompute() -> None:
+    shapes = [s for s in _DENSE_SMALL[0].shapes if s is not None]
+    x, *parameters = (t.requires_grad_() for t in _draw(*shapes))
+    both = [
+        torch.autograd.grad(dense_block(x, parameters[:5], parameters[5:], save=save).square().sum(), (x, *parameters))
+        for save in ("activations", "recompute")
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(*both, strict=True))
+
+
+DENSE_BLOCK = OpSpec(
+    name="dense_block",
+    package=__package__,
+    op=_dense_call,
+    oracle=dense_oracle,
+    operands=_DENSE_OPERANDS,
+    cases=_DENSE_CASES,
+    small=_DENSE_SMALL,
+    bench=_dense_bench(),
+    bytes_moved=_dense_bytes,
+    flops=_dense_flops,
+    published=dense_oracle,
+    saved_bytes=_dense_saved,
+    invariants={"scale of zero": _dense_identity, "recomputing changes nothing": _dense_recompute},
+    parameters=_DENSE_OPERANDS[1:],
+    refuses=support.refuses,
+    detail=lambda x, weight1, *_: support.detail(weight1[0] if isinstance(weight1, (list, tuple)) else weight1),
+    threads_matter=_THREADS,
+)
+
+SPECS = (CONV2D_ACT, RESIDUAL_BLOCK, DENSE_BLOCK)
