@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.nn import Parameter
 
 _PLAIN = frozenset((Tensor, Parameter, type(None)))
-_transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
+transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
 _dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
 _profiling: Callable[[], bool] = torch._C._autograd._profiler_enabled
 
 
 def unwatched(*tensors: Tensor | None) -> bool:
     """True if an implementation may be called on these directly."""
-    if torch.compiler.is_compiling() or _transforms_active() or _dispatch_modes() or _profiling():
+    if torch.compiler.is_compiling() or transforms_active() or _dispatch_modes() or _profiling():
         return False
     # Not all(...): its generator alone takes a third of a microsecond.
     for x in tensors:  # noqa: SIM110
@@ -51,7 +51,7 @@ def short_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
     plain = super(torch.autograd.Function, Plain).apply  # type: ignore[misc]
 
     def apply(*args: Any) -> Any:
-        if torch.compiler.is_compiling() or _transforms_active():
+        if torch.compiler.is_compiling() or transforms_active():
             return function.apply(*args)
         return plain(*args)
 

@@ -20,7 +20,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .functional import conv2d_act, residual_block
+from .functional import conv2d_act, dense_block, residual_block
 from .ops.conv import is_plain
 
 _PLAN = "_srkernels_plan"
@@ -70,8 +70,9 @@ def patch(model: nn.Module) -> Report:
     """Let the fused ops compute the blocks of ``model`` that they know, in place.
 
     Taken are: residual blocks of two 3x3 convolutions (BasicSR ``ResidualBlockNoBN``, EDSR ``ResBlock``, KAIR
-    ``ResBlock`` in mode CRC, DASR's block with PReLU), and pairs of a 3x3 convolution and an activation in an
-    ``nn.Sequential`` (VGG, discriminators). Everything else stays as it is, and the report says why.
+    ``ResBlock`` in mode CRC, DASR's block with PReLU), the dense blocks of an RRDB by any of its three families of keys
+    (``body.N.rdbK.convJ``, ``RRDB_trunk.N.RDBK.convJ``, ``model.1.sub.N.RDBK.convJ.0``), and pairs of a 3x3 convolution
+    and an activation in an ``nn.Sequential`` (VGG, discriminators). All else stays as it is, and the report says why.
 
     Returns:
         What was taken and what was left, with reasons. A second call takes nothing more.
@@ -233,6 +234,62 @@ def _match_residual(module: nn.Module) -> _ResidualPlan | str | None:
 
 
 @dataclass(frozen=True)
+class _DensePlan:
+    """x + 0.2 * conv5(x | x1 | x2 | x3 | x4)"""
+
+    convs: tuple[str, ...]
+    slope: float
+
+    def parts(self) -> tuple[str, ...]:
+        return tuple(path.split(".")[0] for path in self.convs)
+
+    def paths(self) -> tuple[str, ...]:
+        return self.convs
+
+    def proofs(self, owner: nn.Module) -> Iterator[tuple[nn.Module, Any]]:
+        yield owner, self
+
+    def describe(self) -> str:
+        return f"x + {DENSE_SCALE} * {self.convs[4]}(x | x1 | x2 | x3 | x4), leaky_relu {self.slope:g}"
+
+    def run(self, owner: nn.Module, x: Tensor) -> Tensor:
+        convs = [_convolution_at(owner, path) for path in self.convs]
+        weights, biases = [c.weight for c in convs], [c.bias for c in convs]
+        return dense_block(x, weights, biases, slope=self.slope, res_scale=DENSE_SCALE)
+
+
+DENSE_SCALE = 0.2
+
+
+def _match_dense(module: nn.Module) -> _DensePlan | str | None:
+    convs, slopes = [], []
+    for name, child in module.named_children():
+        layers = [(name, child)]
+        if type(child) is nn.Sequential:  # the older keys: conv1.0
+            layers = [(f"{name}.{n}", c) for n, c in child.named_children()]
+        for path, layer in layers:
+            if _is_convolution(layer):
+                convs.append((path, layer))
+            elif type(layer) is nn.LeakyReLU:
+                slopes.append(float(layer.negative_slope))
+            elif type(layer) is not nn.Identity:
+                return None
+    if len(convs) != 5 or type(module) is nn.Sequential:
+        return None
+    for _, conv in convs:
+        reason = _why_not_fused(conv)
+        if reason is not None:
+            return reason
+    channels, growth = convs[0][1].in_channels, convs[0][1].out_channels
+    expected = [(channels + k * growth, channels if k == 4 else growth) for k in range(5)]
+    if [(c.in_channels, c.out_channels) for _, c in convs] != expected:
+        return None
+    if len(set(slopes)) > 1 or any(slope <= 0 for slope in slopes):
+        return "five dense convolutions with different or negative slopes"
+    return _DensePlan(tuple(path for path, _ in convs), slopes[0] if slopes else 0.2)  # functional: proven below
+
+
+@dataclass(frozen=True)
 class _SequentialPlan:
     """Children in order, a convolution and the activation after it as one."""
 
@@ -289,7 +346,11 @@ class _Recipe:
     match: Callable[[nn.Module], Any]
 
 
-_RECIPES = (_Recipe("residual_block", _match_residual), _Recipe("conv2d_act", _match_sequential))
+_RECIPES = (
+    _Recipe("residual_block", _match_residual),
+    _Recipe("dense_block", _match_dense),
+    _Recipe("conv2d_act", _match_sequential),
+)
 
 
 class _Fused:

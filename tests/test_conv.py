@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import srkernels
-from srkernels import conv2d_act, residual_block
-from srkernels.nn import Conv2dAct, ResidualBlock
+from srkernels import conv2d_act, dense_block, residual_block
+from srkernels.nn import RRDB, Conv2dAct, ResidualBlock, ResidualDenseBlock
 
 
 def _draw(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -83,6 +83,27 @@ def test_residual_block_refuses(error: type[Exception], match: str, change: dict
         residual_block(**arguments)
 
 
+def _dense_weights() -> list[Tensor]:
+    return [torch.zeros(2, 4 + 2 * k, 3, 3) for k in range(4)] + [torch.zeros(4, 12, 3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("error", "match", "change"),
+    [
+        (ValueError, "five each, got 4 and 0", {"weights": _dense_weights()[:4]}),
+        (ValueError, r"weights\[1\] must be \(Cout, 6, kh, kw\)", {"weights": _dense_weights()[:1] * 5}),
+        (ValueError, r"weights\[4\] must be \(4, 12", {"weights": [*_dense_weights()[:4], torch.zeros(5, 12, 3, 3)]}),
+        (ValueError, r"biases\[0\] must be \(2,\)", {"biases": [torch.zeros(3)] * 5}),
+        (ValueError, "slope must be above 0, got 0.0", {"slope": 0.0}),
+        (ValueError, "save must be one of", {"save": "all"}),
+        (TypeError, r"weights\[0\] must have x's dtype", {"weights": [w.double() for w in _dense_weights()]}),
+    ],
+)
+def test_dense_block_refuses(error: type[Exception], match: str, change: dict[str, object]) -> None:
+    with pytest.raises(error, match=match):
+        dense_block(**{"x": torch.zeros(1, 4, 5, 5), "weights": _dense_weights(), **change})
+
+
 @pytest.mark.parametrize("given", [torch.float32, torch.bfloat16], ids=str)
 def test_autocast_is_that_of_eager(given: torch.dtype) -> None:
     """Convolutions in bf16; what is added keeps its dtype, so an fp32 trunk stays fp32."""
@@ -149,3 +170,54 @@ def test_residual_block_module() -> None:
     torch.testing.assert_close(module(x), expected)
     with pytest.raises(ValueError, match="activation"):
         ResidualBlock(4, activation="elu")
+
+
+def test_dense_modules() -> None:
+    block, x = ResidualDenseBlock(8, 4, save="recompute"), random((2, 8, 6, 7), torch.float32, 0)
+    assert list(block.state_dict()) == [f"conv{k}.{name}" for k in range(1, 6) for name in ("weight", "bias")]
+    parts = [x]
+    for k in range(1, 5):
+        parts.append(F.leaky_relu(getattr(block, f"conv{k}")(torch.cat(parts, 1)), 0.2))
+    torch.testing.assert_close(block(x), x + 0.2 * block.conv5(torch.cat(parts, 1)))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = block(x)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, block(x), rtol=0.02, atol=0.02)
+    rrdb = RRDB(8, 4)
+    assert "rdb3.conv5.bias" in rrdb.state_dict()
+    torch.testing.assert_close(rrdb(x), x + 0.2 * rrdb.rdb3(rrdb.rdb2(rrdb.rdb1(x))))
+
+
+def test_dense_block_keeps_one_buffer() -> None:
+    """192 channels instead of an eager block's 768, 64 with recompute (x, which is the caller's)."""
+    torch.manual_seed(0)
+    block = ResidualDenseBlock()
+    x = random((1, 64, 4, 4), torch.float32, 0).requires_grad_()
+    per_channel = x.nbytes // 64
+    own = {p.data_ptr() for p in block.parameters()}
+
+    def channels_kept() -> int:
+        kept: dict[int, int] = {}
+
+        def pack(t: Tensor) -> Tensor:
+            if t.data_ptr() not in own:
+                kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            y = block(x)
+        del y
+        return sum(kept.values()) // per_channel
+
+    assert channels_kept() == 192
+    block.save = "recompute"
+    assert channels_kept() == 64
+
+
+def test_a_second_derivative_through_kept_features_is_refused() -> None:
+    block, x = ResidualDenseBlock(4, 2), random((1, 4, 5, 5), torch.float32, 0).requires_grad_()
+    with pytest.raises(RuntimeError, match="a second derivative needs x, so ask for save='recompute'"):
+        torch.autograd.grad(block(x).square().sum(), x, create_graph=True)
+    block.save = "recompute"
+    (grad,) = torch.autograd.grad(block(x).square().sum(), x, create_graph=True)
+    assert torch.autograd.grad(grad.square().sum(), x)[0].any()

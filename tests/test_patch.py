@@ -75,6 +75,57 @@ class PReLUBlock(nn.Module):
         return x + self.conv2(residual)
 
 
+class ResidualDenseBlock(nn.Module):
+    """As BasicSR has it: ``conv1`` ... ``conv5`` and one activation."""
+
+    def __init__(self, num_feat: int = 8, num_grow_ch: int = 4) -> None:
+        super().__init__()
+        for k in range(4):
+            self.add_module(f"conv{k + 1}", nn.Conv2d(num_feat + k * num_grow_ch, num_grow_ch, 3, 1, 1))
+        self.conv5 = nn.Conv2d(num_feat + 4 * num_grow_ch, num_feat, 3, 1, 1)
+        self.lrelu = nn.LeakyReLU(negative_slope=0.2, inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x1 = self.lrelu(self.conv1(x))
+        x2 = self.lrelu(self.conv2(torch.cat((x, x1), 1)))
+        x3 = self.lrelu(self.conv3(torch.cat((x, x1, x2), 1)))
+        x4 = self.lrelu(self.conv4(torch.cat((x, x1, x2, x3), 1)))
+        x5 = self.conv5(torch.cat((x, x1, x2, x3, x4), 1))
+        return x5 * 0.2 + x
+
+
+class OldDenseBlock(nn.Module):
+    """As the first ESRGAN has it: ``conv1.0`` ... ``conv5.0``."""
+
+    def __init__(self, nc: int = 8, gc: int = 4) -> None:
+        super().__init__()
+        for k in range(4):
+            layers = nn.Conv2d(nc + k * gc, gc, 3, 1, 1), nn.LeakyReLU(0.2, inplace=True)
+            self.add_module(f"conv{k + 1}", nn.Sequential(*layers))
+        self.conv5 = nn.Sequential(nn.Conv2d(nc + 4 * gc, nc, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x1 = self.conv1(x)
+        x2 = self.conv2(torch.cat((x, x1), 1))
+        x3 = self.conv3(torch.cat((x, x1, x2), 1))
+        x4 = self.conv4(torch.cat((x, x1, x2, x3), 1))
+        x5 = self.conv5(torch.cat((x, x1, x2, x3, x4), 1))
+        return x5.mul(0.2) + x
+
+
+class RRDB(nn.Module):
+    def __init__(self, block: Callable[[], nn.Module], name: str) -> None:
+        super().__init__()
+        for k in (1, 2, 3):
+            self.add_module(f"{name}{k}", block())
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = x
+        for block in self.children():
+            out = block(out)
+        return out * 0.2 + x
+
+
 class Impostor(ResidualBlockNoBN):
     """The children of a residual block, another formula."""
 
@@ -119,6 +170,28 @@ def test_known_blocks(block: Callable[[], nn.Module]) -> None:
     assert unpatch(net) == 2
     assert type(net[1]) is block
     assert net[1].__dict__.keys() == original[1].__dict__.keys()
+    _assert_same(original, net)
+
+
+@pytest.mark.parametrize(
+    ("block", "name", "key"),
+    [
+        (ResidualDenseBlock, "rdb", "1.rdb3.conv5.weight"),
+        (ResidualDenseBlock, "RDB", "1.RDB1.conv1.bias"),
+        (OldDenseBlock, "RDB", "1.RDB2.conv4.0.weight"),
+    ],
+    ids=["BasicSR", "RRDB_trunk", "model.1.sub"],
+)
+def test_dense_blocks_of_every_family_of_keys(block: Callable[[], nn.Module], name: str, key: str) -> None:
+    net = _network(RRDB(block, name))
+    original = copy.deepcopy(net)
+    assert key in net.state_dict()
+    report = patch(net)
+    assert [(line.path, line.op) for line in report.taken] == [(f"1.{name}{k}", "dense_block") for k in (1, 2, 3)]
+    net.load_state_dict(original.state_dict(), strict=True)
+    original.load_state_dict(net.state_dict(), strict=True)
+    _assert_same(original, net)
+    assert unpatch(net) == 3
     _assert_same(original, net)
 
 

@@ -108,8 +108,12 @@ def dense_forward(x: Tensor, weight1: Tensor, keep: bool) -> list[Tensor]:
     return [y, dense_features(x, weight1)] if keep else [y]
 
 
-def dense_gradients(x: Tensor, weights: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor]:
-    """Uninitialised gradients of x, five weights, five biases: of those needed, in this order."""
-    like = (x, *weights)
-    out = [empty_nchw(t, t.shape) for t, need in zip(like, needs, strict=False) if need]
-    return out + [w.new_empty(w.shape[0]) for w, need in zip(weights, needs[6:], strict=True) if need]
+def dense_gradients(like: Tensor, weights: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor]:
+    """Uninitialised gradients of x, five weights, five biases: of those needed, in this order.
+
+    ``like``: x or the features, whose layout is that of x.
+    """
+    n, _, h, w = like.shape
+    out = [empty_nchw(like, (n, weights[4].shape[0], h, w))] if needs[0] else []
+    out += [empty_nchw(t, t.shape) for t, need in zip(weights, needs[1:6], strict=True) if need]
+    return out + [t.new_empty(t.shape[0]) for t, need in zip(weights, needs[6:], strict=True) if need]

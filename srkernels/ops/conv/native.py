@@ -301,7 +301,7 @@ def dense_forward(
 
 def dense_backward(
     grad: Tensor,
-    x: Tensor,
+    x: Tensor | None,
     features: Tensor | None,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor | None],
@@ -313,12 +313,13 @@ def dense_backward(
 
     grad | g4 | g3 | g2 | g1 with g_k the gradient ahead of activation k, by the filters that read x_k.
     """
-    if not x.numel():
+    if not grad.numel():
         return reference.dense_backward(grad, x, features, weights, biases, slope, res_scale, needs)
-    dense = _dense(x)
-    grad = _like(grad, dense)
-    features = _dense_features(dense, weights, biases, slope) if features is None else _like(features, dense)
-    c, growth = x.shape[1], weights[0].shape[0]
+    if features is None:
+        assert x is not None
+        features = _dense_features(_dense(x), weights, biases, slope)
+    grad = _like(grad, features)
+    c, growth = weights[4].shape[0], weights[0].shape[0]
     scaled = [*weights[:4], weights[4] * res_scale]
     gradients = torch.empty_like(features)
     gradients[:, :c] = grad
@@ -330,17 +331,17 @@ def dense_backward(
     for k in (3, 2, 1, 0):
         slot = slice(c + k * growth, c + (k + 1) * growth)
         readers = torch.cat([w[:, slot] for w in reversed(scaled[k + 1 :])])
-        x_k = _like(features[:, slot], dense)
+        x_k = _like(features[:, slot], grad)
         grad_k, sums[k], _ = through_activation(
             _data_gradient(read, x_k, readers), x_k, LEAKY_RELU, slope, None, 1.0, needs[6 + k], False
         )
         at = c + (3 - k) * growth
         gradients[:, at : at + growth] = grad_k
-        read = _like(gradients[:, : at + growth], dense)
+        read = _like(gradients[:, : at + growth], grad)
     out = []
     if needs[0]:
         readers = torch.cat([w[:, :c] for w in reversed(scaled)])
-        out.append(laid_out(_data_gradient(gradients, dense, readers, residual=grad), x))
+        out.append(laid_out(_data_gradient(gradients, grad, readers, residual=grad), features if x is None else x))
     if any(needs[1:6]):
         # One convolution gradient over both buffers: blocks that no filter has are computed too, but nothing is copied.
         every = _weight_gradient(gradients, features, weights[0].new_empty(features.shape[1], features.shape[1], 3, 3))

@@ -228,7 +228,7 @@ def dense_forward(
 @without_autocast
 def dense_backward(
     grad: Tensor,
-    x: Tensor,
+    x: Tensor | None,
     features: Tensor | None,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor | None],
@@ -236,13 +236,14 @@ def dense_backward(
     res_scale: float,
     needs: Sequence[bool],
 ) -> list[Tensor]:
-    """Gradients of those needed of x, weights and biases; without ``features`` they are computed again.
+    """Gradients of those needed of x, weights and biases; from the features, or from x if there are none.
 
     Made of differentiable operations.
     """
     if features is None:
+        assert x is not None
         features = dense_features(x, weights, biases, slope)
-    c, growth = x.shape[1], weights[0].shape[0]
+    c, growth = weights[4].shape[0], weights[0].shape[0]
     of_features = [
         grad,
         None,
@@ -268,6 +269,6 @@ def dense_backward(
     out = []
     if needs[0]:
         assert of_features[0] is not None
-        out.append(laid_out(of_features[0], x))
+        out.append(laid_out(of_features[0], features if x is None else x))
     out += [laid_out(g, w) for g, w in zip(of_weights, weights, strict=True) if g is not None]
     return out + [g for g in of_biases if g is not None]

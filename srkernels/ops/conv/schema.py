@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..._dispatch import implementation
-from ..._eager import short_apply, unwatched
+from ..._eager import short_apply, transforms_active, unwatched
 from . import allocate, reference
 from .activation import NONE
 from .support import detail, refuses
@@ -47,7 +47,7 @@ _library.define(
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.define(
-    f"dense_block_backward(Tensor grad, Tensor x, Tensor? features, {_WEIGHTS}, {_BIASES}, float slope, "
+    f"dense_block_backward(Tensor grad, Tensor? x, Tensor? features, {_WEIGHTS}, {_BIASES}, float slope, "
     "float res_scale, bool[] needs, str backend) -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
@@ -137,9 +137,9 @@ def _dense_forward(x: Tensor, *arguments: Any) -> list[Tensor]:
     return module.dense_forward(x, weights, biases, *rest)
 
 
-def _dense_backward(grad: Tensor, x: Tensor, features: Tensor | None, *arguments: Any) -> list[Tensor]:
+def _dense_backward(grad: Tensor, x: Tensor | None, features: Tensor | None, *arguments: Any) -> list[Tensor]:
     weights, biases, (*rest, backend) = arguments[:5], arguments[5:10], arguments[10:]
-    module = implementation(__package__, backend, x, refuses, detail(weights[0]))
+    module = implementation(__package__, backend, weights[0], refuses, detail(weights[0]))
     return module.dense_backward(grad, x, features, weights, biases, *rest)
 
 
@@ -148,9 +148,11 @@ def _dense_forward_fake(x: Tensor, weight1: Tensor, *arguments: Any) -> list[Ten
     return allocate.dense_forward(x, weight1, keep)
 
 
-def _dense_backward_fake(grad: Tensor, x: Tensor, features: Tensor | None, *arguments: Any) -> list[Tensor]:
+def _dense_backward_fake(grad: Tensor, x: Tensor | None, features: Tensor | None, *arguments: Any) -> list[Tensor]:
     *_, needs, _ = arguments
-    return allocate.dense_gradients(x, arguments[:5], needs)
+    like = features if x is None else x
+    assert like is not None
+    return allocate.dense_gradients(like, arguments[:5], needs)
 
 
 for _name, _run, _fake in (
@@ -337,8 +339,8 @@ class _DenseBlock(torch.autograd.Function):
             ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
         x, *parameters = operands
-        # The features begin with x, but a second derivative hangs on x itself; it is the caller's in any case.
-        ctx.save_for_backward(x, output[1] if keep else None, *parameters)
+        # The features begin with x: it is not kept besides.
+        ctx.save_for_backward(None if keep else x, output[1] if keep else None, *parameters)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
@@ -347,11 +349,13 @@ class _DenseBlock(torch.autograd.Function):
         x, features, *parameters = ctx.saved_tensors
         needs = list(ctx.needs_input_grad[:11])
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            # create_graph: the features kept carry no gradient; computed again, they do.
+            # create_graph: the features kept carry no gradient; computed again from x, they do.
+            if x is None:
+                raise RuntimeError("dense_block: a second derivative needs x, so ask for save='recompute'")
             operands = (grad, x, None, parameters[:5], parameters[5:])
             grads = iter(reference.dense_backward(*operands, *ctx.epilogue, needs))
         else:
-            run: Any = _dense_backward if unwatched(grad, x, *parameters) else _dense_backward_op
+            run: Any = _dense_backward if unwatched(grad, *parameters) else _dense_backward_op
             grads = iter(run(grad, x, features, *parameters, *ctx.epilogue, needs, ctx.backend))
         return *(next(grads) if need else None for need in needs), None, None, None, None
 
@@ -371,5 +375,6 @@ def dense_block(
     """Differentiable dense block; ``keep``: whether the backward pass finds its features."""
     operands = (x, *weights, *biases)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands):
+        keep = keep and not transforms_active()  # torch.func always asks for a second derivative too
         return _apply_dense(*operands, slope, res_scale, keep, backend)[0]
     return _run_dense_forward(*operands, slope, res_scale, False, backend)[0]
