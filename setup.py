@@ -28,6 +28,7 @@ X86_LEVELS = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"],
 }
+AMX = ["-mamx-tile", "-mamx-bf16"]
 # GCC's own half-precision intrinsics leave an operand undefined on purpose and warn about it.
 WARNINGS = ["-Wall", "-Wextra", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 # sm_90a and sm_100 are not forward compatible; the PTX serves what comes after.
@@ -54,6 +55,12 @@ def includes() -> list[str]:
     return [f"-I{p}" for p in paths]
 
 
+def understands(compiler: str, flags: list[str]) -> bool:
+    """Whether the compiler knows these flags."""
+    command = [*compiler.split(), *flags, "-x", "c++", "-fsyntax-only", os.devnull]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
 def cpu_rules(objects: Path, output: Path) -> list[str]:
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if not compiler or not shutil.which(compiler.split()[0]):
@@ -67,6 +74,10 @@ def cpu_rules(objects: Path, output: Path) -> list[str]:
     units = [(CSRC / "bind_cpu.cpp", "bind_cpu.o", [])]
     for source in sorted((CSRC / "cpu").glob("*.cpp")):
         units += [(source, f"{source.stem}.{isa}.o", [f"-DSRK_ISA={isa}", *extra]) for isa, extra in levels.items()]
+    # Without these flags the file compiles to "not available".
+    amx = [*X86_LEVELS["avx512"], *AMX] if "avx512" in levels and understands(compiler, AMX) else []
+    for source in sorted((CSRC / "cpu" / "amx").glob("*.cpp")):
+        units.append((source, f"amx_{source.stem}.o", amx))
     return compile_and_link(compiler, "-MMD -MF $out.d", flags, link, units, objects, output)
 
 

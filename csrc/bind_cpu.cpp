@@ -2,6 +2,7 @@
 #include <string>
 
 #include "cpu/activation.h"
+#include "cpu/amx/weight_gradient.h"
 #include "cpu/haar.h"
 #include "cpu/isa.h"
 #include "cpu/weighted_l1.h"
@@ -72,6 +73,40 @@ void activation_backward(const Tensor& grad, const Tensor& kept, const Tensor& o
   SRK_CALL(activation_backward, a);
 }
 
+void relu_in_place(const Tensor& x, int threads) {
+  const srk::Shape s = x.shape();
+  const srk::ReluArguments a{x.operand(), s.n * s.c * s.h * s.w, {threads, nullptr}};
+  py::gil_scoped_release release;
+  SRK_CALL(relu_in_place, a);
+}
+
+// x, grad: dense channels_last, or slices of the channels of such; out: (co, ci, 3, 3).
+void amx_weight_gradient(const Tensor& x, const Tensor& grad, const Tensor& out, float scale,
+                         int threads) {
+  const srk::Shape shape = x.shape(), like = grad.shape();
+  const srk::Strides sx = x.strides(), sg = grad.strides();
+  const bool bf16 = x.dtype() == srk::DType::bf16 && grad.dtype() == srk::DType::bf16;
+  const auto pixels = [&](const srk::Strides& s) {
+    return s.c == 1 && s.h == shape.w * s.w && s.n == shape.h * s.h;
+  };
+  if (!bf16 || shape.c % 32 || like.c % 32 || shape.w < 2 || !pixels(sx) || !pixels(sg))
+    throw py::value_error("the AMX weight gradient takes bf16 pixels of multiples of 32 channels");
+  const srk::WeightGradientArguments a{shape.n,
+                                       shape.h,
+                                       shape.w,
+                                       shape.c,
+                                       like.c,
+                                       static_cast<const uint16_t*>(x.data()),
+                                       static_cast<const uint16_t*>(grad.data()),
+                                       sx.w,
+                                       sg.w,
+                                       static_cast<uint16_t*>(out.data()),
+                                       scale,
+                                       threads};
+  py::gil_scoped_release release;
+  srk::amx::weight_gradient(a);
+}
+
 const char* const kIsaNames[] = {"baseline", "avx2", "avx512"};
 
 void set_isa(const std::string& name) {
@@ -94,6 +129,9 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("weighted_l1_forward", &weighted_l1_forward);
   m.def("weighted_l1_backward", &weighted_l1_backward);
   m.def("activation_backward", &activation_backward);
+  m.def("relu_in_place", &relu_in_place);
+  m.def("amx_available", &srk::amx::available);
+  m.def("amx_weight_gradient", &amx_weight_gradient);
   m.def("isa", [] { return kIsaNames[int(srk::current_isa())]; });
   m.def("set_isa", &set_isa, "Use a lesser instruction set (tests).");
 }

@@ -57,6 +57,9 @@ class AotCase:
         aligned: arguments divisible by 16, as the launcher sees them on aligned shapes.
         num_warps: warps of 32 lanes.
         wide_loads, wide_stores: 128-bit global accesses that the machine code must hold, at least.
+        targets: architectures that launch it so; empty: all.
+        hgmma: warpgroup matrix instructions that Hopper's machine code must hold, at least. From 36 on, waits for them
+            may be a third as many at most: one each would mean that they run one after the other.
     """
 
     id: str
@@ -67,6 +70,8 @@ class AotCase:
     num_warps: int
     wide_loads: int = 0
     wide_stores: int = 0
+    targets: tuple[str, ...] = ()
+    hgmma: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ class OpSpec:
         parameters: operands without a batch axis.
         refuses: the op's own reasons against a backend (see ``_dispatch.Refusal``).
         detail: (operands) -> what of a call they depend on.
+        bad_values_spread: backend -> why its gradients may hold more NaNs than eager PyTorch's, if they may.
         threads_matter: why the native result depends on the number of threads, if it does.
     """
 
@@ -113,4 +119,5 @@ class OpSpec:
     parameters: tuple[str, ...] = ()
     refuses: Refusal | None = None
     detail: Callable[..., tuple[int, ...]] = lambda *operands: ()
+    bad_values_spread: Mapping[str, str] = field(default_factory=dict)
     threads_matter: str = ""

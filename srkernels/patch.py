@@ -91,7 +91,7 @@ def unpatch(model: nn.Module) -> int:
     for module in model.modules():
         if isinstance(module, _Fused):
             del module.__dict__[_PLAN]
-            module.__class__ = module._srkernels_original
+            module.__class__ = module._srkernels_original  # type: ignore[assignment]
             restored += 1
     return restored
 
@@ -262,14 +262,15 @@ DENSE_SCALE = 0.2
 
 
 def _match_dense(module: nn.Module) -> _DensePlan | str | None:
-    convs, slopes = [], []
+    convs: list[tuple[str, nn.Conv2d]] = []
+    slopes = []
     for name, child in module.named_children():
         layers = [(name, child)]
         if type(child) is nn.Sequential:  # the older keys: conv1.0
             layers = [(f"{name}.{n}", c) for n, c in child.named_children()]
         for path, layer in layers:
             if _is_convolution(layer):
-                convs.append((path, layer))
+                convs.append((path, cast(nn.Conv2d, layer)))
             elif type(layer) is nn.LeakyReLU:
                 slopes.append(float(layer.negative_slope))
             elif type(layer) is not nn.Identity:

@@ -40,6 +40,8 @@ class Figures:
         spills: accesses to memory that hold registers (STL, LDL; scratch on AMD).
         shared: bytes of shared memory.
         wide_loads, wide_stores: 128-bit accesses to global memory.
+        hgmma, waits: warpgroup matrix instructions, and waits for them (Hopper).
+        pipelined: loads that go to shared memory past the registers (LDGSTS, TMA).
     """
 
     registers: int
@@ -47,6 +49,9 @@ class Figures:
     shared: int
     wide_loads: int
     wide_stores: int
+    hgmma: int = 0
+    waits: int = 0
+    pipelined: int = 0
 
 
 def compile_case(package: str, case: AotCase, target: str) -> Any:
@@ -86,7 +91,14 @@ def figures(compiled: Any) -> Figures:
 
     spills = count("STL", "LDL") + _number(text, r"\bSTACK:(\d+)")
     return Figures(
-        _number(text, r"\bREG:(\d+)"), spills, shared, count("LDG", suffix=".128"), count("STG", suffix=".128")
+        _number(text, r"\bREG:(\d+)"),
+        spills,
+        shared,
+        count("LDG", "LDGSTS", suffix=".128"),
+        count("STG", suffix=".128"),
+        count("HGMMA"),
+        count("WARPGROUP", suffix="DEPBAR"),
+        count("LDGSTS", "UTMALDG"),
     )
 
 
@@ -140,7 +152,7 @@ def _main() -> None:
     with ThreadPoolExecutor(max_workers=2) as pool:
         reading = []
         for op, package, case in everything():
-            for target in TARGETS:
+            for target in case.targets or TARGETS:
                 try:
                     compiled = compile_case(package, case, target)
                 except Exception as error:

@@ -13,7 +13,7 @@ if importlib.util.find_spec("triton") is None:
 _COMPILED = [
     pytest.param(op, kernel, machine, id=f"{op}-{kernel.id}-{machine}")
     for op, _, kernel in everything()
-    for machine in TARGETS
+    for machine in kernel.targets or TARGETS
 ]
 
 
@@ -31,6 +31,10 @@ def test_machine_code(op, kernel, machine, compiled):
     assert found.wide_stores >= kernel.wide_stores, (
         f"128-bit stores: {found.wide_stores}, expected {kernel.wide_stores}"
     )
+    if machine == "sm_90" and kernel.hgmma:
+        assert found.hgmma >= kernel.hgmma, f"HGMMA: {found.hgmma}, expected {kernel.hgmma}"
+        assert kernel.hgmma < 36 or 3 * found.waits <= found.hgmma, f"waits {found.waits} for {found.hgmma} HGMMA"
+        assert kernel.hgmma < 36 or found.pipelined, "no load is pipelined"
 
 
 def test_every_kernel_is_compiled():

@@ -95,3 +95,74 @@ def test_gradients_from_signs_equal_those_from_images(
 
     for kept, read in zip(gradients(x, t), gradients(sliced(x), sliced(t)), strict=True):
         torch.testing.assert_close(kept, read, rtol=0, atol=0, equal_nan=True)
+
+
+_AMX = pytest.mark.skipif(
+    REASON is not None or not _native.extension("cpu").amx_available(), reason="no Intel AMX on this machine"
+)
+
+
+def _filters_gradient(x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
+    weight = x.new_empty(grad.shape[1], x.shape[1], 3, 3)
+    one = [1, 1]
+    arguments = (grad, x, weight, None, one, one, one, False, [0, 0], 1, [False, True, False])
+    return torch.ops.aten.convolution_backward(*arguments)[1]
+
+
+@_AMX
+@pytest.mark.parametrize(
+    ("n", "ci", "co", "h", "w"),
+    [(1, 32, 32, 1, 2), (1, 32, 64, 5, 7), (2, 64, 32, 9, 33), (3, 96, 64, 17, 31), (2, 64, 64, 24, 96)],
+    ids=lambda v: str(v),
+)
+def test_amx_weight_gradient(n: int, ci: int, co: int, h: int, w: int) -> None:
+    """Within the budget, for slices of channels too, the same bits on any number of threads."""
+    core = _native.extension("cpu")
+    generator = torch.Generator().manual_seed(7)
+
+    def image(channels: int) -> torch.Tensor:
+        x = torch.empty(n, channels + 32, h, w).uniform_(-1, 1, generator=generator).bfloat16()
+        return x.contiguous(memory_format=torch.channels_last)[:, 32:]
+
+    x, grad = image(ci), image(co)
+    results = []
+    for threads in (1, 2, 3):
+        out = torch.full((co, ci, 3, 3), torch.nan, dtype=torch.bfloat16)
+        core.amx_weight_gradient(x, grad, out, 0.5, threads)
+        results.append(out)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+    exact, eager = 0.5 * _filters_gradient(x.double(), grad.double()), 0.5 * _filters_gradient(x, grad)
+    error, allowed = (results[0] - exact).norm(), 2 * (eager - exact).norm() + 2**-9 * exact.norm()
+    assert error <= allowed
+    assert error > 0
+
+
+@_AMX
+def test_a_block_of_64_channels_takes_amx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sizes of real networks, which the gates' small cases do not reach, against eager PyTorch in fp64."""
+    from srkernels.ops.conv import native
+
+    calls = []
+    launch = native.launch
+    monkeypatch.setattr(native, "launch", lambda x, name, *args: (calls.append(name), launch(x, name, *args)))
+    generator = torch.Generator().manual_seed(11)
+    shapes = ((2, 64, 20, 96), (64, 64, 3, 3), (64,), (64, 64, 3, 3), (64,))
+    operands = [torch.empty(s).uniform_(-0.1, 0.1, generator=generator).bfloat16() for s in shapes]
+    x = operands[0].contiguous(memory_format=torch.channels_last)
+    results = []
+    for op, dtype in ((_eager_block, torch.float64), (_eager_block, torch.bfloat16), (None, torch.bfloat16)):
+        leaves = [t.to(dtype).requires_grad_() for t in (x, *operands[1:])]
+        y = op(*leaves) if op else srkernels.residual_block(*leaves, res_scale=0.5)
+        results.append([y.detach(), *torch.autograd.grad(y.square().sum(), leaves)])
+    assert calls.count("amx_weight_gradient") == 2
+    for exact, eager, found in zip(*results, strict=True):
+        error, allowed = (found - exact).norm(), 2 * (eager - exact).norm() + 2**-9 * exact.norm()
+        assert 0 < error <= allowed
+
+
+def _eager_block(
+    x: torch.Tensor, w1: torch.Tensor, b1: torch.Tensor, w2: torch.Tensor, b2: torch.Tensor
+) -> torch.Tensor:
+    conv2d = torch.nn.functional.conv2d
+    return x + 0.5 * conv2d(conv2d(x, w1, b1, padding=1).relu(), w2, b2, padding=1)

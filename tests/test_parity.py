@@ -45,7 +45,7 @@ def test_values_and_gradients(spec: OpSpec, case: Case, dtype: torch.dtype, layo
                 _check_layout(what, y, draw.operands[0])
         for n, draw in enumerate(draws):
             # The first draw goes through every subset of operands that may require a gradient.
-            for wanted in subsets(expected.wanted) if n == 0 else (expected.wanted,):
+            for wanted in subsets(expected.wanted, few=target.interpreted) if n == 0 else (expected.wanted,):
                 grads = gradients(spec.op, case, draw.operands, draw.cotangents, wanted)
                 for i, grad in zip(wanted, grads, strict=True):
                     k = expected.wanted.index(i)
@@ -91,23 +91,39 @@ def test_nan_and_inf_propagate(spec: OpSpec, case: Case, target: Target, poison:
     for bad in clean.wanted:
         xs = _poisoned(draw.operands, bad, poison)
         eager = values(spec.oracle, case, xs)
-        exact = values(spec.oracle, case, [None if x is None else x.double() for x in xs])
+        wide = [None if x is None else x.double() for x in xs]
+        exact = values(spec.oracle, case, wide)
+        wide_cotangents = [c.double() for c in draw.cotangents]
+        exact_gradients = gradients(spec.oracle, case, wide, wide_cotangents, clean.wanted)
         eager_gradients = gradients(spec.oracle, case, xs, draw.cotangents, clean.wanted)
         with srkernels.use_backend(target.backend):
             found = values(spec.op, case, xs)
             found_gradients = gradients(spec.op, case, xs, draw.cotangents, clean.wanted)
         for i, (y, e) in enumerate(zip(found, eager, strict=True)):
-            what, finite = f"output {i}, {poison} in {spec.operands[bad]}", e.isfinite()
-            assert torch.equal(y.isfinite(), finite), f"{what}: non-finite at other places than eager PyTorch"
-            assert not torch.tensor(poison).isnan() or torch.equal(y.isnan(), e.isnan()), f"{what}: NaN became inf"
-            # At a border PyTorch's fp64 convolution multiplies weights by the padding's zeros, its fp32 one does not.
-            comparable = finite & exact[i].isfinite()
+            what = f"output {i}, {poison} in {spec.operands[bad]}"
+            # PyTorch's own convolutions disagree at a border: the fp64 one multiplies weights by the padding's zeros
+            # and makes NaN of bad ones, the fp32 one does not. Either is right.
+            as_eager, as_exact = y.isfinite() == e.isfinite(), y.isfinite() == exact[i].isfinite()
+            assert (as_eager | as_exact).all(), f"{what}: non-finite at other places than eager PyTorch"
+            where = as_eager & e.isfinite()
+            if torch.tensor(poison).isnan():
+                assert (y.isnan() | (e.isfinite() & exact[i].isfinite()) | y.isfinite()).all(), (
+                    f"{what}: NaN became inf"
+                )
+            comparable = where & exact[i].isfinite()
             y, e, x = (_keep_finite(t, comparable) for t in (y, e, exact[i]))
             check(what, y, x, e, clean.values[i])
-        for i, a, e in zip(clean.wanted, found_gradients, eager_gradients, strict=True):
+        rows = zip(clean.wanted, found_gradients, eager_gradients, exact_gradients, strict=True)
+        for i, a, e, x in rows:
             what = f"gradient of {spec.operands[i]}, {poison} in {spec.operands[bad]}"
-            assert a[e.isfinite()].isfinite().all(), f"{what}: not finite where eager PyTorch is"
-            assert a.isfinite().all() == e.isfinite().all(), f"{what}: finite, eager PyTorch is not"
+            finite = e.isfinite() & x.isfinite()
+            if target.backend in spec.bad_values_spread:
+                assert e.isfinite().all() or not a.isfinite().all(), f"{what}: finite, eager PyTorch is not"
+                continue
+            assert a[finite].isfinite().all(), f"{what}: not finite where eager PyTorch is"
+            assert a.isfinite().all() == finite.all() or a.isfinite().all() == e.isfinite().all(), (
+                f"{what}: finite, eager PyTorch is not"
+            )
 
 
 def _poisoned(xs: Sequence[Tensor | None], bad: int, value: float) -> list[Tensor | None]:

@@ -7,7 +7,8 @@ namespace srk {
 enum class Activation : int { none, relu, leaky_relu, prelu };
 
 // out = scale * grad * act'(kept), with the sums over images and pixels of `out` and of the slopes'
-// gradients. grad, kept and out are dense, all in planes or all in pixels (channels_last).
+// gradients. grad, kept and out are dense, all in planes or all in pixels (channels_last); out may
+// be grad itself.
 struct ActivationArguments {
   Shape shape;
   Operand grad;
@@ -19,6 +20,13 @@ struct ActivationArguments {
   double negative_slope;
   double scale;
   double *bias_sum, *slope_sum;  // one for each channel; null: not wanted
+  Launch launch;
+};
+
+// x = x where above zero or NaN, 0 elsewhere; x is dense.
+struct ReluArguments {
+  Operand x;
+  int64_t size;
   Launch launch;
 };
 

@@ -78,37 +78,53 @@ SRK_HD Scalar<S> slope_of(const ActivationArguments& a, int64_t c) {
   return static_cast<const Scalar<S>*>(a.slopes)[c * a.slope_step];
 }
 
-// Pixels [begin, end) of channels_last tensors; sums: of each channel.
-template <class S, int kActivation>
-void pixels(const ActivationArguments& a, int64_t begin, int64_t end, double* bias, double* slope) {
+// kVectors neighbouring vectors of channels of the pixels [begin, end): their sums stay in
+// registers.
+template <class S, int kActivation, int kVectors>
+void channel_vectors(const ActivationArguments& a, int64_t c, int64_t begin, int64_t end,
+                     double* bias, double* slope) {
   using V = Vector<S>;
   constexpr int N = lanes<V>();
   const int64_t channels = a.shape.c;
   const S *grad = static_cast<const S*>(a.grad.data), *kept = static_cast<const S*>(a.kept.data);
   S* out = static_cast<S*>(a.out.data);
   const Scalar<S> scale = Scalar<S>(a.scale);
-  int64_t c = 0;
-  for (; c + N <= channels; c += N) {
-    V below{};
-    for (int k = 0; k < N; ++k) {
-      below[k] = slope_of<S>(a, c + k);
-      bias[c + k] = slope[c + k] = 0;
-    }
-    for (int64_t first = begin; first < end; first += kRun) {
-      const int64_t last = first + kRun < end ? first + kRun : end;
-      V b{}, s{};
-      for (int64_t p = first; p < last; ++p)
-        element<S, kActivation>(grad, kept, out, p * channels + c, below, scale, b, s);
-      for (int k = 0; k < N; ++k) bias[c + k] += double(b[k]);
-      if (kActivation == int(Activation::prelu))
-        for (int k = 0; k < N; ++k) slope[c + k] += double(s[k]);
-    }
+  V below[kVectors]{};
+  for (int k = 0; k < kVectors * N; ++k) {
+    below[k / N][k % N] = slope_of<S>(a, c + k);
+    bias[c + k] = slope[c + k] = 0;
   }
+  for (int64_t first = begin; first < end; first += kRun) {
+    const int64_t last = first + kRun < end ? first + kRun : end;
+    V b[kVectors]{}, s[kVectors]{};
+    for (int64_t p = first; p < last; ++p)
+      for (int j = 0; j < kVectors; ++j)
+        element<S, kActivation>(grad, kept, out, p * channels + c + j * N, below[j], scale, b[j],
+                                s[j]);
+    for (int k = 0; k < kVectors * N; ++k) bias[c + k] += double(b[k / N][k % N]);
+    if (kActivation == int(Activation::prelu))
+      for (int k = 0; k < kVectors * N; ++k) slope[c + k] += double(s[k / N][k % N]);
+  }
+}
+
+// Pixels [begin, end) of channels_last tensors; sums: of each channel.
+template <class S, int kActivation>
+void pixels(const ActivationArguments& a, int64_t begin, int64_t end, double* bias, double* slope) {
+  constexpr int N = lanes<Vector<S>>();
+  const int64_t channels = a.shape.c;
+  int64_t c = 0;
+  for (; c + 4 * N <= channels; c += 4 * N)
+    channel_vectors<S, kActivation, 4>(a, c, begin, end, bias, slope);
+  for (; c + N <= channels; c += N)
+    channel_vectors<S, kActivation, 1>(a, c, begin, end, bias, slope);
+  const S *grad = static_cast<const S*>(a.grad.data), *kept = static_cast<const S*>(a.kept.data);
+  S* out = static_cast<S*>(a.out.data);
   for (; c < channels; ++c) {
     bias[c] = slope[c] = 0;
     for (int64_t p = begin; p < end; ++p) {
       Scalar<S> b = 0, s = 0;
-      element<S, kActivation>(grad, kept, out, p * channels + c, slope_of<S>(a, c), scale, b, s);
+      element<S, kActivation>(grad, kept, out, p * channels + c, slope_of<S>(a, c),
+                              Scalar<S>(a.scale), b, s);
       bias[c] += double(b);
       slope[c] += double(s);
     }
@@ -201,7 +217,39 @@ void dispatch(const ActivationArguments& a) {
   }
 }
 
+template <class S>
+void relu(void* data, int64_t size, int threads) {
+  S* x = static_cast<S*>(data);
+  constexpr int N = lanes<Vector<S>>();
+  const int64_t blocks = (size + kBlockElements - 1) / kBlockElements;
+  parallel_ranges(blocks, 2, threads, [&](int64_t from, int64_t to) {
+    const int64_t end = to * kBlockElements < size ? to * kBlockElements : size;
+    int64_t i = from * kBlockElements;
+    for (; i + N <= end; i += N) {
+      const Vector<S> v = Simd<S>::load(x + i);
+      Simd<S>::store(x + i, v <= Scalar<S>(0) ? Vector<S>{} : v);
+    }
+    for (; i < end; ++i) {
+      const Scalar<S> v = Simd<S>::get(x + i);
+      if (v <= Scalar<S>(0)) Simd<S>::put(x + i, 0);
+    }
+  });
+}
+
 }  // namespace
+
+void relu_in_place(const ReluArguments& args) {
+  switch (args.x.dtype) {
+    case DType::f32:
+      return relu<float>(args.x.data, args.size, args.launch.threads);
+    case DType::bf16:
+      return relu<bf16>(args.x.data, args.size, args.launch.threads);
+    case DType::f16:
+      return relu<f16>(args.x.data, args.size, args.launch.threads);
+    case DType::f64:
+      return relu<double>(args.x.data, args.size, args.launch.threads);
+  }
+}
 
 void activation_backward(const ActivationArguments& args) {
   switch (args.grad.dtype) {

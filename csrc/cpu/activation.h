@@ -7,6 +7,7 @@ namespace srk {
 #define SRK_DECLARE_ACTIVATION(isa)                          \
   namespace isa {                                            \
   void activation_backward(const ActivationArguments& args); \
+  void relu_in_place(const ReluArguments& args);             \
   }
 SRK_DECLARE_ACTIVATION(baseline)
 SRK_DECLARE_ACTIVATION(avx2)

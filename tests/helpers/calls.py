@@ -59,10 +59,13 @@ def present(operands: Sequence[Tensor | None]) -> tuple[int, ...]:
     return tuple(i for i, x in enumerate(operands) if x is not None)
 
 
-def subsets(items: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Every non-empty subset, the whole first; of more than six items the whole, all but one, and each alone."""
+def subsets(items: Sequence[int], few: bool = False) -> Iterator[tuple[int, ...]]:
+    """Every non-empty subset, the whole first; of more than six items the whole, all but one, and each alone.
+
+    ``few``: the whole and each alone, whatever the number.
+    """
     for size in range(len(items), 0, -1):
-        if len(items) <= 6 or size >= len(items) - 1 or size == 1:
+        if size in (1, len(items)) or (not few and (len(items) <= 6 or size == len(items) - 1)):
             yield from combinations(items, size)
 
 

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ..._dispatch import implementation
 from ..._eager import short_apply, transforms_active, unwatched
+from ..._spec import Refusal
 from . import allocate, reference
 from .activation import NONE
-from .support import detail, refuses
+from .support import detail, refuses, refuses_blocks, refuses_dense_blocks
 
 _library = torch.library.Library("srkernels", "FRAGMENT")
 _library.define(
@@ -55,13 +56,13 @@ _library.define(
 
 def _forward(x: Tensor, weight: Tensor, *arguments: Any) -> list[Tensor]:
     *arguments, backend = arguments  # type: ignore[assignment]
-    module = implementation(__package__, backend, x, refuses, detail(weight))
+    module = implementation(__package__, backend, x, refuses, detail(x, weight))
     return module.forward(x, weight, *arguments)
 
 
 def _backward(grad: Tensor, x: Tensor, weight: Tensor, *arguments: Any) -> list[Tensor]:
     *arguments, backend = arguments  # type: ignore[assignment]
-    module = implementation(__package__, backend, x, refuses, detail(weight))
+    module = implementation(__package__, backend, x, refuses, detail(x, weight))
     return module.backward(grad, x, weight, *arguments)
 
 
@@ -100,13 +101,13 @@ def _backward_fake(
 
 def _block_forward(x: Tensor, weight1: Tensor, *arguments: Any) -> list[Tensor]:
     *arguments, backend = arguments  # type: ignore[assignment]
-    module = implementation(__package__, backend, x, refuses, detail(weight1))
+    module = implementation(__package__, backend, x, refuses_blocks, detail(x, weight1))
     return module.block_forward(x, weight1, *arguments)
 
 
 def _block_backward(grad: Tensor, x: Tensor, weight1: Tensor, *arguments: Any) -> list[Tensor]:
     *arguments, backend = arguments  # type: ignore[assignment]
-    module = implementation(__package__, backend, x, refuses, detail(weight1))
+    module = implementation(__package__, backend, x, refuses_blocks, detail(x, weight1))
     return module.block_backward(grad, x, weight1, *arguments)
 
 
@@ -133,13 +134,13 @@ def _block_backward_fake(
 
 def _dense_forward(x: Tensor, *arguments: Any) -> list[Tensor]:
     weights, biases, (*rest, backend) = arguments[:5], arguments[5:10], arguments[10:]
-    module = implementation(__package__, backend, x, refuses, detail(weights[0]))
+    module = implementation(__package__, backend, x, refuses_dense_blocks, detail(x, weights[0]))
     return module.dense_forward(x, weights, biases, *rest)
 
 
 def _dense_backward(grad: Tensor, x: Tensor | None, features: Tensor | None, *arguments: Any) -> list[Tensor]:
     weights, biases, (*rest, backend) = arguments[:5], arguments[5:10], arguments[10:]
-    module = implementation(__package__, backend, weights[0], refuses, detail(weights[0]))
+    module = implementation(__package__, backend, grad, refuses_dense_blocks, detail(grad, weights[0]))
     return module.dense_backward(grad, x, features, weights, biases, *rest)
 
 
@@ -172,6 +173,16 @@ _block_forward_op = torch.ops.srkernels.residual_block_forward.default
 _block_backward_op = torch.ops.srkernels.residual_block_backward.default
 _dense_forward_op = torch.ops.srkernels.dense_block_forward.default
 _dense_backward_op = torch.ops.srkernels.dense_block_backward.default
+
+
+def _chooses_eager(backend: str, x: Tensor, weight: Tensor, reasons: Refusal) -> bool:
+    """Whether nobody asked for a backend and eager PyTorch is the choice: the plain formula runs, with its autograd.
+
+    A traced call takes the registered op, in which the choice is made on real tensors.
+    """
+    if backend or torch.compiler.is_compiling():
+        return False
+    return implementation(__package__, "", x, reasons, detail(x, weight)) is reference
 
 
 def _run_forward(*arguments: Any) -> tuple[Tensor, ...]:
@@ -241,6 +252,8 @@ def conv2d_act(
     """Differentiable convolution with its epilogue."""
     operands = (x, weight, bias, slope, residual)
     arguments = (*operands, activation, negative_slope, scale)
+    if _chooses_eager(backend, x, weight, refuses):
+        return reference.block(*arguments)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands):
         keep = allocate.keeps_preactivation(activation, negative_slope, scale, residual is not None)
         return _apply(*arguments, keep, backend)[0]
@@ -314,6 +327,8 @@ def residual_block(
     """Differentiable residual block; ``keep``: whether the backward pass finds the first convolution's result."""
     operands = (x, weight1, bias1, weight2, bias2, slope)
     arguments = (*operands, activation, negative_slope, res_scale)
+    if keep and _chooses_eager(backend, x, weight1, refuses_blocks):
+        return reference.two_convolutions(*arguments)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands):
         return _apply_block(*arguments, keep, backend)[0]
     return _run_block_forward(*arguments, False, backend)[0]
@@ -352,8 +367,8 @@ class _DenseBlock(torch.autograd.Function):
             # create_graph: the features kept carry no gradient; computed again from x, they do.
             if x is None:
                 raise RuntimeError("dense_block: a second derivative needs x, so ask for save='recompute'")
-            operands = (grad, x, None, parameters[:5], parameters[5:])
-            grads = iter(reference.dense_backward(*operands, *ctx.epilogue, needs))
+            parts = parameters[:5], parameters[5:]
+            grads = iter(reference.dense_backward(grad, x, None, *parts, *ctx.epilogue, needs))
         else:
             run: Any = _dense_backward if unwatched(grad, *parameters) else _dense_backward_op
             grads = iter(run(grad, x, features, *parameters, *ctx.epilogue, needs, ctx.backend))
@@ -374,6 +389,8 @@ def dense_block(
 ) -> Tensor:
     """Differentiable dense block; ``keep``: whether the backward pass finds its features."""
     operands = (x, *weights, *biases)
+    if keep and _chooses_eager(backend, x, weights[0], refuses_dense_blocks):
+        return reference.five_convolutions(x, weights, biases, slope, res_scale)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands):
         keep = keep and not transforms_active()  # torch.func always asks for a second derivative too
         return _apply_dense(*operands, slope, res_scale, keep, backend)[0]

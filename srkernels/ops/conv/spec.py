@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..._spec import BenchCase, Case, OpSpec
-from . import reference, support
+from . import aot, reference, support
 from .activation import ACTIVATIONS, LEAKY_RELU
 from .api import DEFAULT_LEAKY_SLOPE, conv2d_act, dense_block, residual_block
 
@@ -195,9 +195,11 @@ CONV2D_ACT = OpSpec(
         "prelu of one slope is leaky relu": _prelu_of_one_slope,
         "positive homogeneity": _homogeneous,
     },
+    aot=aot.cases,
     parameters=("weight", "bias", "slope"),
     refuses=support.refuses,
-    detail=lambda x, weight, *_: support.detail(weight),
+    bad_values_spread={"triton": "padding is multiplied like pixels: zero times inf in the weight gradient"},
+    detail=lambda x, weight, *_: support.detail(x, weight),
     threads_matter=_THREADS,
 )
 
@@ -350,8 +352,8 @@ RESIDUAL_BLOCK = OpSpec(
         "recomputing changes nothing": _recompute_is_the_same,
     },
     parameters=("weight1", "bias1", "weight2", "bias2", "slope"),
-    refuses=support.refuses,
-    detail=lambda x, weight1, *_: support.detail(weight1),
+    refuses=support.refuses_blocks,
+    detail=lambda x, weight1, *_: support.detail(x, weight1),
     threads_matter=_THREADS,
 )
 
@@ -476,8 +478,8 @@ DENSE_BLOCK = OpSpec(
     saved_bytes=_dense_saved,
     invariants={"scale of zero": _dense_identity, "recomputing changes nothing": _dense_recompute},
     parameters=_DENSE_OPERANDS[1:],
-    refuses=support.refuses,
-    detail=lambda x, weight1, *_: support.detail(weight1[0] if isinstance(weight1, (list, tuple)) else weight1),
+    refuses=support.refuses_dense_blocks,
+    detail=lambda x, weight, *_: support.detail(x, weight[0] if isinstance(weight, (list, tuple)) else weight),
     threads_matter=_THREADS,
 )
 

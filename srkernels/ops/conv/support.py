@@ -2,30 +2,61 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
+
+from ... import _native
+from ..._layout import is_channels_last
 
 KERNEL_SIZE = (3, 3)
 
 
-def detail(weight: Tensor) -> tuple[int, ...]:
-    """What of a convolution the choice depends on: its kernel size."""
-    return tuple(weight.shape[2:])
+def detail(x: Tensor, weight: Tensor) -> tuple[int, ...]:
+    """What of a convolution the choice depends on: its kernel size, and whether the image is channels_last."""
+    return (*weight.shape[2:], int(is_channels_last(x)))
 
 
 def refuses(
-    backend: str, device: torch.device, dtype: torch.dtype, kernel_size: tuple[int, ...], automatic: bool
+    backend: str, device: torch.device, dtype: torch.dtype, details: tuple[int, ...], automatic: bool
 ) -> str | None:
-    """Why ``backend`` does not run a convolution; with ``automatic``, also why eager PyTorch runs it faster."""
-    if backend == "triton" or device.type != "cpu":
-        return f"convolutions have no {backend} kernel for {device.type} tensors yet"
-    if kernel_size not in ((), KERNEL_SIZE):
-        return f"the fused kernel is 3x3, this one {'x'.join(map(str, kernel_size))}"
-    if automatic and not onednn_runs(dtype):
+    """Why ``backend`` does not run a convolution; with ``automatic``, also why eager PyTorch is chosen before it."""
+    if backend == "native" and device.type != "cpu":
+        return "convolutions have no CUDA C++ kernel yet"
+    if details and details[:2] != KERNEL_SIZE:
+        return f"the fused kernel is 3x3, this one {details[0]}x{details[1]}"
+    if not automatic:
+        return None
+    if backend == "triton":
+        return "its kernels have not been timed against cuDNN yet"
+    if not onednn_runs(dtype):
         return f"oneDNN has no {str(dtype).removeprefix('torch.')} convolution here, so nothing is fused"
+    if details and not details[2]:
+        return "nothing is gained on an image that is not channels_last"
     return None
 
 
+def refuses_blocks(
+    backend: str, device: torch.device, dtype: torch.dtype, details: tuple[int, ...], automatic: bool
+) -> str | None:
+    """``refuses``, for ``residual_block``."""
+    if backend == "triton":
+        return "the block has no Triton kernel yet"
+    return refuses(backend, device, dtype, details, automatic)
+
+
+def refuses_dense_blocks(
+    backend: str, device: torch.device, dtype: torch.dtype, details: tuple[int, ...], automatic: bool
+) -> str | None:
+    """``refuses``, for ``dense_block``, that fused saves memory but no time on CPU."""
+    reason = refuses_blocks(backend, device, dtype, details, automatic)
+    if reason is None and automatic:
+        return "a fifth slower than eager PyTorch, at a quarter of its memory"
+    return reason
+
+
+@functools.cache
 def onednn_runs(dtype: torch.dtype) -> bool:
     """Whether oneDNN has a convolution of this dtype on this processor."""
     if not torch.backends.mkldnn.is_available():
@@ -35,3 +66,9 @@ def onednn_runs(dtype: torch.dtype) -> bool:
     if dtype is torch.float16:
         return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
     return dtype is torch.float32
+
+
+@functools.cache
+def amx_available() -> bool:
+    """Whether the native core has Intel AMX, in which it takes weight gradients itself."""
+    return _native.why_not(torch.device("cpu")) is None and _native.extension("cpu").amx_available()

@@ -1,0 +1,130 @@
+"""The convolution kernels to compile ahead of time: forward and both gradients of every element type, and epilogues.
+
+Where a Hopper takes another road than the rest, both are compiled, each for those who take it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from ..._spec import AotCase
+from ..._triton import aot_case
+from .activation import LEAKY_RELU, NONE, PRELU, RELU
+
+_ELEMENTS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
+_CONVOLUTION, _RELU, _LEAKY, _PRELU = (NONE, 0.0, 1.0), (RELU, 0.0, 1.0), (LEAKY_RELU, 0.2, 1.0), (PRELU, 0.0, 1.0)
+_HOPPER, _OTHERS = ("sm_90",), ("sm_80", "sm_100", "gfx942")
+
+
+def _image(name: str, channels: int, layout: torch.memory_format = torch.channels_last) -> Tensor:
+    return torch.empty(1, channels, 32, 64, dtype=_ELEMENTS[name], memory_format=layout)
+
+
+def _filters(name: str, channels: int, out: int) -> Tensor:
+    return torch.empty(out, channels, 3, 3, dtype=_ELEMENTS[name], memory_format=torch.channels_last)
+
+
+def cases() -> tuple[AotCase, ...]:
+    """Imports triton."""
+    from . import triton_kernels as kernels
+
+    found = []
+
+    def add(id: str, kernel: str, call: Callable[[], Any], wide: tuple[int, int] = (0, 0), hgmma: int = 0) -> None:
+        found.append(replace(aot_case(id, kernels, kernel, call, *wide), hgmma=hgmma))
+
+    def add_both(
+        id: str, kernel: str, elsewhere: str, call: Callable[[], Any], wide: tuple[int, int], hgmma: int = 0
+    ) -> None:
+        hopper = aot_case(f"{id}-hopper", kernels, kernel, call, *wide)
+        found.append(replace(hopper, targets=_HOPPER, hgmma=hgmma))
+        with patch.object(kernels, "is_hopper", lambda device: False):
+            found.append(replace(aot_case(id, kernels, elsewhere, call), targets=_OTHERS))
+
+    def forward(
+        id: str, name: str, channels: int, out: int, epilogue: tuple[int, float, float], *, streams: bool = True,
+        bias: bool = True, slopes: int = 0, residual: Tensor | None = None, keep: bool = False,
+        layout: torch.memory_format = torch.channels_last, wide: tuple[int, int] = (0, 0),
+    ) -> None:  # fmt: skip
+        x, weight = _image(name, channels, layout), _filters(name, channels, out)
+        tensors = x.new_empty(out) if bias else None, x.new_empty(slopes) if slopes else None, residual
+
+        def call() -> None:
+            kernels.forward(x, weight, *tensors, *epilogue, keep)
+
+        if streams:
+            add_both(id, "stream", "gather", call, wide, hgmma=36 if channels == 64 and out >= 32 else 1)
+        else:
+            add(id, "gather", call, wide, hgmma=0 if name == "fp64" else 1)
+
+    def backward(id: str, name: str, channels: int, out: int, *, streams: bool = True) -> None:
+        """Data and weight gradient of the convolution alone."""
+        operands = _image(name, out), _image(name, channels), _filters(name, channels, out)
+
+        def data() -> None:
+            kernels.backward(*operands, None, None, *_CONVOLUTION, True, False, False, False)
+
+        def weight() -> None:
+            kernels.backward(*operands, None, None, *_CONVOLUTION, False, True, False, False)
+
+        if streams:
+            add_both(f"data-gradient-{id}", "stream", "gather", data, (0, 0), hgmma=36 if out == 64 else 1)
+        else:
+            add(f"data-gradient-{id}", "gather", data, hgmma=0 if name == "fp64" else 1)
+        if name == "fp64":
+            add(f"weight-gradient-{id}", "weight_gradient", weight)
+        else:
+            add_both(f"weight-gradient-{id}", "weight_gradient", "weight_gradient", weight, (0, 0), hgmma=36)
+
+    def pointwise(
+        id: str, name: str, epilogue: tuple[int, float, float], wide: tuple[int, int], *, bias: bool, slopes: int = 0
+    ) -> None:
+        grad = _image(name, 64)
+        slope = grad.new_empty(slopes) if slopes else None
+        to_bias = grad.new_empty(64) if bias else None
+
+        def call() -> None:
+            kernels.activation_gradient(grad, grad, slope, *epilogue, True, to_bias, slope)
+
+        add(id, "through_activation", call, wide)
+
+    for name in _ELEMENTS:
+        # 64 channels of fp32 are too many to stream, and fp64 has no tensor cores worth it.
+        streams = name in ("bf16", "fp16")
+        wide = (18, 4) if streams else (0, 8) if name == "fp32" else (0, 0)
+        forward(f"forward-64-64-{name}", name, 64, 64, _RELU, streams=streams, wide=wide)
+        backward(f"64-64-{name}", name, 64, 64, streams=streams)
+    for name, wide in (("bf16", (4, 2)), ("fp32", (8, 4)), ("fp64", (16, 8))):
+        pointwise(f"leaky-gradient-{name}", name, _LEAKY, wide, bias=True)
+    pointwise("prelu-gradient-bf16", "bf16", _PRELU, (4, 2), bias=True, slopes=64)
+    pointwise("relu-gradient-bf16", "bf16", _RELU, (4, 2), bias=False)
+
+    # The dense block's, and those at a network's ends.
+    forward("forward-64-32-bf16", "bf16", 64, 32, _LEAKY)
+    backward("64-32-bf16", "bf16", 64, 32)
+    forward("forward-160-32-bf16", "bf16", 160, 32, _LEAKY, streams=False)
+    backward("160-32-bf16", "bf16", 160, 32)
+    forward("forward-64-32-fp32", "fp32", 64, 32, _LEAKY, streams=False)
+    forward("forward-32-64-fp32", "fp32", 32, 64, _RELU)
+    forward("forward-3-64-bf16", "bf16", 3, 64, _RELU)
+    forward("forward-64-3-bf16", "bf16", 64, 3, _CONVOLUTION)
+
+    image = _image("bf16", 64)
+    forward("epilogue-residual-bf16", "bf16", 64, 64, (NONE, 0.0, 0.2), residual=image)
+    forward("epilogue-inference-bf16", "bf16", 64, 64, _PRELU, slopes=64, residual=image)
+    forward("epilogue-kept-bf16", "bf16", 64, 64, (LEAKY_RELU, 0.2, 0.2), residual=image, keep=True)
+    forward("epilogue-prelu-bf16", "bf16", 64, 64, _PRELU, slopes=64, keep=True)
+    forward("epilogue-everything-bf16", "bf16", 64, 64, (PRELU, 0.0, 0.2), slopes=1, residual=image, keep=True)
+    forward(
+        "epilogue-wide-residual-bf16", "bf16", 64, 64, (RELU, 0.0, 0.2),
+        residual=image.float(), keep=True, streams=False,
+    )  # fmt: skip
+    forward("nchw-bf16", "bf16", 64, 64, _RELU, layout=torch.contiguous_format)
+    forward("nchw-fp32", "fp32", 64, 64, _RELU, layout=torch.contiguous_format, streams=False)
+    return tuple(found)
