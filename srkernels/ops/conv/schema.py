@@ -367,8 +367,9 @@ class _DenseBlock(torch.autograd.Function):
             # create_graph: the features kept carry no gradient; computed again from x, they do.
             if x is None:
                 raise RuntimeError("dense_block: a second derivative needs x, so ask for save='recompute'")
-            parts = parameters[:5], parameters[5:]
-            grads = iter(reference.dense_backward(grad, x, None, *parts, *ctx.epilogue, needs))
+            slope, res_scale = ctx.epilogue
+            weights, biases = parameters[:5], parameters[5:]
+            grads = iter(reference.dense_backward(grad, x, None, weights, biases, slope, res_scale, needs))
         else:
             run: Any = _dense_backward if unwatched(grad, *parameters) else _dense_backward_op
             grads = iter(run(grad, x, features, *parameters, *ctx.epilogue, needs, ctx.backend))
