@@ -24,6 +24,8 @@ from .support import KERNEL_SIZE, amx_available, onednn_runs
 _pointwise = torch.ops.mkldnn._convolution_pointwise.default
 _pointwise_add = torch.ops.mkldnn._convolution_pointwise.binary
 _ONE = [1, 1]
+# Halves are summed in fp32, in any order; fp32 itself keeps the order that eager PyTorch adds in.
+_HALVES = (torch.bfloat16, torch.float16)
 
 
 def _dense(x: Tensor) -> Tensor:
@@ -61,8 +63,7 @@ def _convolution(
 
 def _data_gradient(grad: Tensor, x: Tensor, weight: Tensor, residual: Tensor | None = None) -> Tensor:
     """Of the convolution of ``x``, plus ``residual``, all in one layout."""
-    if x.dtype in (torch.bfloat16, torch.float16):
-        # Halves are summed in fp32 in any order; fp32 itself keeps the order that eager PyTorch adds in.
+    if x.dtype in _HALVES:
         flipped = weight.flip(2, 3).transpose(0, 1).contiguous()
         return _convolution(grad, flipped, None, residual=residual)
     found, _ = reference.convolution_backward(grad, x, weight, True, False)
@@ -372,13 +373,20 @@ def dense_backward(
     if needs[0]:
         readers = torch.cat([w[:, :c] for w in reversed(scaled)])
         out.append(laid_out(_data_gradient(gradients, grad, readers, residual=grad), features if x is None else x))
-    if any(needs[1:6]):
+    slots = [slice(c + (3 - k) * growth, c + (4 - k) * growth) for k in range(4)] + [slice(0, c)]
+    every = None
+    if any(needs[1:6]) and grad.dtype in _HALVES:
         # One gradient over both buffers: blocks that no filter has are computed too, but nothing is copied.
         all_channels = (features.shape[1], features.shape[1], *KERNEL_SIZE)
         every = _weight_gradient(gradients, features, weights[0].new_empty(all_channels))
-        slots = [slice(c + (3 - k) * growth, c + (4 - k) * growth) for k in range(4)] + [slice(0, c)]
-        for k, (weight, slot) in enumerate(zip(weights, slots, strict=True)):
-            if needs[1 + k]:
-                block = every[slot, : weight.shape[1]]
-                out.append(laid_out(block * res_scale if k == 4 else block.contiguous(), weight))
+    for k, (weight, slot) in enumerate(zip(weights, slots, strict=True)):
+        if not needs[1 + k]:
+            continue
+        if every is not None:
+            block = every[slot, : weight.shape[1]].contiguous()
+        else:
+            block = _weight_gradient(
+                _like(gradients[:, slot], grad), _like(features[:, : weight.shape[1]], grad), weight
+            )
+        out.append(laid_out(block * res_scale if k == 4 else block, weight))
     return out + [s.to(weights[0].dtype) for s, need in zip(sums, needs[6:], strict=True) if need]

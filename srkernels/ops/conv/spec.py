@@ -306,7 +306,7 @@ def _block_bench() -> tuple[BenchCase, ...]:
     return (
         BenchCase(block, both, "bfloat16", True, grads, {"eager": 1.2}),
         BenchCase(block, both, "float32", True, grads, {"eager": 1.0}),
-        BenchCase(block, both, "float32", False, grads, {"eager": 1.0}),
+        BenchCase(block, both, "float32", False, grads),
         BenchCase(block, "forward", "bfloat16", True),
     )
 
@@ -441,8 +441,8 @@ def _dense_bench() -> tuple[BenchCase, ...]:
     block = _dense_case("4x64x48x48", (4, 64, 48, 48), 32)
     return (
         BenchCase(block, both, "bfloat16", True, _DENSE_OPERANDS, {"eager": 1.15}),
-        BenchCase(block, both, "float32", True, _DENSE_OPERANDS, {"eager": 1.0}),
-        BenchCase(block, both, "float32", False, _DENSE_OPERANDS, {"eager": 1.0}),
+        BenchCase(block, both, "float32", True, _DENSE_OPERANDS),
+        BenchCase(block, both, "float32", False, _DENSE_OPERANDS),
         BenchCase(block, "forward", "bfloat16", True),
     )
 
