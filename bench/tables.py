@@ -128,7 +128,8 @@ def host(rows: Sequence[Record]) -> Table:
         ours = r["providers"][OURS]
         row = [r["op"], r["passes"], r["case"], number(r["providers"]["eager"]["median_us"])]
         row += [number(ours["median_us"]), number(ours["p20_us"]), number(ours["p80_us"])]
-        found.append([*row, f"< {r['target_us']:g}", verdict(r["met"])])
+        target = r["target_us"]
+        found.append([*row, *(("-", "-") if target is None else (f"< {target:g}", verdict(r["met"])))])
     return headers, found
 
 

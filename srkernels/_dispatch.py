@@ -85,16 +85,16 @@ def ranked(
     return [(b, why_not(b, device, dtype, refuses, detail, True)) for b in order] + [("reference", None)]
 
 
-# (op package, request, device, dtype, detail) -> backend module. Availability cannot change within a process, except
-# for the interpreter switch, which _triton reads once.
-_cache: dict[tuple[str, str, torch.device, torch.dtype, tuple[int, ...]], ModuleType] = {}
+# (op package, request, device, dtype, the op's reasons, detail) -> backend module. Availability cannot change within
+# a process, except for the interpreter switch, which _triton reads once.
+_cache: dict[tuple[str, str, torch.device, torch.dtype, Refusal | None, tuple[int, ...]], ModuleType] = {}
 
 
 def implementation(
     package: str, backend: str, x: Tensor, refuses: Refusal | None = None, detail: tuple[int, ...] = ()
 ) -> ModuleType:
     """The module ``package.<backend>`` that runs on ``x``; raises RuntimeError if an explicit request cannot."""
-    key = (package, backend, x.device, x.dtype, detail)
+    key = (package, backend, x.device, x.dtype, refuses, detail)
     found = _cache.get(key)
     if found is None:
         name = backend

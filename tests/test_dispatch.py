@@ -101,3 +101,16 @@ def test_explain_needs_a_tensor() -> None:
 def test_explain_knows_its_ops() -> None:
     with pytest.raises(ValueError, match=r"explain: op must be one of .*haar_highpass.*, got 'wavelet'"):
         srkernels.explain("wavelet", torch.zeros(1, 1, 2, 2))
+
+
+def test_one_op_s_reasons_do_not_choose_for_another() -> None:
+    """Ops of one package share modules, dtype and device, and may still differ in what they refuse."""
+    from srkernels._dispatch import implementation
+
+    def never(backend: str, *_: object) -> str:
+        return "never"
+
+    x = torch.zeros(1)
+    package = "srkernels.ops.conv"
+    implementation(package, "", x)
+    assert implementation(package, "", x, never).__name__ == f"{package}.reference"

@@ -40,20 +40,10 @@ def refuses(
 def refuses_blocks(
     backend: str, device: torch.device, dtype: torch.dtype, details: tuple[int, ...], automatic: bool
 ) -> str | None:
-    """``refuses``, for ``residual_block``."""
+    """``refuses``, for ``residual_block`` and ``dense_block``."""
     if backend == "triton":
-        return "the block has no Triton kernel yet"
+        return "residual and dense blocks have no Triton kernel yet"
     return refuses(backend, device, dtype, details, automatic)
-
-
-def refuses_dense_blocks(
-    backend: str, device: torch.device, dtype: torch.dtype, details: tuple[int, ...], automatic: bool
-) -> str | None:
-    """``refuses``, for ``dense_block``, that fused saves memory but no time on CPU."""
-    reason = refuses_blocks(backend, device, dtype, details, automatic)
-    if reason is None and automatic:
-        return "a fifth slower than eager PyTorch, at a quarter of its memory"
-    return reason
 
 
 @functools.cache
