@@ -43,8 +43,8 @@ def conv2d_act(
 
     Differentiable in every tensor; second derivatives are exact, on eager operations. Beyond its operands the backward
     pass keeps the output (relu, leaky_relu of a positive slope), or the pre-activation where the output does not tell
-    its sign (prelu, other slopes, a residual behind an activation, scale <= 0), or nothing ("none").
-    Deterministic.
+    its sign (prelu, other slopes, a residual behind an activation, scale <= 0), or nothing ("none"); where
+    the automatic choice is eager PyTorch (``explain`` says where), what its autograd keeps. Deterministic.
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
@@ -132,8 +132,8 @@ def dense_block(
         biases: five, (G,) four times and (C,); any of them, or all, may be None.
         slope: of the leaky ReLU behind the first four, above 0.
         res_scale: a number.
-        save: what the backward pass finds: "activations" keeps the C + 4 G channels x | x1 | x2 | x3 | x4 once (an
-            eager block keeps every concatenation and the convolutions' results), "recompute" nothing but x.
+        save: what the backward pass finds: "activations" keeps the C + 4 G channels x | x1 | x2 | x3 | x4 once (plain
+            eager PyTorch, where it is the automatic choice, every concatenation), "recompute" nothing but x.
 
     Returns:
         (N, C, H, W) in the layout and dtype of ``x``; under autocast in its dtype plus ``x`` as it is.
