@@ -89,6 +89,8 @@ void amx_weight_gradient(const Tensor& x, const Tensor& grad, const Tensor& out,
   const auto pixels = [&](const srk::Strides& s) {
     return s.c == 1 && s.h == shape.w * s.w && s.n == shape.h * s.h;
   };
+  if (!srk::amx::available() || like.n != shape.n || like.h != shape.h || like.w != shape.w)
+    throw py::value_error("no AMX on this machine, or a gradient of another size");
   if (!bf16 || shape.c % 32 || like.c % 32 || shape.w < 2 || !pixels(sx) || !pixels(sg))
     throw py::value_error("the AMX weight gradient takes bf16 pixels of multiples of 32 channels");
   const srk::WeightGradientArguments a{shape.n,

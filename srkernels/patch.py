@@ -1,7 +1,8 @@
 """``patch(model)``: the fused ops inside somebody else's network, with no key changed.
 
 A block is recognised by its structure, not by the name of its class, and is taken only after a proof: a copy of it in
-fp64, its parameters redrawn at random, gives the same output and the same gradients by the old forward and the new one.
+fp64, its parameters redrawn at random, gives the same output and the same gradients by the old forward, in training and
+in evaluation mode, and by the new one.
 
 A taken module gets a subclass of its own class with another ``forward``. Nothing else changes: parameters, buffers,
 keys, hooks, ``isinstance``, ``deepcopy``, pickling. While a hook sits on a part that the new forward would pass over,
@@ -184,11 +185,10 @@ class _ResidualPlan:
     scale_from: str | None  # attribute with res_scale; None: 1
 
     def parts(self) -> tuple[str, ...]:
-        return tuple({p.split(".")[0] for p in self.paths()})
+        return tuple(path.split(".")[0] for path in (self.conv1, self.conv2, self.activation.prelu or self.conv1))
 
-    def paths(self) -> tuple[str, ...]:
-        prelu = self.activation.prelu
-        return (self.conv1, self.conv2) if prelu is None else (self.conv1, self.conv2, prelu)
+    def passed_over(self, owner: nn.Module) -> Iterator[nn.Module]:
+        return itertools.islice(owner.modules(), 1, None)
 
     def proofs(self, owner: nn.Module) -> Iterator[tuple[nn.Module, Any]]:
         yield owner, self
@@ -243,8 +243,8 @@ class _DensePlan:
     def parts(self) -> tuple[str, ...]:
         return tuple(path.split(".")[0] for path in self.convs)
 
-    def paths(self) -> tuple[str, ...]:
-        return self.convs
+    def passed_over(self, owner: nn.Module) -> Iterator[nn.Module]:
+        return itertools.islice(owner.modules(), 1, None)
 
     def proofs(self, owner: nn.Module) -> Iterator[tuple[nn.Module, Any]]:
         yield owner, self
@@ -299,8 +299,8 @@ class _SequentialPlan:
     def parts(self) -> tuple[str, ...]:
         return tuple(name for conv, activation, _ in self.pairs for name in (conv, activation))
 
-    def paths(self) -> tuple[str, ...]:
-        return ()  # hooks are looked at pair by pair
+    def passed_over(self, owner: nn.Module) -> Iterator[nn.Module]:
+        return iter(())  # hooks are looked at pair by pair
 
     def proofs(self, owner: nn.Module) -> Iterator[tuple[nn.Module, Any]]:
         """Each pair for itself: what lies between may not take any image size."""
@@ -369,7 +369,7 @@ def _fused_class(original: type[nn.Module]) -> type[nn.Module]:
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         plan = self.__dict__[_PLAN]
-        if len(args) != 1 or kwargs or any(_watched(_at(self, path)) for path in plan.paths()):
+        if len(args) != 1 or kwargs or any(map(_watched, plan.passed_over(self))):
             return original.forward(self, *args, **kwargs)
         return plan.run(self, args[0])
 
@@ -422,15 +422,17 @@ def _disproof(module: nn.Module, plan: Any) -> str | None:
             p.copy_(draw(tuple(p.shape)))
     x = draw((2, channels, 9, 8))
     try:
-        results = [_results(f, x, parameters) for f in (old, functools.partial(plan.run, old))]
+        new = _results(functools.partial(plan.run, old), x, parameters)
+        both_modes = [_results(old.train(training), x, parameters) for training in (True, False)]
     except Exception as error:
         return f"its forward does not run on one image tensor: {str(error).splitlines()[0] if str(error) else error!r}"
-    for a, b in zip(*results, strict=True):
-        if a is None or b is None:
-            if a is not b:
-                return "looks like a known block but does not use the same parameters"
-        elif a.shape != b.shape or not torch.allclose(a, b, rtol=1e-9, atol=1e-9 * float(a.abs().max())):
-            return "looks like a known block but computes something else"
+    for results in both_modes:
+        for a, b in zip(results, new, strict=True):
+            if a is None or b is None:
+                if a is not b:
+                    return "looks like a known block but does not use the same parameters"
+            elif a.shape != b.shape or not torch.allclose(a, b, rtol=1e-9, atol=1e-9 * float(a.abs().max())):
+                return "looks like a known block but computes something else"
     return None
 
 

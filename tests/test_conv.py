@@ -108,6 +108,7 @@ def _dense_weights() -> list[Tensor]:
     ("error", "match", "change"),
     [
         (ValueError, "five each, got 4 and 0", {"weights": _dense_weights()[:4]}),
+        (TypeError, r"weights\[0\] must be a tensor", {"weights": [1.0] * 5}),
         (ValueError, r"weights\[1\] must be \(Cout, 6, kh, kw\)", {"weights": _dense_weights()[:1] * 5}),
         (ValueError, r"weights\[4\] must be \(4, 12", {"weights": [*_dense_weights()[:4], torch.zeros(5, 12, 3, 3)]}),
         (ValueError, r"biases\[0\] must be \(2,\)", {"biases": [torch.zeros(3)] * 5}),

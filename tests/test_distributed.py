@@ -24,15 +24,26 @@ rank, world, store, backends = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], 
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=world)
 
+class Block(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(3, 3, 3, padding=1)
+        self.relu = torch.nn.ReLU()
+        self.conv2 = torch.nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x):
+        return x + self.conv2(self.relu(self.conv1(x)))
+
 class Net(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.first = torch.nn.Conv2d(3, 3, 3, padding=1)
+        self.block = Block()
         self.bands = srkernels.nn.HaarHighPass()
         self.last = torch.nn.Conv2d(9, 1, 3, padding=1)
 
     def forward(self, x):
-        image = self.first(x)
+        image = self.block(self.first(x))
         return image, self.last(self.bands(image)).relu()
 
 def backward(net, x, y):
@@ -44,6 +55,7 @@ def backward(net, x, y):
 
 torch.manual_seed(1)
 net = Net().double()
+assert srkernels.patch(net).taken
 generator = torch.Generator().manual_seed(2)
 x, y = (torch.rand(4, 3, 9, 12, dtype=torch.float64, generator=generator) for _ in range(2))
 for backend in backends:

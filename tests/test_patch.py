@@ -245,10 +245,15 @@ def test_requires_grad_may_be_toggled() -> None:
     assert all(g.any() for g in grads)
 
 
-def test_a_hook_inside_sees_its_call() -> None:
-    net, seen = _network(ResidualBlockNoBN()), []
-    patch(net)
-    handle = net[1].conv1.register_forward_hook(lambda module, args, out: seen.append(out.shape))
+@pytest.mark.parametrize(
+    ("block", "part"),
+    [(ResidualBlockNoBN, "conv1"), (ResidualBlockNoBN, "relu"), (ResBlock, "body"), (ResidualDenseBlock, "conv5")],
+    ids=lambda v: v if isinstance(v, str) else v.__name__,
+)
+def test_a_hook_inside_sees_its_call(block: Callable[[], nn.Module], part: str) -> None:
+    net, seen = _network(block()), []
+    assert patch(net).taken
+    handle = net[1].get_submodule(part).register_forward_hook(lambda module, args, out: seen.append(out.shape))
     x = random((1, 3, 8, 8), torch.float32, 0)
     hooked = net(x)
     assert len(seen) == 1
@@ -266,6 +271,18 @@ def test_spectral_norm_keeps_working() -> None:
     before = net[1].conv1.weight_u.clone()
     net(random((1, 3, 8, 8), torch.float32, 0))
     assert not torch.equal(net[1].conv1.weight_u, before), "the power iteration runs in every forward"
+
+
+class DroppingBlock(ResidualBlockNoBN):
+    """A residual block in evaluation mode only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + nn.functional.dropout(self.conv2(self.relu(self.conv1(x))), 0.5, self.training)
+
+
+def test_a_block_is_proven_in_both_modes() -> None:
+    for training in (True, False):
+        assert not patch(_network(DroppingBlock()).train(training)).taken
 
 
 def test_what_is_not_known_is_left_and_said() -> None:

@@ -9,8 +9,7 @@
 // not depend on the number of threads.
 #include "activation.h"
 
-#include <cstdlib>
-
+#include "buffer.h"
 #include "parallel.h"
 #include "simd.h"
 
@@ -19,16 +18,6 @@ namespace {
 
 constexpr int64_t kBlockElements = 16384;
 constexpr int64_t kRun = 32;  // values added up before their sum goes on in double
-
-template <class T>
-struct Buffer {
-  T* data;
-  explicit Buffer(int64_t size)
-      : data(static_cast<T*>(std::malloc(sizeof(T) * size_t(size > 0 ? size : 1)))) {}
-  ~Buffer() { std::free(data); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-};
 
 template <class S>
 using Scalar = typename Simd<S>::Scalar;

@@ -11,8 +11,7 @@
 // added in order: the result is deterministic.
 #include "weighted_l1.h"
 
-#include <cstdlib>
-
+#include "buffer.h"
 #include "parallel.h"
 #include "simd.h"
 
@@ -23,19 +22,6 @@ constexpr int64_t kTileElements =
     4096;  // of weights: 16 KiB, so that weights and operands share the first cache
 constexpr int kSignGroup = 16;             // elements whose signs share a word
 constexpr int64_t kGrainElements = 16384;  // fewest elements worth a second thread
-
-// malloc'ed scratch; a std::vector here would leak this file's instruction set into shared template
-// code.
-template <class T>
-struct Buffer {
-  T* data;
-  explicit Buffer(int64_t size)
-      : data(static_cast<T*>(std::malloc(sizeof(T) * size_t(size > 0 ? size : 1)))) {}
-  ~Buffer() { std::free(data); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  T& operator[](int64_t i) const { return data[i]; }
-};
 
 int64_t element_size(DType t) { return t == DType::f64 ? 8 : t == DType::f32 ? 4 : 2; }
 

@@ -12,11 +12,13 @@
 //
 // The bands are dealt to a fixed number of shares, whose sums are added in order: the result does
 // not depend on the number of threads.
+#define SRK_ISA amx
 #include "weight_gradient.h"
 
 #include <cstdlib>
 
 #include "../parallel.h"
+#include "../simd.h"
 
 #if defined(__AMX_BF16__)
 #include <immintrin.h>
@@ -189,13 +191,6 @@ void add_band(const WeightGradientArguments& a, const Layout& l, int64_t n, int6
       }
 }
 
-uint16_t to_bf16(float f) {
-  uint32_t u;
-  __builtin_memcpy(&u, &f, 4);
-  if (f != f) return 0x7fc0;
-  return uint16_t((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
-}
-
 }  // namespace
 
 bool available() {
@@ -245,7 +240,7 @@ void weight_gradient(const WeightGradientArguments& a) {
                           for (int64_t share = 0; share < shares; ++share)
                             total += parts[share * size + at + k];
                           const int64_t out = o * kTile + k % kTile, in = i * kTile + k / kTile;
-                          a.out[(out * a.ci + in) * 9 + tap] = to_bf16(total * a.scale);
+                          a.out[(out * a.ci + in) * 9 + tap] = to_bf16(total * a.scale).bits;
                         }
                       }
                     }

@@ -18,7 +18,8 @@ def keeps_preactivation(activation: int, negative_slope: float, scale: float, ha
     """
     if activation == NONE:
         return False
-    return has_residual or scale <= 0 or not sign_survives(activation, negative_slope)
+    # A scale other than 1 can flip the output's sign, or take a small value of a half to zero.
+    return has_residual or scale != 1 or not sign_survives(activation, negative_slope)
 
 
 def image(x: Tensor, weight: Tensor) -> Tensor:
@@ -39,26 +40,19 @@ def forward(x: Tensor, weight: Tensor, residual: Tensor | None, keep: bool) -> l
     return [output(x, weight, residual), image(x, weight)] if keep else [output(x, weight, residual)]
 
 
-def gradients(
-    x: Tensor,
-    weight: Tensor,
-    slope: Tensor | None,
-    need_x: bool,
-    need_weight: bool,
-    need_bias: bool,
-    need_slope: bool,
-) -> list[Tensor]:
-    """Uninitialised gradients of those needed, in this order."""
-    out = []
-    if need_x:
-        out.append(empty_nchw(x, x.shape))
-    if need_weight:
-        out.append(empty_nchw(weight, weight.shape))
-    if need_bias:
-        out.append(weight.new_empty(weight.shape[0]))
-    if need_slope and slope is not None:
-        out.append(slope.new_empty(slope.shape))
-    return out
+def _wanted(likes: Sequence[tuple[Tensor, Sequence[int]]], needs: Sequence[bool]) -> list[Tensor]:
+    """Uninitialised gradients of those needed: an image or filters in the layout of its tensor, or a vector."""
+    return [
+        empty_nchw(like, shape) if len(shape) == 4 else like.new_empty(shape)
+        for (like, shape), need in zip(likes, needs, strict=False)
+        if need
+    ]
+
+
+def gradients(x: Tensor, weight: Tensor, slope: Tensor | None, *needs: bool) -> list[Tensor]:
+    """Of ``conv2d_act``: those needed of x, weight, bias, slope."""
+    likes = [(x, x.shape), (weight, weight.shape), (weight, weight.shape[:1])]
+    return _wanted(likes if slope is None else [*likes, (slope, slope.shape)], needs)
 
 
 def block_forward(x: Tensor, weight1: Tensor, keep: bool) -> list[Tensor]:
@@ -67,33 +61,12 @@ def block_forward(x: Tensor, weight1: Tensor, keep: bool) -> list[Tensor]:
     return [y, image(x, weight1)] if keep else [y]
 
 
-def block_gradients(
-    x: Tensor,
-    weight1: Tensor,
-    weight2: Tensor,
-    slope: Tensor | None,
-    need_x: bool,
-    need_weight1: bool,
-    need_bias1: bool,
-    need_weight2: bool,
-    need_bias2: bool,
-    need_slope: bool,
-) -> list[Tensor]:
-    """Uninitialised gradients of those needed, in this order."""
-    out = []
-    if need_x:
-        out.append(empty_nchw(x, x.shape))
-    if need_weight1:
-        out.append(empty_nchw(weight1, weight1.shape))
-    if need_bias1:
-        out.append(weight1.new_empty(weight1.shape[0]))
-    if need_weight2:
-        out.append(empty_nchw(weight2, weight2.shape))
-    if need_bias2:
-        out.append(weight2.new_empty(weight2.shape[0]))
-    if need_slope and slope is not None:
-        out.append(slope.new_empty(slope.shape))
-    return out
+def block_gradients(x: Tensor, weight1: Tensor, weight2: Tensor, slope: Tensor | None, *needs: bool) -> list[Tensor]:
+    """Of ``residual_block``: those needed of x, weight1, bias1, weight2, bias2, slope."""
+    likes = [(x, x.shape)]
+    for weight in (weight1, weight2):
+        likes += [(weight, weight.shape), (weight, weight.shape[:1])]
+    return _wanted(likes if slope is None else [*likes, (slope, slope.shape)], needs)
 
 
 def dense_features(x: Tensor, weight1: Tensor) -> Tensor:
@@ -114,6 +87,5 @@ def dense_gradients(like: Tensor, weights: Sequence[Tensor], needs: Sequence[boo
     ``like``: x or the features, whose layout is that of x.
     """
     n, _, h, w = like.shape
-    out = [empty_nchw(like, (n, weights[4].shape[0], h, w))] if needs[0] else []
-    out += [empty_nchw(t, t.shape) for t, need in zip(weights, needs[1:6], strict=True) if need]
-    return out + [t.new_empty(t.shape[0]) for t, need in zip(weights, needs[6:], strict=True) if need]
+    x = (like, (n, weights[4].shape[0], h, w))
+    return _wanted([x, *((t, t.shape) for t in weights), *((t, t.shape[:1]) for t in weights)], needs)

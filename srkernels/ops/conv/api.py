@@ -43,7 +43,7 @@ def conv2d_act(
 
     Differentiable in every tensor; second derivatives are exact, on eager operations. Beyond its operands the backward
     pass keeps the output (relu, leaky_relu of a positive slope), or the pre-activation where the output does not tell
-    its sign (prelu, other slopes, a residual behind an activation, scale <= 0), or nothing ("none"); where
+    its sign (prelu, other slopes, a residual behind an activation, a scale other than 1), or nothing ("none"); where
     the automatic choice is eager PyTorch (``explain`` says where), what its autograd keeps. Deterministic.
 
     Raises:
@@ -152,6 +152,7 @@ def dense_block(
     if not slope > 0:
         raise ValueError(f"{op}: slope must be above 0, got {slope!r}")
     all_biases: Sequence[Tensor | None] = (None,) * 5 if biases is None else biases
+    check_image(op, "weights[0]", weights[0], "(Cout, Cin, kh, kw)")
     for k, (weight, bias) in enumerate(zip(weights, all_biases, strict=True)):
         in_channels = x.shape[1] + k * weights[0].shape[0]
         _check_convolution(op, x, weight, f"weights[{k}]", bias, f"biases[{k}]", in_channels)

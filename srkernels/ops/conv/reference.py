@@ -244,13 +244,8 @@ def dense_backward(
         assert x is not None
         features = dense_features(x, weights, biases, slope)
     c, growth = weights[4].shape[0], weights[0].shape[0]
-    of_features = [
-        grad,
-        None,
-        None,
-        None,
-        None,
-    ]  # gradients of x, x1 ... x4 gathered so far; x's own starts as the skip
+    # Gradients of x, x1 ... x4 gathered so far; that of x starts as the skip's.
+    of_features: list[Tensor | None] = [grad, None, None, None, None]
     of_weights: list[Tensor | None] = [None] * 5
     of_biases: list[Tensor | None] = [None] * 5
     grad_z = grad * res_scale
