@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable
 
 import pytest
@@ -124,6 +125,72 @@ class RRDB(nn.Module):
         for block in self.children():
             out = block(out)
         return out * 0.2 + x
+
+
+class SRVGGNetCompact(nn.Module):
+    """As BasicSR has it: one list of convolutions and activations, iterated by hand."""
+
+    def __init__(self, act_type: str = "prelu", num_feat: int = 8, num_conv: int = 2, upscale: int = 2) -> None:
+        super().__init__()
+        self.upscale = upscale
+        self.body = nn.ModuleList()
+        self.body.append(nn.Conv2d(3, num_feat, 3, 1, 1))
+        self.body.append(self._activation(act_type, num_feat))
+        for _ in range(num_conv):
+            self.body.append(nn.Conv2d(num_feat, num_feat, 3, 1, 1))
+            self.body.append(self._activation(act_type, num_feat))
+        self.body.append(nn.Conv2d(num_feat, 3 * upscale * upscale, 3, 1, 1))
+        self.upsampler = nn.PixelShuffle(upscale)
+
+    @staticmethod
+    def _activation(act_type: str, num_feat: int) -> nn.Module:
+        if act_type == "relu":
+            return nn.ReLU(inplace=True)
+        if act_type == "prelu":
+            return nn.PReLU(num_parameters=num_feat)
+        return nn.LeakyReLU(negative_slope=0.1, inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = x
+        for i in range(0, len(self.body)):
+            out = self.body[i](out)
+        out = self.upsampler(out)
+        out += nn.functional.interpolate(x, scale_factor=self.upscale, mode="nearest")
+        return out
+
+
+class VGGFeatureExtractor(nn.Module):
+    """As BasicSR has it, with fewer channels: layers iterated by hand, copies kept of those that are asked for."""
+
+    def __init__(self, layer_name_list: list[str], use_input_norm: bool = True, range_norm: bool = False) -> None:
+        super().__init__()
+        self.layer_name_list = layer_name_list
+        self.use_input_norm = use_input_norm
+        self.range_norm = range_norm
+        layers: dict[str, nn.Module] = {}
+        channels = 3
+        for stage in (1, 2):
+            for k in (1, 2):
+                layers[f"conv{stage}_{k}"] = nn.Conv2d(channels, 4 * stage, 3, padding=1)
+                layers[f"relu{stage}_{k}"] = nn.ReLU(inplace=True)
+                channels = 4 * stage
+            layers[f"pool{stage}"] = nn.MaxPool2d(2)
+        self.vgg_net = nn.Sequential(OrderedDict(layers))
+        if use_input_norm:
+            self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
+            self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        if self.range_norm:
+            x = (x + 1) / 2
+        if self.use_input_norm:
+            x = (x - self.mean) / self.std
+        output = {}
+        for key, layer in self.vgg_net._modules.items():
+            x = layer(x)
+            if key in self.layer_name_list:
+                output[key] = x.clone()
+        return output
 
 
 class Impostor(ResidualBlockNoBN):
@@ -331,6 +398,49 @@ def test_sequences_of_convolution_and_activation() -> None:
     net[2].register_forward_hook(lambda module, args, out: tapped.append(out.clone()))
     _assert_same(original, net)
     assert (tapped[0] < 0).any(), "the tap is before the ReLU"
+
+
+@pytest.mark.parametrize("act_type", ["relu", "prelu", "leakyrelu"])
+def test_compact_network(act_type: str) -> None:
+    torch.manual_seed(0)
+    net = SRVGGNetCompact(act_type)
+    original = copy.deepcopy(net)
+    (line,) = patch(net).taken
+    assert (line.path, line.op) == ("", "conv2d_act")
+    assert line.note.startswith("3 convolutions")
+    net.load_state_dict(original.state_dict(), strict=True)
+    _assert_same(original, net)
+    assert unpatch(net) == 1
+    _assert_same(original, net)
+
+
+def test_a_compact_network_of_another_formula_is_left() -> None:
+    class NoSkip(SRVGGNetCompact):
+        def forward(self, x: Tensor) -> Tensor:
+            out = x
+            for layer in self.body:
+                out = layer(out)
+            return self.upsampler(out)
+
+    (line,) = (line for line in patch(NoSkip()).left if line.path == "")
+    assert line.note == "looks like a known block but computes something else"
+
+
+@pytest.mark.parametrize("range_norm", [False, True])
+def test_features_tapped_before_and_after_the_activation(range_norm: bool) -> None:
+    torch.manual_seed(0)
+    names = ["conv1_2", "relu2_1", "conv2_2"]
+    net = VGGFeatureExtractor(names, range_norm=range_norm)
+    original = copy.deepcopy(net)
+    (line,) = patch(net).taken
+    assert line.op == "conv2d_act"
+    x = random((2, 3, 12, 10), torch.float32, 0)
+    for layers in (names, ["relu1_1", "pool1", "conv2_2"], ["pool2"]):  # the list may change later
+        net.layer_name_list = original.layer_name_list = layers
+        found, expected = net(x), original(x)
+        assert list(found) == list(expected) == layers
+        for name in layers:
+            torch.testing.assert_close(found[name], expected[name])
 
 
 def test_not_a_module() -> None:
