@@ -10,7 +10,7 @@ from models.checkpoint import load_weights, save_weights
 from models.dasr.config import DSNOptions, SRNOptions
 from models.dasr.demo import make_dsn_step, make_srn_step
 from models.dasr.steps import generate_lr_and_map
-from models.networks import DeResNet, FSDiscriminator, NLayerDiscriminator, RRDBNet
+from models.networks import VGG19, DeResNet, FSDiscriminator, NLayerDiscriminator, RRDBNet
 from models.resize import bicubic
 
 CPU = torch.device("cpu")
@@ -26,7 +26,13 @@ def conv_keys(*names: str) -> set[str]:
 
 @pytest.mark.parametrize(
     ("network", "parameters"),
-    [(DeResNet, 668_238), (FSDiscriminator, 1_039_105), (NLayerDiscriminator, 668_737), (RRDBNet, 16_697_987)],
+    [
+        (DeResNet, 668_238),
+        (FSDiscriminator, 1_039_105),
+        (NLayerDiscriminator, 668_737),
+        (RRDBNet, 16_697_987),
+        (VGG19, 20_024_384),
+    ],
 )
 def test_published_sizes(network, parameters):
     with torch.device("meta"):
@@ -53,10 +59,58 @@ def test_discriminators_have_the_published_keys():
 
 def test_shapes():
     image = torch.rand(2, 3, 24, 40)
-    assert RRDBNet(8, 1, 4)(image).shape == (2, 3, 96, 160)
+    for scale in (1, 2, 4):
+        for skip in (False, True):
+            network = RRDBNet(8, 1, 4, scale=scale, bicubic_skip=skip)
+            assert network(image).shape == (2, 3, 24 * scale, 40 * scale)
+            assert network.conv_first.in_channels == {1: 48, 2: 12, 4: 3}[scale]  # as Real-ESRGAN's checkpoints
     assert DeResNet(8, 1)(image).shape == (2, 3, 6, 10)
     assert FSDiscriminator(9, 8)(torch.rand(2, 9, 12, 20)).shape == (2, 1, 12, 20)
     assert NLayerDiscriminator(9, 8)(torch.rand(2, 9, 64, 64)).shape == (2, 1, 14, 14)
+
+
+def torchvision_features() -> nn.Sequential:
+    """torchvision's `vgg19().features`, written down from the paper's configuration E."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for stage in ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)):
+        for _ in range(stage[1]):
+            layers += [nn.Conv2d(channels, stage[0], 3, padding=1), nn.ReLU(inplace=True)]
+            channels = stage[0]
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers)
+
+
+def test_vgg_features_before_and_after_the_activation():
+    torch.manual_seed(0)
+    theirs = torchvision_features()
+    state = {f"features.{key}": value for key, value in theirs.state_dict().items()}
+    ours = VGG19(("relu5_4", "conv5_4", "conv1_1", "relu3_2"), input_norm=False)
+    ours.load_torchvision({**state, "classifier.0.weight": torch.zeros(2, 2)})
+    image = torch.rand(1, 3, 32, 40)
+    found = ours(image)
+    assert list(found) == ["relu5_4", "conv5_4", "conv1_1", "relu3_2"]
+    for name, upto in (("conv1_1", 1), ("relu3_2", 14), ("conv5_4", 35), ("relu5_4", 36)):
+        torch.testing.assert_close(found[name], theirs[:upto](image), rtol=1e-4, atol=1e-5)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    ours.input_norm = True
+    normalised = (image - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+    torch.testing.assert_close(ours(image)["conv5_4"], theirs[:35](normalised), rtol=1e-4, atol=1e-5)
+
+
+def test_vgg_is_frozen_and_says_what_it_does_not_know():
+    with torch.device("meta"):
+        network = VGG19()
+    assert not any(p.requires_grad for p in network.parameters())
+    assert not network.train().training
+    assert set(network.state_dict()) == conv_keys(
+        *(f"features.{k}" for k in (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34))
+    )
+    with pytest.raises(RuntimeError, match=r"features\.36\.weight"):
+        network.load_torchvision({**network.state_dict(), "features.36.weight": torch.zeros(1)})
+    for layers in ((), ("conv6_1",), ("pool1",)):
+        with pytest.raises(ValueError, match=r"layers must be some of conv1_1, relu1_1 \.\.\. relu5_4"):
+            VGG19(layers)
 
 
 def test_with_a_skip_the_untrained_networks_are_bicubic():

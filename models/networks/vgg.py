@@ -1,0 +1,86 @@
+"""VGG-19 up to conv5_4, the network of perceptual losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import srkernels
+
+# Channels of a stage and its convolutions; a 2x2 max pooling lies between two stages.
+_STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class VGG19(nn.Module):
+    """Features of torchvision's `vgg19` under its keys, `features.N.weight` and `features.N.bias`; frozen.
+
+    Layers go by the names of the paper: `conv5_4` is what the fourth convolution of the fifth stage gives, ahead of its
+    ReLU (torchvision's `features[:35]`, what ESRGAN and DASR's code compare), `relu5_4` what comes out of that ReLU.
+
+    Input (N, 3, H, W), RGB in [0, 1], H and W at least 16; output of stage s (N, 64 ... 512, H / 2^(s-1), W / 2^(s-1)).
+    With `input_norm` it is normalised by ImageNet's mean and standard deviation first (ESRGAN, DASR; USR-DA does not).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, layers: Iterable[str] = ("conv5_4",), *, input_norm: bool = True) -> None:
+        super().__init__()
+        self.layers = tuple(layers)
+        self.input_norm = input_norm
+        self.features = nn.ModuleDict()
+        self._stage_of: dict[str, int] = {}  # key of each convolution to its stage
+        self._name_of: dict[str, str] = {}
+        at, channels = 0, 3
+        for stage, (out_channels, convolutions) in enumerate(_STAGES, 1):
+            for number in range(1, convolutions + 1):
+                key = str(at)
+                self.features[key] = nn.Conv2d(channels, out_channels, 3, padding=1)
+                self._stage_of[key], self._name_of[key] = stage, f"{stage}_{number}"
+                at, channels = at + 2, out_channels
+            at += 1
+        known = [kind + name for name in self._name_of.values() for kind in ("conv", "relu")]
+        unknown = [name for name in self.layers if name not in known]
+        if unknown or not self.layers:
+            raise ValueError(f"VGG19: layers must be some of {known[0]}, {known[1]} ... {known[-1]}, got {self.layers}")
+        self._deepest = max(known.index(name) // 2 for name in self.layers)
+        self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(_IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        self.requires_grad_(False)
+        self.eval()
+
+    def load_torchvision(self, state: Mapping[str, Tensor]) -> None:
+        """Loads a state dict of torchvision's `vgg19`, whole or its features alone.
+
+        Raises RuntimeError naming the keys that are missing, unknown or of another shape.
+        """
+        self.load_state_dict({key: value for key, value in state.items() if not key.startswith("classifier.")})
+
+    def train(self, mode: bool = True) -> VGG19:
+        """Stays in eval mode, as a part of a loss that is set to training should."""
+        return super().train(False)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """The layers asked for, by name; nothing deeper than they are is computed."""
+        if self.input_norm:
+            x = (x - self.mean) / self.std
+        found: dict[str, Tensor] = {}
+        stage = 1
+        for key, conv in list(self.features.items())[: self._deepest + 1]:
+            if self._stage_of[key] != stage:
+                stage = self._stage_of[key]
+                x = F.max_pool2d(x, 2)
+            before, after = "conv" + self._name_of[key], "relu" + self._name_of[key]
+            if before in self.layers:
+                found[before] = srkernels.conv2d_act(x, conv.weight, conv.bias, activation="none")
+                x = F.relu(found[before])
+            else:
+                x = srkernels.conv2d_act(x, conv.weight, conv.bias)
+            if after in self.layers:
+                found[after] = x
+        return {name: found[name] for name in self.layers}
