@@ -89,8 +89,8 @@ def _registry() -> dict[str, tuple[Callable[[Context], None], float, str]]:
         "blocks": (gpu_networks.blocks, 60, "residual and dense block, eager against torch.compile, channels_last"),
         "fused_relu": (gpu_networks.fused_relu, 15, "cudnn_convolution_relu against convolution and relu_"),
         "launches": (gpu_limits.launches, 35, "what one launch and one autograd node cost"),
-        "shapes": (gpu_acceptance.shapes, 50, "the ops at shapes of the published training runs"),
-        "benches": (gpu_acceptance.benches, 80, "every bench case of every op, host cost, bandwidth checks"),
+        "shapes": (gpu_acceptance.shapes, 60, "the ops at shapes of the published training runs"),
+        "benches": (gpu_acceptance.benches, 90, "every bench case of every op, host cost, bandwidth checks"),
     }
 
 

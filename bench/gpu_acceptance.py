@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -124,6 +125,26 @@ def _l1(n: int, c: int, size: int, factor: int, dtype: str) -> tuple[str, BenchC
     return "weighted_l1_loss", BenchCase(case, "forward+backward", dtype, False, ("input",))
 
 
+def _residual(n: int, size: int, **targets: float) -> tuple[str, BenchCase]:
+    image = (n, 64, size, size)
+    case = Case("x".join(map(str, image)), (image, (64, 64, 3, 3), (64,), (64, 64, 3, 3), (64,), None))
+    wanted = ("x", "weight1", "bias1", "weight2", "bias2")
+    return "residual_block", _training(case, wanted, targets)
+
+
+def _dense(n: int, size: int, **targets: float) -> tuple[str, BenchCase]:
+    outputs = (32, 32, 32, 32, 64)
+    weights = [(out, 64 + 32 * k, 3, 3) for k, out in enumerate(outputs)]
+    case = Case(f"{n}x64x{size}x{size}", ((n, 64, size, size), *weights, *((out,) for out in outputs)))
+    wanted = ("x", *(f"{kind}{k}" for kind in ("weight", "bias") for k in range(1, 6)))
+    return "dense_block", _training(case, wanted, targets)
+
+
+def _training(case: Case, wanted: tuple[str, ...], targets: dict[str, float]) -> BenchCase:
+    case = replace(case, centred=tuple(i for i, s in enumerate(case.shapes) if i and s is not None and len(s) == 4))
+    return BenchCase(case, "forward+backward", "bfloat16", True, wanted, gpu_targets=targets)
+
+
 # Crops and features of the published training runs that the specs' bench cases leave out.
 _SHAPES = (
     _haar(16, 3, 128, "forward"),
@@ -133,13 +154,16 @@ _SHAPES = (
     _l1(8, 3, 128, 4, "float32"),
     _l1(8, 512, 32, 4, "bfloat16"),
     _l1(8, 64, 512, 8, "bfloat16"),
+    _residual(16, 192, eager=1.5, compile=1.3),
+    _residual(16, 32, eager=2.5),
+    _dense(8, 128, eager=1.5, compile=1.3),
 )
 
 
 def shapes(context: Context) -> None:
     """Every provider at the shapes above; the bench cases cover the rest."""
     by_name = _specs()
-    for name, bench in _SHAPES[1:5:3] if context.small else _SHAPES:
+    for name, bench in _SHAPES[1::4] if context.small else _SHAPES:
         _measure(context, by_name[name], tiny(by_name[name]) if context.small else bench)
     _fail_if_any(context)
 

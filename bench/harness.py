@@ -35,11 +35,18 @@ def itemsize(bench: BenchCase) -> int:
     return dtype.itemsize
 
 
-def verdicts(targets: Mapping[str, float], providers: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each target against what was measured; a provider that did not run leaves its target open (met: None)."""
+def verdicts(
+    targets: Mapping[str, float], providers: Mapping[str, Mapping[str, Any]], of: str = OURS
+) -> list[dict[str, Any]]:
+    """Each target against what ``of`` measured; a provider that did not run leaves its target open (met: None)."""
     found = []
+    own = providers.get(of)
     for against, target in targets.items():
-        measured = providers[OURS]["share"] if against == "copy" else providers.get(against, {}).get("ratio")
+        ratio = providers.get(against, {}).get("ratio")
+        if own is None or (against != "copy" and ratio is None):
+            measured = None
+        else:
+            measured = own["share"] if against == "copy" else ratio / own["ratio"]
         met = None if measured is None else measured >= target
         found.append({"against": against, "target": target, "measured": measured, "met": met})
     return found
@@ -92,7 +99,12 @@ def measure(
         }
         with chosen[name].around():
             providers[name] |= _costs(first, chosen[name].function, calls[name][0], device)
-    targets = bench.targets if device.type == "cpu" else gpu_targets(nbytes)
+    if device.type == "cpu":
+        judged = verdicts(bench.targets, providers)
+    elif bench.gpu_targets:
+        judged = verdicts(bench.gpu_targets, providers, "triton")
+    else:
+        judged = verdicts(gpu_targets(nbytes), providers)
     return {
         "op": spec.name,
         "case": bench.case.id,
@@ -106,7 +118,7 @@ def measure(
         "copy_gbps": copy,
         "providers": providers,
         "skipped": skipped,
-        "targets": verdicts(targets, providers),
+        "targets": judged,
     }
 
 

@@ -35,7 +35,8 @@ class BenchCase:
 
     Attributes:
         passes: "forward" or "forward+backward" (gradients of ``differentiable`` operands, by a random cotangent).
-        targets: on CPU, 2 threads, fp32: least ratio to the provider's median ("eager", "compile").
+        targets: on CPU, 2 threads: least ratio of the provider's median ("eager", "compile") to ours.
+        gpu_targets: on a GPU, to that of our Triton backend; empty: what every op must reach there.
     """
 
     case: Case
@@ -44,6 +45,7 @@ class BenchCase:
     channels_last: bool = False
     differentiable: tuple[str, ...] = ()
     targets: Mapping[str, float] = field(default_factory=dict)
+    gpu_targets: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class AotCase:
     """One Triton kernel to compile ahead of time, without a GPU.
 
     Attributes:
-        kernel: name of the ``@triton.jit`` function in the op's ``triton_kernels`` module.
+        module: full name of the module with the kernel.
+        kernel: name of the ``@triton.jit`` function in it.
         signature: argument name -> Triton type ("*fp32", "i32", "i64", "fp32"); "constexpr" for those below.
         constexprs: argument name -> value.
         aligned: arguments divisible by 16, as the launcher sees them on aligned shapes.
@@ -63,6 +66,7 @@ class AotCase:
     """
 
     id: str
+    module: str
     kernel: str
     signature: Mapping[str, str]
     constexprs: Mapping[str, Any]
@@ -100,6 +104,7 @@ class OpSpec:
         detail: (operands) -> what of a call they depend on.
         bad_values_spread: backend -> why its gradients may hold more NaNs than eager PyTorch's, if they may.
         threads_matter: why the native result depends on the number of threads, if it does.
+        composed: made of another op's Triton kernels, many launches a call: the interpreter's gates run less of it.
     """
 
     name: str
@@ -123,3 +128,4 @@ class OpSpec:
     detail: Callable[..., tuple[int, ...]] = lambda *operands: ()
     bad_values_spread: Mapping[str, str] = field(default_factory=dict)
     threads_matter: str = ""
+    composed: bool = False

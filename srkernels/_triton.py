@@ -110,7 +110,9 @@ def aot_case(
         else:
             signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
     aligned = tuple(n for n, v in zip(parameters, args, strict=True) if n in signature and _aligned(v))
-    return AotCase(id, kernel, signature, constexprs, aligned, options["num_warps"], wide_loads, wide_stores)
+    return AotCase(
+        id, module.__name__, kernel, signature, constexprs, aligned, options["num_warps"], wide_loads, wide_stores
+    )
 
 
 def _aligned(value: Any) -> bool:

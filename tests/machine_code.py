@@ -54,13 +54,13 @@ class Figures:
     pipelined: int = 0
 
 
-def compile_case(package: str, case: AotCase, target: str) -> Any:
+def compile_case(case: AotCase, target: str) -> Any:
     """``case`` compiled by Triton for ``target``; no device is needed."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    kernel = getattr(importlib.import_module(f"{package}.triton_kernels"), case.kernel)
+    kernel = getattr(importlib.import_module(case.module), case.kernel)
     names = kernel.arg_names
     signature = {name: case.signature.get(name, "constexpr") for name in names}
     attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in case.aligned}
@@ -119,11 +119,11 @@ def _disassembled(cubin: bytes) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def everything() -> Iterator[tuple[str, str, AotCase]]:
-    """(op, its package, case) of all that is compiled ahead of time."""
+def everything() -> Iterator[tuple[str, AotCase]]:
+    """(op, case) of all that is compiled ahead of time."""
     for spec in specs():
         for case in spec.aot():
-            yield spec.name, spec.package, case
+            yield spec.name, case
 
 
 def read_all() -> dict[tuple[str, str, str], Figures | str]:
@@ -151,10 +151,10 @@ def _main() -> None:
     # The disassembler is a process of its own: let it run beside the compiler.
     with ThreadPoolExecutor(max_workers=2) as pool:
         reading = []
-        for op, package, case in everything():
+        for op, case in everything():
             for target in case.targets or TARGETS:
                 try:
-                    compiled = compile_case(package, case, target)
+                    compiled = compile_case(case, target)
                 except Exception as error:
                     print(_row(op, case.id, target, f"{type(error).__name__}: {error}"))
                 else:

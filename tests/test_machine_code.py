@@ -12,7 +12,7 @@ if importlib.util.find_spec("triton") is None:
 
 _COMPILED = [
     pytest.param(op, kernel, machine, id=f"{op}-{kernel.id}-{machine}")
-    for op, _, kernel in everything()
+    for op, kernel in everything()
     for machine in kernel.targets or TARGETS
 ]
 
@@ -39,8 +39,8 @@ def test_machine_code(op, kernel, machine, compiled):
 
 def test_every_kernel_is_compiled():
     """A kernel that no case names would pass unread."""
-    named = {(package, case.kernel) for _, package, case in everything()}
-    for package in {package for package, _ in named}:
-        kernels = importlib.import_module(f"{package}.triton_kernels")
-        launched = {k for k, v in vars(kernels).items() if hasattr(v, "arg_names") and not k.startswith("_")}
-        assert launched == {kernel for p, kernel in named if p == package}
+    named = {(case.module, case.kernel) for _, case in everything()}
+    for module in {module for module, _ in named}:
+        kernels = vars(importlib.import_module(module))
+        launched = {k for k, v in kernels.items() if hasattr(v, "arg_names") and not k.startswith("_")}
+        assert launched == {kernel for m, kernel in named if m == module}

@@ -32,7 +32,8 @@ def _filters(name: str, channels: int, out: int) -> Tensor:
 
 def cases() -> tuple[AotCase, ...]:
     """Imports triton."""
-    from . import triton_kernels as kernels
+    from . import triton_convolution as kernels
+    from . import triton_kernels as ops
 
     found = []
 
@@ -56,7 +57,7 @@ def cases() -> tuple[AotCase, ...]:
         tensors = x.new_empty(out) if bias else None, x.new_empty(slopes) if slopes else None, residual
 
         def call() -> None:
-            kernels.forward(x, weight, *tensors, *epilogue, keep)
+            ops.forward(x, weight, *tensors, *epilogue, keep)
 
         if streams:
             add_both(id, "stream", "gather", call, wide, hgmma=36 if channels == 64 and out >= 32 else 1)
@@ -68,10 +69,10 @@ def cases() -> tuple[AotCase, ...]:
         operands = _image(name, out), _image(name, channels), _filters(name, channels, out)
 
         def data() -> None:
-            kernels.backward(*operands, None, None, *_CONVOLUTION, True, False, False, False)
+            ops.backward(*operands, None, None, *_CONVOLUTION, True, False, False, False)
 
         def weight() -> None:
-            kernels.backward(*operands, None, None, *_CONVOLUTION, False, True, False, False)
+            ops.backward(*operands, None, None, *_CONVOLUTION, False, True, False, False)
 
         if streams:
             add_both(f"data-gradient-{id}", "stream", "gather", data, (0, 0), hgmma=36 if out == 64 else 1)
@@ -81,6 +82,41 @@ def cases() -> tuple[AotCase, ...]:
             add(f"weight-gradient-{id}", "weight_gradient", weight)
         else:
             add_both(f"weight-gradient-{id}", "weight_gradient", "weight_gradient", weight, (0, 0), hgmma=36)
+
+    def in_a_block(
+        id: str, kernel: str, channels: slice, out: slice, *, streams: bool = True, adjoint: bool = True, hgmma: int = 1
+    ) -> None:
+        """A convolution of slices of a dense block's buffers: its forward pass, or the data gradient through leaky."""
+        features, gradients = _image("bf16", 192), _image("bf16", 192)
+        x, y = (gradients if adjoint else features)[:, channels], (gradients if adjoint else features)[:, out]
+        sizes = x.shape[1], y.shape[1]
+        weight = _filters("bf16", *(reversed(sizes) if adjoint else sizes))
+        epilogue: dict[str, Any] = {"activation": LEAKY_RELU, "negative_slope": 0.2}
+        if adjoint:
+            epilogue |= {"adjoint": True, "kept": features[:, out]}
+        else:
+            epilogue |= {"bias": x.new_empty(sizes[1])}
+
+        def call() -> None:
+            kernels.convolve(x, weight, y, **epilogue)
+
+        if streams:
+            add_both(id, kernel, "gather", call, (0, 0), hgmma)
+        else:
+            add(id, kernel, call, (0, 0), hgmma)
+
+    def with_bias(id: str, name: str, channels: slice, out: slice) -> None:
+        """Gradients of weight and bias, of slices of a dense block's buffers."""
+        x, grad = _image(name, 192)[:, channels], _image(name, 192)[:, out]
+        weight = x.new_empty(grad.shape[1], x.shape[1], 3, 3)
+
+        def call() -> None:
+            kernels.gradient_of_weight(x, grad, weight, weight[:, 0, 0, 0])
+
+        if name == "fp64":
+            add(id, "weight_gradient", call)
+        else:
+            add_both(id, "weight_gradient", "weight_gradient", call, (0, 0), hgmma=36)
 
     def pointwise(
         id: str, name: str, epilogue: tuple[int, float, float], wide: tuple[int, int], *, bias: bool, slopes: int = 0
@@ -115,7 +151,23 @@ def cases() -> tuple[AotCase, ...]:
     forward("forward-3-64-bf16", "bf16", 3, 64, _RELU)
     forward("forward-64-3-bf16", "bf16", 64, 3, _CONVOLUTION)
 
+    in_a_block("dense-64-32", "stream", slice(0, 64), slice(64, 96), adjoint=False)
+    in_a_block("dense-160-32", "gather", slice(0, 160), slice(160, 192), streams=False, adjoint=False)
+    in_a_block("dense-gradient-64-32", "stream", slice(0, 64), slice(64, 96))
+    in_a_block("dense-gradient-160-32", "gather", slice(0, 160), slice(160, 192), streams=False)
+    for name in ("bf16", "fp16", "fp64"):
+        with_bias(f"dense-weight-gradient-64-32-{name}", name, slice(0, 64), slice(64, 96))
+    with_bias("dense-weight-gradient-192-64-bf16", "bf16", slice(0, 192), slice(0, 64))
+
     image = _image("bf16", 64)
+    grad_z = torch.empty_like(image)
+    add_both(
+        "block-gradient-bf16", "stream", "gather",
+        lambda: kernels.convolve(
+            image, _filters("bf16", 64, 64), grad_z, kept=image, adjoint=True, activation=RELU, scale=0.1
+        ),
+        (0, 0), hgmma=36,
+    )  # fmt: skip
     forward("epilogue-residual-bf16", "bf16", 64, 64, (NONE, 0.0, 0.2), residual=image)
     forward("epilogue-inference-bf16", "bf16", 64, 64, _PRELU, slopes=64, residual=image)
     forward("epilogue-kept-bf16", "bf16", 64, 64, (LEAKY_RELU, 0.2, 0.2), residual=image, keep=True)

@@ -13,7 +13,7 @@ from ..._eager import short_apply, transforms_active, unwatched
 from ..._spec import Refusal
 from . import allocate, reference
 from .activation import NONE
-from .support import detail, refuses, refuses_blocks
+from .support import detail, refuses
 
 _library = torch.library.Library("srkernels", "FRAGMENT")
 _library.define(
@@ -101,13 +101,13 @@ def _backward_fake(
 
 def _block_forward(x: Tensor, weight1: Tensor, *arguments: Any) -> list[Tensor]:
     *arguments, backend = arguments  # type: ignore[assignment]
-    module = implementation(__package__, backend, x, refuses_blocks, detail(x, weight1))
+    module = implementation(__package__, backend, x, refuses, detail(x, weight1))
     return module.block_forward(x, weight1, *arguments)
 
 
 def _block_backward(grad: Tensor, x: Tensor, weight1: Tensor, *arguments: Any) -> list[Tensor]:
     *arguments, backend = arguments  # type: ignore[assignment]
-    module = implementation(__package__, backend, x, refuses_blocks, detail(x, weight1))
+    module = implementation(__package__, backend, x, refuses, detail(x, weight1))
     return module.block_backward(grad, x, weight1, *arguments)
 
 
@@ -134,13 +134,13 @@ def _block_backward_fake(
 
 def _dense_forward(x: Tensor, *arguments: Any) -> list[Tensor]:
     weights, biases, (*rest, backend) = arguments[:5], arguments[5:10], arguments[10:]
-    module = implementation(__package__, backend, x, refuses_blocks, detail(x, weights[0]))
+    module = implementation(__package__, backend, x, refuses, detail(x, weights[0]))
     return module.dense_forward(x, weights, biases, *rest)
 
 
 def _dense_backward(grad: Tensor, x: Tensor | None, features: Tensor | None, *arguments: Any) -> list[Tensor]:
     weights, biases, (*rest, backend) = arguments[:5], arguments[5:10], arguments[10:]
-    module = implementation(__package__, backend, grad, refuses_blocks, detail(grad, weights[0]))
+    module = implementation(__package__, backend, grad, refuses, detail(grad, weights[0]))
     return module.dense_backward(grad, x, features, weights, biases, *rest)
 
 
@@ -327,7 +327,7 @@ def residual_block(
     """Differentiable residual block; ``keep``: whether the backward pass finds the first convolution's result."""
     operands = (x, weight1, bias1, weight2, bias2, slope)
     arguments = (*operands, activation, negative_slope, res_scale)
-    if keep and _chooses_eager(backend, x, weight1, refuses_blocks):
+    if keep and _chooses_eager(backend, x, weight1, refuses):
         return reference.two_convolutions(*arguments)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands):
         return _apply_block(*arguments, keep, backend)[0]
@@ -390,7 +390,7 @@ def dense_block(
 ) -> Tensor:
     """Differentiable dense block; ``keep``: whether the backward pass finds its features."""
     operands = (x, *weights, *biases)
-    if keep and _chooses_eager(backend, x, weights[0], refuses_blocks):
+    if keep and _chooses_eager(backend, x, weights[0], refuses):
         return reference.five_convolutions(x, weights, biases, slope, res_scale)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands):
         keep = keep and not transforms_active()  # torch.func always asks for a second derivative too

@@ -12,6 +12,7 @@ from .api import DEFAULT_LEAKY_SLOPE, conv2d_act, dense_block, residual_block
 
 Shape = tuple[int, ...]
 
+_BAD_VALUES_SPREAD = {"triton": "padding is multiplied like pixels: zero times inf in the weight gradient"}
 _THREADS = "oneDNN cuts the weight gradient's sum by the number of threads"
 
 
@@ -199,7 +200,7 @@ CONV2D_ACT = OpSpec(
     host_targets_us={},
     parameters=("weight", "bias", "slope"),
     refuses=support.refuses,
-    bad_values_spread={"triton": "padding is multiplied like pixels: zero times inf in the weight gradient"},
+    bad_values_spread=_BAD_VALUES_SPREAD,
     detail=lambda x, weight, *_: support.detail(x, weight),
     threads_matter=_THREADS,
 )
@@ -250,7 +251,9 @@ def _block_case(id: str, x: Shape, middle: int, *, bias: bool = True, slopes: in
     return Case(id, shapes, kwargs, centred=(1, 3))
 
 
+# The interpreter takes those of up to 250 elements: 16 channels, as few as a Triton product has, on six pixels.
 _BLOCK_CASES = (
+    _block_case("tiny-relu-scaled", (2, 16, 3, 2), 16, res_scale=0.5),
     _block_case("relu", (2, 8, 7, 9), 8),
     _block_case("relu-recompute", (2, 8, 7, 9), 8, save="recompute"),
     _block_case("relu-no-bias-scaled", (2, 8, 6, 5), 8, bias=False, res_scale=0.1),
@@ -259,8 +262,10 @@ _BLOCK_CASES = (
     _block_case("prelu-recompute", (2, 4, 5, 7), 6, activation="prelu", slopes=6, save="recompute", res_scale=0.5),
     _block_case("none", (2, 5, 5, 7), 3, activation="none"),
     _block_case("prime-17x31", (2, 5, 17, 31), 7),
-    _block_case("1-wide", (2, 3, 6, 1), 4),
+    _block_case("1-wide", (2, 16, 9, 1), 4),
+    _block_case("leaky-negative-no-bias", (2, 8, 5, 7), 4, activation="leaky_relu", slope=-0.5, bias=False),
     _block_case("no-batch", (0, 3, 4, 4), 5),
+    _block_case("tiny-prelu", (2, 16, 3, 2), 16, activation="prelu", slopes=16, res_scale=0.5),
 )
 _BLOCK_SMALL = (
     _block_case("relu", (2, 2, 3, 3), 2),
@@ -354,9 +359,11 @@ RESIDUAL_BLOCK = OpSpec(
     },
     host_targets_us={},
     parameters=("weight1", "bias1", "weight2", "bias2", "slope"),
-    refuses=support.refuses_blocks,
+    refuses=support.refuses,
+    bad_values_spread=_BAD_VALUES_SPREAD,
     detail=lambda x, weight1, *_: support.detail(x, weight1),
     threads_matter=_THREADS,
+    composed=True,
 )
 
 
@@ -393,9 +400,10 @@ def _dense_case(id: str, x: Shape, growth: int, *, bias: bool = True, **kwargs: 
 _DENSE_CASES = (
     _dense_case("8+4", (2, 8, 6, 7), 4),
     _dense_case("8+4-recompute", (2, 8, 6, 7), 4, save="recompute"),
-    _dense_case("no-bias", (2, 4, 5, 6), 3, bias=False, slope=0.1, res_scale=1.0),
-    _dense_case("1-wide", (2, 4, 6, 1), 4),
+    _dense_case("no-bias", (2, 5, 5, 6), 3, bias=False, slope=0.1, res_scale=1.0),
+    _dense_case("1-wide", (2, 16, 9, 1), 4),
     _dense_case("no-batch", (0, 3, 4, 4), 2),
+    _dense_case("tiny", (2, 8, 3, 2), 4, bias=False),
 )
 _DENSE_SMALL = (
     _dense_case("2+1", (1, 2, 3, 3), 1, save="recompute"),  # gates of second derivatives run on these
@@ -481,9 +489,11 @@ DENSE_BLOCK = OpSpec(
     invariants={"scale of zero": _dense_identity, "recomputing changes nothing": _dense_recompute},
     host_targets_us={},
     parameters=_DENSE_OPERANDS[1:],
-    refuses=support.refuses_blocks,
+    refuses=support.refuses,
+    bad_values_spread=_BAD_VALUES_SPREAD,
     detail=lambda x, weight, *_: support.detail(x, weight[0] if isinstance(weight, (list, tuple)) else weight),
     threads_matter=_THREADS,
+    composed=True,
 )
 
 SPECS = (CONV2D_ACT, RESIDUAL_BLOCK, DENSE_BLOCK)

@@ -37,15 +37,6 @@ def refuses(
     return None
 
 
-def refuses_blocks(
-    backend: str, device: torch.device, dtype: torch.dtype, details: tuple[int, ...], automatic: bool
-) -> str | None:
-    """``refuses``, for ``residual_block`` and ``dense_block``."""
-    if backend == "triton":
-        return "residual and dense blocks have no Triton kernel yet"
-    return refuses(backend, device, dtype, details, automatic)
-
-
 @functools.cache
 def onednn_runs(dtype: torch.dtype) -> bool:
     """Whether oneDNN has a convolution of this dtype on this processor."""
