@@ -28,7 +28,7 @@ X86_LEVELS = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"],
 }
-AMX = ["-mamx-tile", "-mamx-bf16"]
+AMX = ["-mamx-tile", "-mamx-bf16", "-mavx512bf16"]
 # GCC's own half-precision intrinsics leave an operand undefined on purpose and warn about it.
 WARNINGS = ["-Wall", "-Wextra", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 # sm_90a and sm_100 are not forward compatible; the PTX serves what comes after.
@@ -74,7 +74,7 @@ def cpu_rules(objects: Path, output: Path) -> list[str]:
     units = [(CSRC / "bind_cpu.cpp", "bind_cpu.o", [])]
     for source in sorted((CSRC / "cpu").glob("*.cpp")):
         units += [(source, f"{source.stem}.{isa}.o", [f"-DSRK_ISA={isa}", *extra]) for isa, extra in levels.items()]
-    # Without these flags the file compiles to "not available".
+    # Without these flags the files compile to "not available".
     amx = [*X86_LEVELS["avx512"], *AMX] if "avx512" in levels and understands(compiler, AMX) else []
     for source in sorted((CSRC / "cpu" / "amx").glob("*.cpp")):
         units.append((source, f"amx_{source.stem}.o", amx))

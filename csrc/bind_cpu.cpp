@@ -1,7 +1,10 @@
 // Python module srkernels._cpu. Nothing is allocated here.
 #include <string>
+#include <vector>
 
 #include "cpu/activation.h"
+#include "cpu/amx/convolution.h"
+#include "cpu/amx/tiles.h"
 #include "cpu/amx/weight_gradient.h"
 #include "cpu/haar.h"
 #include "cpu/isa.h"
@@ -80,31 +83,94 @@ void relu_in_place(const Tensor& x, int threads) {
   SRK_CALL(relu_in_place, a);
 }
 
-// x, grad: dense channels_last, or slices of the channels of such; out: (co, ci, 3, 3).
-void amx_weight_gradient(const Tensor& x, const Tensor& grad, const Tensor& out, float scale,
-                         int threads) {
-  const srk::Shape shape = x.shape(), like = grad.shape();
-  const srk::Strides sx = x.strides(), sg = grad.strides();
-  const bool bf16 = x.dtype() == srk::DType::bf16 && grad.dtype() == srk::DType::bf16;
-  const auto pixels = [&](const srk::Strides& s) {
-    return s.c == 1 && s.h == shape.w * s.w && s.n == shape.h * s.h;
+// A bf16 tensor's pixels one after another; throws for any other layout.
+srk::Pixels pixels(const Tensor& t) {
+  if (!t.given()) return {nullptr, 0};
+  const srk::Shape s = t.shape();
+  const int64_t* stride = t.raw.strides;
+  // The stride of a single column, row or image means nothing.
+  const int64_t pixel = s.w > 1 ? stride[3] : s.h > 1 ? stride[2] : s.n > 1 ? stride[0] : s.c;
+  const bool in_order = (s.c == 1 || stride[1] == 1) && (s.h == 1 || stride[2] == s.w * pixel) &&
+                        (s.n == 1 || stride[0] == s.h * s.w * pixel);
+  if (t.dtype() != srk::DType::bf16 || !in_order)
+    throw py::value_error("AMX takes bf16 pixels one after another");
+  return {static_cast<uint16_t*>(t.data()), pixel};
+}
+
+bool same_image(const srk::Shape& a, const srk::Shape& b) {
+  return a.n == b.n && a.h == b.h && a.w == b.w;
+}
+
+// x: (n, ci, h, w); weight: (co, ci, 3, 3), or (ci, co, 3, 3) and read as its adjoint; y, residual,
+// kept: (n, co, h, w), each with its pixels in order; bias: (co,) bf16; sums: (co,) fp64.
+void amx_convolution(const Tensor& x, const Tensor& weight, bool adjoint, const Tensor& bias,
+                     const Tensor& y, int activation, double negative_slope, double scale,
+                     const Tensor& kept, const Tensor& residual, const Tensor& sums, int threads) {
+  const srk::Shape in = x.shape(), out = y.shape(), filters = weight.shape();
+  const int64_t* stride = weight.raw.strides;
+  srk::ConvolutionArguments a{};
+  a.n = in.n, a.h = in.h, a.w = in.w, a.ci = in.c, a.co = out.c;
+  a.x = pixels(x), a.y = pixels(y), a.kept = pixels(kept), a.residual = pixels(residual);
+  a.weight = static_cast<const uint16_t*>(weight.data());
+  a.weight_out = stride[0], a.weight_in = stride[1];
+  a.weight_row = stride[2], a.weight_column = stride[3];
+  if (adjoint) {  // channels swapped, taps turned by 180 degrees
+    a.weight_out = stride[1], a.weight_in = stride[0];
+    a.weight += 2 * (stride[2] + stride[3]);
+    a.weight_row = -stride[2], a.weight_column = -stride[3];
+  }
+  a.bias = static_cast<const uint16_t*>(bias.data());
+  a.activation = srk::Activation(activation);
+  a.negative_slope = float(negative_slope), a.scale = float(scale);
+  a.sums = static_cast<double*>(sums.data());
+  a.threads = threads;
+  const auto other_image = [&](const Tensor& t) {
+    return t.given() && (!same_image(t.shape(), out) || t.shape().c != out.c);
   };
-  if (!srk::amx::available() || like.n != shape.n || like.h != shape.h || like.w != shape.w)
+  if (!srk::amx::available()) throw py::value_error("no AMX on this machine");
+  if (!same_image(in, out) || other_image(kept) || other_image(residual) || a.y.pixel < a.co)
+    throw py::value_error("images of different sizes");
+  if (filters.n != (adjoint ? a.ci : a.co) || filters.c != (adjoint ? a.co : a.ci) ||
+      filters.h != 3 || filters.w != 3 || weight.dtype() != srk::DType::bf16 || a.weight_in < 1)
+    throw py::value_error("filters of another size");
+  if (a.ci % 32 || a.co % 16 || a.activation == srk::Activation::prelu)
+    throw py::value_error("the AMX convolution takes multiples of 32 and 16 channels, no PReLU");
+  const auto vector_of = [&](const Tensor& t, srk::DType dtype) {
+    return !t.given() || (t.raw.ndim == 1 && t.raw.shape[0] == a.co && t.raw.strides[0] == 1 &&
+                          t.dtype() == dtype);
+  };
+  if (!vector_of(bias, srk::DType::bf16) || !vector_of(sums, srk::DType::f64))
+    throw py::value_error("a bias in bf16 and sums in fp64, one for each output channel");
+  py::gil_scoped_release release;
+  srk::amx::convolution(a);
+}
+
+// x: (n, ci, h, w), grad: (n, co, h, w), their pixels in order; outs: (co_k, ci_k, 3, 3), dense,
+// for filters whose outputs lie one after another in grad, each of the first channels of x.
+void amx_weight_gradient(const Tensor& x, const Tensor& grad, const py::list& outs,
+                         const py::list& scales, int threads) {
+  const srk::Shape in = x.shape(), out = grad.shape();
+  if (!srk::amx::available() || !same_image(in, out) || outs.size() != scales.size())
     throw py::value_error("no AMX on this machine, or a gradient of another size");
-  if (!bf16 || shape.c % 32 || like.c % 32 || shape.w < 2 || !pixels(sx) || !pixels(sg))
-    throw py::value_error("the AMX weight gradient takes bf16 pixels of multiples of 32 channels");
-  const srk::WeightGradientArguments a{shape.n,
-                                       shape.h,
-                                       shape.w,
-                                       shape.c,
-                                       like.c,
-                                       static_cast<const uint16_t*>(x.data()),
-                                       static_cast<const uint16_t*>(grad.data()),
-                                       sx.w,
-                                       sg.w,
-                                       static_cast<uint16_t*>(out.data()),
-                                       scale,
-                                       threads};
+  std::vector<srk::FilterGradient> filters;
+  int64_t channels = 0;
+  for (size_t k = 0; k < outs.size(); ++k) {
+    const Tensor filter = outs[k].cast<Tensor>();
+    const srk::Shape s = filter.shape();
+    const int64_t* stride = filter.raw.strides;
+    if (s.h != 3 || s.w != 3 || s.n % 32 || s.c % 32 || s.c > in.c ||
+        filter.dtype() != srk::DType::bf16 || stride[3] != 1 || stride[2] != 3 || stride[1] != 9 ||
+        stride[0] != 9 * s.c)
+      throw py::value_error("AMX takes dense bf16 filters of multiples of 32 channels");
+    filters.push_back({static_cast<uint16_t*>(filter.data()), s.n, s.c, scales[k].cast<float>()});
+    channels += s.n;
+  }
+  if (in.c % 32 || channels != out.c) throw py::value_error("channels of another number");
+  srk::WeightGradientArguments a{};
+  a.n = in.n, a.h = in.h, a.w = in.w, a.ci = in.c, a.co = out.c;
+  a.x = pixels(x), a.grad = pixels(grad);
+  a.filters = filters.data(), a.count = int64_t(filters.size());
+  a.threads = threads;
   py::gil_scoped_release release;
   srk::amx::weight_gradient(a);
 }
@@ -133,6 +199,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("activation_backward", &activation_backward);
   m.def("relu_in_place", &relu_in_place);
   m.def("amx_available", &srk::amx::available);
+  m.def("amx_convolution", &amx_convolution);
   m.def("amx_weight_gradient", &amx_weight_gradient);
   m.def("isa", [] { return kIsaNames[int(srk::current_isa())]; });
   m.def("set_isa", &set_isa, "Use a lesser instruction set (tests).");

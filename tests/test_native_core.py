@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -10,6 +10,8 @@ import torch
 import srkernels
 from srkernels import _native, info
 from srkernels.ops import specs
+from srkernels.ops.conv.activation import activate, derivative
+from srkernels.ops.conv.reference import five_convolutions
 
 CPU = torch.device("cpu")
 REASON = _native.why_not(CPU)
@@ -102,6 +104,130 @@ _AMX = pytest.mark.skipif(
 )
 
 
+def _pixels(n: int, channels: int, h: int, w: int, beside: int = 32, fill: float | None = None) -> torch.Tensor:
+    """A slice of the channels of a bf16 channels_last image, with ``beside`` more on both sides."""
+    shape = (n, channels + 2 * beside, h, w)
+    whole = torch.empty(shape).uniform_(-1, 1) if fill is None else torch.full(shape, fill)
+    return whole.bfloat16().contiguous(memory_format=torch.channels_last)[:, beside : beside + channels]
+
+
+def _whole(x: torch.Tensor) -> torch.Tensor:
+    n, _, h, w = x.shape
+    return torch.empty(0, dtype=x.dtype).set_(x.untyped_storage()).view(n, h, w, -1)
+
+
+def _convolved(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    activation: int,
+    scale: float,
+    kept: torch.Tensor | None,
+    residual: torch.Tensor | None,
+) -> torch.Tensor:
+    """What the AMX convolution computes, in the dtype of ``x``, with a slope of 0.2."""
+    z = torch.nn.functional.conv2d(x, weight, bias, padding=1)
+    z = derivative(z, kept, activation, 0.2, None) if kept is not None else activate(z, activation, 0.2, None)
+    z = scale * z
+    return z if residual is None else z + residual
+
+
+@_AMX
+@pytest.mark.parametrize("adjoint", [False, True], ids=["forward", "adjoint"])
+@pytest.mark.parametrize(("activation", "derive"), [(0, False), (1, False), (1, True), (2, False), (2, True)])
+@pytest.mark.parametrize(
+    ("n", "ci", "co", "h", "w"),
+    [
+        (1, 32, 16, 1, 1),
+        (2, 64, 48, 5, 15),
+        (1, 96, 32, 9, 17),
+        (2, 64, 64, 8, 48),
+        (1, 32, 64, 3, 96),
+        (1, 64, 32, 6, 130),
+    ],
+    ids=lambda v: str(v),
+)
+def test_amx_convolution(
+    n: int, ci: int, co: int, h: int, w: int, activation: int, derive: bool, adjoint: bool
+) -> None:
+    """Every epilogue within the budget, on slices of channels whose neighbours stay as they are, on any threads."""
+    core = _native.extension("cpu")
+    torch.manual_seed(3)
+    x = _pixels(n, ci, h, w)
+    weight = torch.empty((ci, co, 3, 3) if adjoint else (co, ci, 3, 3)).uniform_(-0.1, 0.1).bfloat16()
+    bias = None if adjoint else torch.empty(co).uniform_(-1, 1).bfloat16()
+    kept = _pixels(n, co, h, w, beside=16) if derive else None
+    residual = _pixels(n, co, h, w, beside=8) if activation == 1 else None
+    results = []
+    for threads in (1, 2, 3):
+        y = _pixels(n, co, h, w, beside=16, fill=7)
+        sums = torch.empty(co, dtype=torch.float64)
+        core.amx_convolution(x, weight, adjoint, bias, y, activation, 0.2, 0.5, kept, residual, sums, threads)
+        results.append((_whole(y), sums))
+        assert (_whole(y)[..., :16] == 7).all()
+        assert (_whole(y)[..., -16:] == 7).all()
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    filters = weight.transpose(0, 1).flip(2, 3) if adjoint else weight
+
+    def like(t: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+        return None if t is None else t.to(dtype)
+
+    exact, eager = (
+        _convolved(
+            x.to(dtype), filters.to(dtype), like(bias, dtype), activation, 0.5, like(kept, dtype), like(residual, dtype)
+        )
+        for dtype in (torch.float64, torch.bfloat16)
+    )
+    error, allowed = (y - exact).norm(), 2 * (eager - exact).norm() + 2**-9 * exact.norm()
+    assert error <= allowed
+    torch.testing.assert_close(sums, exact.sum((0, 2, 3)), rtol=0, atol=1e-6 * float(exact.abs().sum()))
+    # Filters in another layout are the same filters.
+    again = _pixels(n, co, h, w)
+    strided = weight.contiguous(memory_format=torch.channels_last)
+    core.amx_convolution(x, strided, adjoint, bias, again, activation, 0.2, 0.5, kept, residual, None, 1)
+    assert torch.equal(again, y)
+
+
+@_AMX
+@pytest.mark.parametrize("activation", [0, 1, 2])
+@pytest.mark.parametrize("derive", [False, True])
+def test_amx_convolution_of_nan_and_infinity(activation: int, derive: bool) -> None:
+    """They come out where eager PyTorch has them, and nowhere else."""
+    core = _native.extension("cpu")
+    torch.manual_seed(5)
+    x, weight, kept = _pixels(1, 32, 7, 20), torch.rand(16, 32, 3, 3).bfloat16(), _pixels(1, 16, 7, 20)
+    x[0, 3, 0, 0], x[0, 5, 6, 19], x[0, 7, 3, 9] = torch.nan, torch.inf, -torch.inf
+    kept[0, :, 5, 5] = torch.nan
+    kept[0, :, 5, 6] = 0
+    y = _pixels(1, 16, 7, 20)
+    derive = derive and activation != 0
+    core.amx_convolution(x, weight, False, None, y, activation, 0.2, 1.0, kept if derive else None, None, None, 2)
+    expected = _convolved(x.float(), weight.float(), None, activation, 1.0, kept.float() if derive else None, None)
+    torch.testing.assert_close(y.float(), expected, rtol=2**-7, atol=1e-2, equal_nan=True)
+
+
+@_AMX
+def test_amx_refuses_what_it_would_misread() -> None:
+    core = _native.extension("cpu")
+    x, y, weight = _pixels(1, 32, 4, 8), _pixels(1, 16, 4, 8), torch.zeros(16, 32, 3, 3).bfloat16()
+    rest = (0, 0.0, 1.0, None, None, None, 1)
+    for wrong in (
+        (x[..., :6], weight, False, None, y[..., :6], *rest),
+        (x.contiguous(), weight, False, None, y, *rest),
+        (x[:, :16], weight[:, :16], False, None, y, *rest),
+        (x, weight.float(), False, None, y, *rest),
+        (x, weight, True, None, y, *rest),
+        (x, weight, False, torch.zeros(8).bfloat16(), y, *rest),
+        (x, weight, False, None, y[:, :, :3], *rest),
+    ):
+        with pytest.raises(ValueError, match=r"AMX|filters|bias|images"):
+            core.amx_convolution(*wrong)
+    for outs, scales in (([weight], [1.0]), ([weight[:, :, :2]], [1.0]), ([], [1.0])):
+        with pytest.raises(ValueError, match=r"AMX|channels"):
+            core.amx_weight_gradient(x, x, outs, scales, 1)
+
+
 def _filters_gradient(x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
     weight = x.new_empty(grad.shape[1], x.shape[1], 3, 3)
     one = [1, 1]
@@ -111,53 +237,37 @@ def _filters_gradient(x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
 
 @_AMX
 @pytest.mark.parametrize(
-    ("n", "ci", "co", "h", "w"),
-    [(1, 32, 32, 1, 2), (1, 32, 64, 5, 7), (2, 64, 32, 9, 33), (3, 96, 64, 17, 31), (2, 64, 64, 24, 96)],
+    ("n", "ci", "filters", "h", "w"),
+    [
+        (1, 32, ((32, 32),), 1, 1),
+        (1, 32, ((64, 32),), 5, 7),
+        (2, 64, ((32, 64),), 9, 33),
+        (3, 96, ((64, 96),), 17, 31),
+        (2, 64, ((64, 64),), 24, 96),
+        (2, 128, ((64, 128), (32, 96), (32, 64)), 10, 48),
+    ],
     ids=lambda v: str(v),
 )
-def test_amx_weight_gradient(n: int, ci: int, co: int, h: int, w: int) -> None:
+def test_amx_weight_gradient(n: int, ci: int, filters: tuple[tuple[int, int], ...], h: int, w: int) -> None:
     """Within the budget, for slices of channels too, the same bits on any number of threads."""
     core = _native.extension("cpu")
-    generator = torch.Generator().manual_seed(7)
-
-    def image(channels: int) -> torch.Tensor:
-        x = torch.empty(n, channels + 32, h, w).uniform_(-1, 1, generator=generator).bfloat16()
-        return x.contiguous(memory_format=torch.channels_last)[:, 32:]
-
-    x, grad = image(ci), image(co)
+    torch.manual_seed(7)
+    x, grad = _pixels(n, ci, h, w), _pixels(n, sum(co for co, _ in filters), h, w)
+    scales = [0.5 + k for k in range(len(filters))]
     results = []
     for threads in (1, 2, 3):
-        out = torch.full((co, ci, 3, 3), torch.nan, dtype=torch.bfloat16)
-        core.amx_weight_gradient(x, grad, out, 0.5, threads)
-        results.append(out)
-    assert torch.equal(results[0], results[1])
-    assert torch.equal(results[0], results[2])
-    exact, eager = 0.5 * _filters_gradient(x.double(), grad.double()), 0.5 * _filters_gradient(x, grad)
-    error, allowed = (results[0] - exact).norm(), 2 * (eager - exact).norm() + 2**-9 * exact.norm()
-    assert error <= allowed
-    assert error > 0
-
-
-@_AMX
-def test_a_block_of_64_channels_takes_amx(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sizes of real networks, which the gates' small cases do not reach, against eager PyTorch in fp64."""
-    from srkernels.ops.conv import native
-
-    calls = []
-    launch = native.launch
-    monkeypatch.setattr(native, "launch", lambda x, name, *args: (calls.append(name), launch(x, name, *args)))
-    generator = torch.Generator().manual_seed(11)
-    shapes = ((2, 64, 20, 96), (64, 64, 3, 3), (64,), (64, 64, 3, 3), (64,))
-    operands = [torch.empty(s).uniform_(-0.1, 0.1, generator=generator).bfloat16() for s in shapes]
-    x = operands[0].contiguous(memory_format=torch.channels_last)
-    results = []
-    for op, dtype in ((_eager_block, torch.float64), (_eager_block, torch.bfloat16), (None, torch.bfloat16)):
-        leaves = [t.to(dtype).requires_grad_() for t in (x, *operands[1:])]
-        y = op(*leaves) if op else srkernels.residual_block(*leaves, res_scale=0.5)
-        results.append([y.detach(), *torch.autograd.grad(y.square().sum(), leaves)])
-    assert calls.count("amx_weight_gradient") == 2
-    for exact, eager, found in zip(*results, strict=True):
-        error, allowed = (found - exact).norm(), 2 * (eager - exact).norm() + 2**-9 * exact.norm()
+        outs = [torch.full((*shape, 3, 3), torch.nan, dtype=torch.bfloat16) for shape in filters]
+        core.amx_weight_gradient(x, grad, outs, scales, threads)
+        results.append(outs)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    first = 0
+    for out, scale in zip(results[0], scales, strict=True):
+        read, part = x[:, : out.shape[1]], grad[:, first : first + out.shape[0]]
+        first += out.shape[0]
+        exact = scale * _filters_gradient(read.double(), part.double())
+        eager = scale * _filters_gradient(read.contiguous(), part.contiguous())
+        error, allowed = (out - exact).norm(), 2 * (eager - exact).norm() + 2**-9 * exact.norm()
         assert 0 < error <= allowed
 
 
@@ -166,3 +276,56 @@ def _eager_block(
 ) -> torch.Tensor:
     conv2d = torch.nn.functional.conv2d
     return x + 0.5 * conv2d(conv2d(x, w1, b1, padding=1).relu(), w2, b2, padding=1)
+
+
+def _eager_dense(x: torch.Tensor, *operands: torch.Tensor) -> torch.Tensor:
+    return five_convolutions(x, operands[:5], operands[5:], 0.2, 0.5)
+
+
+_RESIDUAL = ((64, 64), (64,), (64, 64), (64,))
+_DENSE = tuple((32 if k < 4 else 64, 64 + 32 * k) for k in range(5)) + tuple((32 if k < 4 else 64,) for k in range(5))
+
+
+@_AMX
+@pytest.mark.parametrize(
+    ("op", "eager", "shapes", "convolutions", "gradients"),
+    [
+        (lambda *t: srkernels.residual_block(*t, res_scale=0.5), _eager_block, _RESIDUAL, 4, 2),
+        (
+            lambda x, *t: srkernels.dense_block(x, t[:5], t[5:], slope=0.2, res_scale=0.5),
+            _eager_dense,
+            _DENSE,
+            10,
+            1,
+        ),
+    ],
+    ids=["residual_block", "dense_block"],
+)
+def test_blocks_of_64_channels_take_amx(
+    monkeypatch: pytest.MonkeyPatch,
+    op: Callable[..., torch.Tensor],
+    eager: Callable[..., torch.Tensor],
+    shapes: tuple[tuple[int, ...], ...],
+    convolutions: int,
+    gradients: int,
+) -> None:
+    """The sizes of real networks, which the gates' small cases do not reach, against eager PyTorch in fp64."""
+    from srkernels.ops.conv import amx
+
+    calls = []
+    launch = amx.launch
+    monkeypatch.setattr(amx, "launch", lambda x, name, *args: (calls.append(name), launch(x, name, *args)))
+    generator = torch.Generator().manual_seed(11)
+    sizes = [(2, 64, 24, 48), *((*s, 3, 3) if len(s) == 2 else s for s in shapes)]
+    operands = [torch.empty(s).uniform_(-0.1, 0.1, generator=generator).bfloat16() for s in sizes]
+    x = operands[0].contiguous(memory_format=torch.channels_last)
+    results = []
+    for run, dtype in ((eager, torch.float64), (eager, torch.bfloat16), (op, torch.bfloat16)):
+        leaves = [t.to(dtype).requires_grad_() for t in (x, *operands[1:])]
+        y = run(*leaves)
+        results.append([y.detach(), *torch.autograd.grad(y.square().sum(), leaves)])
+    assert calls.count("amx_convolution") == convolutions
+    assert calls.count("amx_weight_gradient") == gradients
+    for exact, plain, found in zip(*results, strict=True):
+        error, allowed = (found - exact).norm(), 2 * (plain - exact).norm() + 2**-9 * exact.norm()
+        assert 0 < error <= allowed

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class VGG19(nn.Module):
 
     def __init__(self, layers: Iterable[str] = ("conv5_4",), *, input_norm: bool = True) -> None:
         super().__init__()
-        self.layers = tuple(layers)
+        self.layers = tuple(dict.fromkeys(layers))
         self.input_norm = input_norm
         self.features = nn.ModuleDict()
         self._stage_of: dict[str, int] = {}  # key of each convolution to its stage
@@ -48,7 +49,6 @@ class VGG19(nn.Module):
         unknown = [name for name in self.layers if name not in known]
         if unknown or not self.layers:
             raise ValueError(f"VGG19: layers must be some of {known[0]}, {known[1]} ... {known[-1]}, got {self.layers}")
-        self._deepest = max(known.index(name) // 2 for name in self.layers)
         self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False)
@@ -69,18 +69,22 @@ class VGG19(nn.Module):
         """The layers asked for, by name; nothing deeper than they are is computed."""
         if self.input_norm:
             x = (x - self.mean) / self.std
-        found: dict[str, Tensor] = {}
+        found = dict(itertools.islice(self._walk(x), len(self.layers)))
+        return {name: found[name] for name in self.layers}
+
+    def _walk(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The layers asked for, shallow ones first, each computed when it is its turn."""
         stage = 1
-        for key, conv in list(self.features.items())[: self._deepest + 1]:
+        for key, conv in self.features.items():
             if self._stage_of[key] != stage:
                 stage = self._stage_of[key]
                 x = F.max_pool2d(x, 2)
             before, after = "conv" + self._name_of[key], "relu" + self._name_of[key]
             if before in self.layers:
-                found[before] = srkernels.conv2d_act(x, conv.weight, conv.bias, activation="none")
-                x = F.relu(found[before])
+                z = srkernels.conv2d_act(x, conv.weight, conv.bias, activation="none")
+                yield before, z
+                x = F.relu(z)
             else:
                 x = srkernels.conv2d_act(x, conv.weight, conv.bias)
             if after in self.layers:
-                found[after] = x
-        return {name: found[name] for name in self.layers}
+                yield after, x

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import srkernels
 from models.checkpoint import load_weights, save_weights
 from models.dasr.config import DSNOptions, SRNOptions
 from models.dasr.demo import make_dsn_step, make_srn_step
@@ -96,6 +97,36 @@ def test_vgg_features_before_and_after_the_activation():
     ours.input_norm = True
     normalised = (image - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
     torch.testing.assert_close(ours(image)["conv5_4"], theirs[:35](normalised), rtol=1e-4, atol=1e-5)
+
+
+def _kept_bytes(network: nn.Module, image: torch.Tensor) -> int:
+    """Bytes that the graph of one call keeps, the image and the parameters apart."""
+    own = {t.untyped_storage().data_ptr() for t in (image, *network.parameters(), *network.buffers())}
+    kept: dict[int, int] = {}
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        if x.untyped_storage().data_ptr() not in own:
+            kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        found = network(image)
+    del found
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("backend", ["native", None])
+def test_frozen_vgg_keeps_what_its_data_gradient_reads(backend):
+    """Of each ReLU what comes out of it, of each pooling its indices; no convolution's input besides."""
+    side = 32
+    image = torch.rand(1, 3, side, side).contiguous(memory_format=torch.channels_last).requires_grad_()
+    network = VGG19().to(memory_format=torch.channels_last)
+    by_stage = [64 * side**2 * 2, 128 * side**2 // 4 * 2, 256 * side**2 // 16 * 4, 512 * side**2 // 64 * 4]
+    activations = 4 * (sum(by_stage) + 512 * side**2 // 256 * 3)  # conv5_4 is linear
+    indices = 8 * sum(c * side**2 // 4**s for s, c in enumerate((64, 128, 256, 512), 1))
+    with srkernels.use_backend(backend):
+        assert _kept_bytes(network, image) == activations + indices
+        assert _kept_bytes(network, image.detach()) == 0
 
 
 def test_vgg_is_frozen_and_says_what_it_does_not_know():

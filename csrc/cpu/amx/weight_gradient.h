@@ -1,24 +1,27 @@
-// Gradient of a 3x3 convolution's filters on Intel AMX, bf16 channels_last.
+// Gradients of 3x3 convolutions' filters on Intel AMX, bf16 channels_last.
 #pragma once
-#include "../../common/types.h"
+#include "convolution.h"
 
 namespace srk {
 
-// x: (n, h, w, ci), grad: (n, h, w, co), both dense but for their pixels' strides, so that channels
-// may be a slice of wider pixels. ci and co are multiples of 32. out: (co, ci, 3, 3) bf16, dense.
+// out: (co, ci, 3, 3) bf16, dense: `scale` times the gradient.
+struct FilterGradient {
+  uint16_t* out;
+  int64_t co, ci;
+  float scale;
+};
+
+// x: (n, h, w, ci), grad: (n, h, w, co). The output channels of all filters lie one after another
+// in grad; each filter has read the first of x's channels. All channels are multiples of 32.
 struct WeightGradientArguments {
   int64_t n, h, w, ci, co;
-  const uint16_t *x, *grad;
-  int64_t x_pixel,
-      grad_pixel;  // elements between neighbouring pixels; rows and images are dense in them
-  uint16_t* out;
-  float scale;
+  Pixels x, grad;
+  const FilterGradient* filters;
+  int64_t count;
   int threads;
 };
 
 namespace amx {
-// Asks the kernel for the tile registers; false where processor or kernel have none.
-bool available();
 void weight_gradient(const WeightGradientArguments& args);
 }  // namespace amx
 

@@ -49,9 +49,20 @@ def _wanted(likes: Sequence[tuple[Tensor, Sequence[int]]], needs: Sequence[bool]
     ]
 
 
-def gradients(x: Tensor, weight: Tensor, slope: Tensor | None, *needs: bool) -> list[Tensor]:
-    """Of ``conv2d_act``: those needed of x, weight, bias, slope."""
-    likes = [(x, x.shape), (weight, weight.shape), (weight, weight.shape[:1])]
+def _input_shape(grad: Tensor, weight: Tensor) -> tuple[int, ...]:
+    n, _, h, w = grad.shape
+    return n, weight.shape[1], h, w
+
+
+def stand_in(grad: Tensor, weight: Tensor) -> Tensor:
+    """Uninitialised, for the input of a convolution whose values nobody reads; laid out as ``grad``."""
+    return empty_nchw(grad, _input_shape(grad, weight))
+
+
+def gradients(grad: Tensor, x: Tensor | None, weight: Tensor, slope: Tensor | None, *needs: bool) -> list[Tensor]:
+    """Of ``conv2d_act``: those needed of x, weight, bias, slope. Without x, ``grad`` has its dtype and layout."""
+    like = grad if x is None else x
+    likes = [(like, _input_shape(grad, weight)), (weight, weight.shape), (weight, weight.shape[:1])]
     return _wanted(likes if slope is None else [*likes, (slope, slope.shape)], needs)
 
 

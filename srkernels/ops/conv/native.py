@@ -1,10 +1,10 @@
-"""Convolution blocks on CPU: oneDNN's own fused convolution through torch, and one C++ pass for what is between them.
+"""Convolution blocks on CPU: the core's own convolution on Intel AMX or oneDNN's through torch, and what is between.
 
-``mkldnn._convolution_pointwise`` adds bias, activation and residual before it stores; it has no autograd of its own.
-The data gradient is such a convolution too, with the filters flipped and their channels swapped, so a residual's
-gradient is added in its epilogue. The pass between two convolutions of a backward pass multiplies by the activation's
-derivative and sums up the gradients of bias and slopes on the way. Dtypes that oneDNN does not know go through
-PyTorch's own convolution, epilogues apart.
+oneDNN's ``mkldnn._convolution_pointwise`` adds bias, activation and residual before it stores; it has no autograd of
+its own, and takes dense tensors only. The data gradient is such a convolution too, with the filters flipped and their
+channels swapped, so a residual's gradient is added in its epilogue. One pass then multiplies by the activation's
+derivative and sums up the gradients of bias and slopes, where AMX does not do so in the epilogue (``amx``). Dtypes that
+oneDNN does not know go through PyTorch's own convolution, epilogues apart.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ..._layout import is_channels_last, laid_out
 from ..._native import launch
-from . import allocate, reference
+from . import allocate, amx, reference
 from .activation import LEAKY_RELU, NONE, PRELU, RELU, activate, sign_survives
-from .support import KERNEL_SIZE, amx_available, onednn_runs
+from .support import KERNEL_SIZE, onednn_runs
 
 _pointwise = torch.ops.mkldnn._convolution_pointwise.default
 _pointwise_add = torch.ops.mkldnn._convolution_pointwise.binary
@@ -37,69 +37,116 @@ def _like(x: Tensor, layout: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last if is_channels_last(layout) else torch.contiguous_format)
 
 
+def _packed(x: Tensor) -> Tensor:
+    """``x``, copied where it is a slice of channels."""
+    if x.is_contiguous() or is_channels_last(x):
+        return x
+    return x.contiguous(memory_format=torch.channels_last if x.stride(1) == 1 else torch.contiguous_format)
+
+
 def _convolution(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
+    bias: Tensor | None = None,
     activation: int = NONE,
     negative_slope: float = 0.0,
+    scale: float = 1.0,
     residual: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """act(conv(x) + bias), or conv(x) + bias + residual, in the layout of dense ``x``."""
-    assert residual is None or activation == NONE
+    """scale * act(conv(x) + bias) + residual, in the layout of ``x``, which with ``out`` may be slices of channels."""
+    if amx.convolves(x, weight):
+        return amx.convolution(x, weight, bias, activation, negative_slope, scale, residual=residual, out=out)
+    y = _convolution_of_dense(_packed(x), weight, bias, activation, negative_slope, scale, residual)
+    return y if out is None else out.copy_(y)
+
+
+def _convolution_of_dense(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: int,
+    negative_slope: float,
+    scale: float,
+    residual: Tensor | None,
+) -> Tensor:
+    if activation == NONE and scale != 1:  # on the small operands
+        weight, bias, scale = weight * scale, None if bias is None else bias * scale, 1.0
     if not onednn_runs(x.dtype):
-        y = activate(reference.convolution(x, weight, bias), activation, negative_slope, None)
-        return _like(y if residual is None else y.add_(residual), x)
-    if residual is not None and is_channels_last(x):
+        y = _like(activate(reference.convolution(x, weight, bias), activation, negative_slope, None), x)
+    elif activation == NONE and residual is not None and is_channels_last(x):
         return _pointwise_add(x, residual, weight, bias, _ONE, _ONE, _ONE, 1, "add", 1.0, None, [], None)
-    if activation == LEAKY_RELU:
-        return _pointwise(x, weight, bias, _ONE, _ONE, _ONE, 1, "leaky_relu", [negative_slope], "")
-    y = _pointwise(x, weight, bias, _ONE, _ONE, _ONE, 1, "none", [], "")
-    if activation == RELU:
-        launch(y, "relu_in_place", y)  # oneDNN's own ReLU makes zeros of NaNs
-        return y
+    elif activation == LEAKY_RELU:
+        y = _pointwise(x, weight, bias, _ONE, _ONE, _ONE, 1, "leaky_relu", [negative_slope], "")
+    else:
+        y = _pointwise(x, weight, bias, _ONE, _ONE, _ONE, 1, "none", [], "")
+        if activation == RELU:
+            launch(y, "relu_in_place", y)  # oneDNN's own ReLU makes zeros of NaNs
+    if scale != 1:
+        y = y.mul_(scale)
     return y if residual is None else y.add_(residual)
 
 
-def _data_gradient(grad: Tensor, x: Tensor, weight: Tensor, residual: Tensor | None = None) -> Tensor:
-    """Of the convolution of ``x``, plus ``residual``, all in one layout."""
+def _data_gradient(
+    grad: Tensor, x: Tensor, weight: Tensor, scale: float = 1.0, residual: Tensor | None = None
+) -> Tensor:
+    """``scale`` times that of the convolution of ``x``, plus ``residual``, all in one layout."""
+    if amx.convolves(grad, weight, adjoint=True):
+        return amx.convolution(grad, weight, scale=scale, adjoint=True, residual=residual)
+    grad = _packed(grad)
     if x.dtype in _HALVES:
         flipped = weight.flip(2, 3).transpose(0, 1).contiguous()
-        return _convolution(grad, flipped, None, residual=residual)
-    found, _ = reference.convolution_backward(grad, x, weight, True, False)
+        return _convolution_of_dense(grad, flipped, None, NONE, 0.0, scale, residual)
+    found, _ = reference.convolution_backward(grad, x, weight if scale == 1 else weight * scale, True, False)
     assert found is not None
     found = _like(found, x)
     return found if residual is None else found.add_(residual)
 
 
+def _gradient_before(
+    grad: Tensor,
+    weight: Tensor,
+    kept: Tensor,
+    activation: int,
+    negative_slope: float,
+    slope: Tensor | None,
+    scale: float,
+    need_bias: bool,
+    need_slope: bool,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Any, Any]:
+    """``scale`` times the data gradient of a convolution of act(kept), as it comes out of the activation.
+
+    As from ``through_activation``. With ``out``, ``grad`` and ``kept`` too may be slices of channels.
+    """
+    if activation != PRELU and amx.convolves(grad, weight, adjoint=True):
+        sums = grad.new_empty(weight.shape[1], dtype=torch.float64) if need_bias else None
+        epilogue = (activation, negative_slope, scale)
+        return amx.convolution(grad, weight, None, *epilogue, adjoint=True, kept=kept, out=out, sums=sums), sums, None
+    kept = _packed(kept)
+    found, bias_sum, slope_sum = through_activation(
+        _data_gradient(grad, kept, weight, scale),
+        kept,
+        activation,
+        negative_slope,
+        slope,
+        1.0,
+        need_bias,
+        need_slope,
+        in_place=True,
+    )
+    return found if out is None else out.copy_(found), bias_sum, slope_sum
+
+
 def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, scale: float = 1.0) -> Tensor:
     """``scale`` times the gradient of ``weight``."""
-    if weight.shape[2:] == KERNEL_SIZE and _on_amx(grad, x):
-        found = torch.empty(weight.shape, dtype=weight.dtype)
-        launch(x, "amx_weight_gradient", x, grad, found, scale)
-    else:
-        gradient = reference.convolution_backward(grad, x, weight, False, True)[1]
-        assert gradient is not None
-        found = gradient if scale == 1 else gradient.mul_(scale)
-    return laid_out(found, weight)
-
-
-def _on_amx(grad: Tensor, x: Tensor) -> bool:
-    """Whether the core's own weight gradient runs, where it was measured faster than oneDNN's: a quarter.
-
-    It pads rows to 32 pixels, and its sums of more channels leave the cache.
-    """
-    if x.dtype is not torch.bfloat16 or not amx_available():
-        return False
-    width, ci, co = x.shape[3], x.shape[1], grad.shape[1]
-    fits = ci % 32 == 0 and co % 32 == 0 and ci * co <= 64 * 64 and 8 * width >= 7 * (-(-width // 32) * 32)
-    return fits and _pixels(grad) and _pixels(x)
-
-
-def _pixels(x: Tensor) -> bool:
-    """Channels contiguous, pixels one after another, with other channels between them perhaps."""
-    n, c, h, w = x.stride()
-    return c == 1 and h == x.shape[3] * w and n == x.shape[2] * h
+    if amx.takes_weight_gradients(grad, x, [weight]):
+        return laid_out(amx.weight_gradients(grad, x, [weight], [scale])[0], weight)
+    if scale != 1 and grad.dtype is torch.float16:  # sums ahead of their scale may leave its range
+        grad, scale = grad * scale, 1.0
+    found = reference.convolution_backward(grad, x, weight, False, True)[1]
+    assert found is not None
+    return laid_out(found if scale == 1 else found.mul_(scale), weight)
 
 
 def forward(
@@ -116,16 +163,11 @@ def forward(
     if not x.numel() or not weight.numel() or (residual is not None and residual.dtype is not x.dtype):
         return reference.forward(x, weight, bias, slope, residual, activation, negative_slope, scale, keep)
     x = _dense(x)
-    if activation == NONE:
-        if scale != 1:
-            weight, bias = weight * scale, None if bias is None else bias * scale
-        y = _convolution(x, weight, bias, residual=None if residual is None else _like(residual, x))
-        return [laid_out(y, x)]
-    if not keep and activation != PRELU:
-        y = _convolution(x, weight, bias, activation, negative_slope)
-    else:
-        z = _convolution(x, weight, bias)
-        y = activate(z, activation, negative_slope, slope)
+    residual = None if residual is None else _like(residual, x)
+    if activation != PRELU and not keep:
+        return [laid_out(_convolution(x, weight, bias, activation, negative_slope, scale, residual), x)]
+    z = _convolution(x, weight, bias)
+    y = activate(z, activation, negative_slope, slope)
     if scale != 1:
         y = y.mul_(scale)
     if residual is not None:
@@ -135,7 +177,7 @@ def forward(
 
 def backward(
     grad: Tensor,
-    x: Tensor,
+    x: Tensor | None,
     weight: Tensor,
     slope: Tensor | None,
     kept: Tensor | None,
@@ -148,6 +190,8 @@ def backward(
     need_slope: bool,
 ) -> list[Tensor]:
     needs = (need_x, need_weight, need_bias, need_slope)
+    if x is None:
+        x = allocate.stand_in(grad, weight)
     if not x.numel() or not weight.numel():
         return reference.backward(grad, x, weight, slope, kept, activation, negative_slope, scale, *needs)
     dense = _dense(x)
@@ -243,9 +287,7 @@ def block_forward(
     dense = _dense(x)
     kept = _first_convolution(dense, weight1, bias1, activation, negative_slope)
     h = _activated(kept, activation, negative_slope, slope)
-    if res_scale != 1:  # on the small operands
-        weight2, bias2 = weight2 * res_scale, None if bias2 is None else bias2 * res_scale
-    y = laid_out(_convolution(h, weight2, bias2, residual=dense), x)
+    y = laid_out(_convolution(h, weight2, bias2, scale=res_scale, residual=dense), x)
     return [y, laid_out(kept, x)] if keep else [y]
 
 
@@ -278,10 +320,8 @@ def block_backward(
     bias_sum1: Any = None
     slope_sum: Any = None
     if need_x or need_weight1 or need_bias1 or need_slope:
-        scaled = weight2 if res_scale == 1 else weight2 * res_scale
-        grad_h = _data_gradient(grad, kept, scaled)
-        grad_z, bias_sum1, slope_sum = through_activation(
-            grad_h, kept, *epilogue, slope, 1.0, need_bias1, need_slope, in_place=True
+        grad_z, bias_sum1, slope_sum = _gradient_before(
+            grad, weight2, kept, *epilogue, slope, res_scale, need_bias1, need_slope
         )
     out = []
     if need_x and grad_z is not None:
@@ -304,11 +344,10 @@ def _dense_features(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tenso
     features = allocate.dense_features(x, weights[0])
     at, growth = x.shape[1], weights[0].shape[0]
     features[:, :at] = x
-    read = x
     for weight, bias in zip(weights[:4], biases[:4], strict=True):
-        features[:, at : at + growth] = _convolution(read, weight, bias, LEAKY_RELU, slope)
+        slot = features[:, at : at + growth]
+        _convolution(features[:, :at], weight, bias, LEAKY_RELU, slope, out=slot)
         at += growth
-        read = _like(features[:, :at], x)
     return features
 
 
@@ -324,9 +363,7 @@ def dense_forward(
         return reference.dense_forward(x, weights, biases, slope, res_scale, keep)
     dense = _dense(x)
     features = _dense_features(dense, weights, biases, slope)
-    bias = biases[4]
-    bias = None if bias is None else bias * res_scale
-    y = laid_out(_convolution(features, weights[4] * res_scale, bias, residual=dense), x)
+    y = laid_out(_convolution(features, weights[4], biases[4], scale=res_scale, residual=dense), x)
     return [y, features] if keep else [y]
 
 
@@ -342,7 +379,7 @@ def dense_backward(
 ) -> list[Tensor]:
     """The gradient of a dense block is a dense block: that of x_k is one convolution of all that came before it,
 
-    grad | g4 | g3 | g2 | g1 with g_k the gradient ahead of activation k, by the filters that read x_k.
+    res_scale * grad | g4 | g3 | g2 | g1 with g_k the gradient ahead of activation k, by the filters that read x_k.
     """
     if not grad.numel():
         return reference.dense_backward(grad, x, features, weights, biases, slope, res_scale, needs)
@@ -350,43 +387,84 @@ def dense_backward(
         assert x is not None
         features = _dense_features(_dense(x), weights, biases, slope)
     grad = _like(grad, features)
+    if grad.dtype not in _HALVES:
+        return _dense_backward_in_order(grad, features if x is None else x, features, weights, slope, res_scale, needs)
     c, growth = weights[4].shape[0], weights[0].shape[0]
-    scaled = [*weights[:4], weights[4] * res_scale]
     gradients = torch.empty_like(features)
-    gradients[:, :c] = grad
+    torch.mul(grad, res_scale, out=gradients[:, :c])
     sums: list[Any] = [None] * 5
     if needs[10]:
         _, sums[4], _ = through_activation(grad, None, NONE, 0.0, None, 1.0, True, False)
         sums[4] = sums[4] * res_scale
-    read = grad
     for k in (3, 2, 1, 0):
         slot = slice(c + k * growth, c + (k + 1) * growth)
-        readers = torch.cat([w[:, slot] for w in reversed(scaled[k + 1 :])])
-        x_k = _like(features[:, slot], grad)
-        grad_k, sums[k], _ = through_activation(
-            _data_gradient(read, x_k, readers), x_k, LEAKY_RELU, slope, None, 1.0, needs[6 + k], False, in_place=True
-        )
         at = c + (3 - k) * growth
-        gradients[:, at : at + growth] = grad_k
-        read = _like(gradients[:, : at + growth], grad)
+        readers = torch.cat([w[:, slot] for w in reversed(weights[k + 1 :])])
+        _, sums[k], _ = _gradient_before(
+            gradients[:, :at],
+            readers,
+            features[:, slot],
+            LEAKY_RELU,
+            slope,
+            None,
+            1.0,
+            needs[6 + k],
+            False,
+            out=gradients[:, at : at + growth],
+        )
     out = []
     if needs[0]:
-        readers = torch.cat([w[:, :c] for w in reversed(scaled)])
+        readers = torch.cat([w[:, :c] for w in reversed(weights)])
         out.append(laid_out(_data_gradient(gradients, grad, readers, residual=grad), features if x is None else x))
-    slots = [slice(c + (3 - k) * growth, c + (4 - k) * growth) for k in range(4)] + [slice(0, c)]
-    every = None
-    if any(needs[1:6]) and grad.dtype in _HALVES:
-        # One gradient over both buffers: blocks that no filter has are computed too, but nothing is copied.
-        all_channels = (features.shape[1], features.shape[1], *KERNEL_SIZE)
-        every = _weight_gradient(gradients, features, weights[0].new_empty(all_channels))
-    for k, (weight, slot) in enumerate(zip(weights, slots, strict=True)):
-        if not needs[1 + k]:
-            continue
-        if every is not None:
-            block = every[slot, : weight.shape[1]].contiguous()
-        else:
-            block = _weight_gradient(
-                _like(gradients[:, slot], grad), _like(features[:, : weight.shape[1]], grad), weight
-            )
-        out.append(laid_out(block * res_scale if k == 4 else block, weight))
+    if any(needs[1:6]):
+        out += _dense_weight_gradients(gradients, features, weights, needs[1:6])
     return out + [s.to(weights[0].dtype) for s, need in zip(sums, needs[6:], strict=True) if need]
+
+
+def _dense_backward_in_order(
+    grad: Tensor,
+    like: Tensor,
+    features: Tensor,
+    weights: Sequence[Tensor],
+    slope: float,
+    res_scale: float,
+    needs: Sequence[bool],
+) -> list[Tensor]:
+    """Convolution by convolution, as eager PyTorch adds: in fp32 the longer sums of one convolution would show."""
+    c, growth = weights[4].shape[0], weights[0].shape[0]
+    grads: list[Any] = [None] * 5
+    sums: list[Any] = [None] * 5
+    grad_z, sums[4], _ = through_activation(grad, None, NONE, 0.0, None, res_scale, needs[10], False)
+    # Of x | x1 | x2 | x3 | x4, gathered.
+    gathered, grads[4] = reference.convolution_backward(grad_z, features, weights[4], True, needs[5])
+    assert gathered is not None
+    gathered[:, :c] += grad
+    for k in (3, 2, 1, 0):
+        before = c + k * growth
+        slot = slice(before, before + growth)
+        read, x_k = (_like(features[:, part], grad) for part in (slice(before), slot))
+        grad_z, sums[k], _ = through_activation(
+            _like(gathered[:, slot], grad), x_k, LEAKY_RELU, slope, None, 1.0, needs[6 + k], False
+        )
+        grad_read, grads[k] = reference.convolution_backward(grad_z, read, weights[k], True, needs[1 + k])
+        assert grad_read is not None
+        gathered[:, :before] += grad_read
+    out = [laid_out(gathered[:, :c], like)] if needs[0] else []
+    out += [laid_out(g, w) for g, w, need in zip(grads, weights, needs[1:], strict=False) if need]
+    return out + [s.to(weights[0].dtype) for s, need in zip(sums, needs[6:], strict=True) if need]
+
+
+def _dense_weight_gradients(
+    gradients: Tensor, features: Tensor, weights: Sequence[Tensor], needs: Sequence[bool]
+) -> list[Tensor]:
+    """Those needed of a dense block's filters in halves, from the buffers of ``dense_backward``."""
+    c, growth = weights[4].shape[0], weights[0].shape[0]
+    slots = [slice(c + (3 - k) * growth, c + (4 - k) * growth) for k in range(4)] + [slice(0, c)]
+    if amx.takes_weight_gradients(gradients, features, weights):
+        found = amx.weight_gradients(gradients, features, weights[::-1], [1.0] * 5)[::-1]
+    else:
+        # One gradient over both buffers: blocks that no filter has are computed too, but nothing is copied.
+        every = weights[0].new_empty((features.shape[1], features.shape[1], *KERNEL_SIZE))
+        every = _weight_gradient(gradients, features, every)
+        found = [every[slot, : w.shape[1]].contiguous() for slot, w in zip(slots, weights, strict=True)]
+    return [laid_out(f, w) for f, w, need in zip(found, weights, needs, strict=True) if need]

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ..._dispatch import without_autocast
 from ..._layout import laid_out
+from . import allocate
 from .activation import activate, derivative, sign_survives, slope_gradient
 
 
@@ -59,7 +60,7 @@ def forward(
 @without_autocast
 def backward(
     grad: Tensor,
-    x: Tensor,
+    x: Tensor | None,
     weight: Tensor,
     slope: Tensor | None,
     kept: Tensor | None,
@@ -71,7 +72,12 @@ def backward(
     need_bias: bool,
     need_slope: bool,
 ) -> list[Tensor]:
-    """Gradients of those needed. Made of differentiable operations, so that it also serves a second derivative."""
+    """Gradients of those needed. Made of differentiable operations, so that it also serves a second derivative.
+
+    ``x`` is read for the weight's gradient alone; without it, ``grad`` has its dtype and layout.
+    """
+    if x is None:
+        x = allocate.stand_in(grad, weight)
     grad = grad.to(x.dtype)
     if scale != 1:
         grad = grad * scale

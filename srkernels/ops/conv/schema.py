@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..._dispatch import implementation
 from ..._eager import short_apply, transforms_active, unwatched
+from ..._layout import is_channels_last
 from ..._spec import Refusal
 from . import allocate, reference
 from .activation import NONE
@@ -22,7 +23,7 @@ _library.define(
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.define(
-    "conv2d_act_backward(Tensor grad, Tensor x, Tensor weight, Tensor? slope, Tensor? kept, int activation, "
+    "conv2d_act_backward(Tensor grad, Tensor? x, Tensor weight, Tensor? slope, Tensor? kept, int activation, "
     "float negative_slope, float scale, bool need_x, bool need_weight, bool need_bias, bool need_slope, "
     "str backend) -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
@@ -60,9 +61,10 @@ def _forward(x: Tensor, weight: Tensor, *arguments: Any) -> list[Tensor]:
     return module.forward(x, weight, *arguments)
 
 
-def _backward(grad: Tensor, x: Tensor, weight: Tensor, *arguments: Any) -> list[Tensor]:
+def _backward(grad: Tensor, x: Tensor | None, weight: Tensor, *arguments: Any) -> list[Tensor]:
     *arguments, backend = arguments  # type: ignore[assignment]
-    module = implementation(__package__, backend, x, refuses, detail(x, weight))
+    like = grad if x is None else x
+    module = implementation(__package__, backend, like, refuses, detail(like, weight))
     return module.backward(grad, x, weight, *arguments)
 
 
@@ -83,7 +85,7 @@ def _forward_fake(
 
 def _backward_fake(
     grad: Tensor,
-    x: Tensor,
+    x: Tensor | None,
     weight: Tensor,
     slope: Tensor | None,
     kept: Tensor | None,
@@ -96,7 +98,7 @@ def _backward_fake(
     need_slope: bool,
     backend: str,
 ) -> list[Tensor]:
-    return allocate.gradients(x, weight, slope, need_x, need_weight, need_bias, need_slope)
+    return allocate.gradients(grad, x, weight, slope, need_x, need_weight, need_bias, need_slope)
 
 
 def _block_forward(x: Tensor, weight1: Tensor, *arguments: Any) -> list[Tensor]:
@@ -215,7 +217,10 @@ class _Conv2dAct(torch.autograd.Function):
             ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
         kept = None if activation == NONE else output[-1]
-        ctx.save_for_backward(x, weight, bias, slope, kept)
+        # Of frozen filters the backward pass reads no image but the kept one; slopes need it for a second derivative.
+        _, need_weight, _, need_slope, _, *_ = ctx.needs_input_grad
+        ctx.memory_format = torch.channels_last if is_channels_last(x) else torch.contiguous_format
+        ctx.save_for_backward(x if need_weight or need_slope else None, weight, bias, slope, kept)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
@@ -223,15 +228,17 @@ class _Conv2dAct(torch.autograd.Function):
             return (None,) * 10
         x, weight, bias, slope, kept = ctx.saved_tensors
         needs = ctx.needs_input_grad[:4]
+        to_residual = grad.to(ctx.residual_dtype) if ctx.needs_input_grad[4] else None
+        if x is None:
+            grad = grad.to(weight.dtype).contiguous(memory_format=ctx.memory_format)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             # create_graph: a second derivative must see through the backward pass, so it runs on eager operations.
-            z = None if kept is None else reference.convolution(x, weight, bias)
+            z = kept if kept is None or x is None else reference.convolution(x, weight, bias)
             grads = iter(reference.backward(grad, x, weight, slope, z, *ctx.epilogue, *needs))
         else:
             run: Any = _backward if unwatched(grad, x, weight, slope) else _backward_op
             grads = iter(run(grad, x, weight, slope, kept, *ctx.epilogue, *needs, ctx.backend))
         by_input = tuple(next(grads) if need else None for need in needs)
-        to_residual = grad.to(ctx.residual_dtype) if ctx.needs_input_grad[4] else None
         return *by_input, to_residual, None, None, None, None, None
 
 

@@ -91,6 +91,7 @@ _CASES = (
     _case("1-wide", (2, 3, 6, 1), 4),
     _case("1x1-image", (2, 3, 1, 1), 4, activation="leaky_relu"),
     _case("no-batch", (0, 3, 4, 4), 5),
+    _case("32-to-64", (2, 32, 5, 18), 64, activation="leaky_relu"),  # enough channels for Intel AMX
 )
 _SMALL = (
     _case("relu", (2, 2, 4, 3), 3),
@@ -265,6 +266,7 @@ _BLOCK_CASES = (
     _block_case("1-wide", (2, 16, 9, 1), 4),
     _block_case("leaky-negative-no-bias", (2, 8, 5, 7), 4, activation="leaky_relu", slope=-0.5, bias=False),
     _block_case("no-batch", (0, 3, 4, 4), 5),
+    _block_case("32", (2, 32, 5, 18), 32, activation="leaky_relu", res_scale=0.2),
     _block_case("tiny-prelu", (2, 16, 3, 2), 16, activation="prelu", slopes=16, res_scale=0.5),
 )
 _BLOCK_SMALL = (
@@ -403,6 +405,7 @@ _DENSE_CASES = (
     _dense_case("no-bias", (2, 5, 5, 6), 3, bias=False, slope=0.1, res_scale=1.0),
     _dense_case("1-wide", (2, 16, 9, 1), 4),
     _dense_case("no-batch", (0, 3, 4, 4), 2),
+    _dense_case("32+32", (2, 32, 5, 6), 32, slope=0.5),  # of its many signs a few are lost to rounding
     _dense_case("tiny", (2, 8, 3, 2), 4, bias=False),
 )
 _DENSE_SMALL = (

@@ -51,5 +51,5 @@ def onednn_runs(dtype: torch.dtype) -> bool:
 
 @functools.cache
 def amx_available() -> bool:
-    """Whether the native core has Intel AMX, in which it takes weight gradients itself."""
+    """Whether the native core has Intel AMX, on which it convolves itself."""
     return _native.why_not(torch.device("cpu")) is None and _native.extension("cpu").amx_available()

@@ -33,13 +33,14 @@ def _zeroed(out: list[Tensor]) -> list[Tensor]:
 
 
 def _gradients_of_parameters(
-    x: Tensor, grad_z: Tensor, grad_weight: Tensor | None, grad_bias: Tensor | None, scale: float = 1.0
+    x: Tensor | None, grad_z: Tensor, grad_weight: Tensor | None, grad_bias: Tensor | None, scale: float = 1.0
 ) -> None:
-    """Fills in those that are there, times ``scale``."""
-    if grad_bias is not None and (grad_weight is None or x.dtype is torch.float32):
+    """Fills in those that are there, times ``scale``; ``x`` is read for the weight's alone."""
+    if grad_bias is not None and (grad_weight is None or grad_z.dtype is torch.float32):
         activation_gradient(channels_last(grad_z), None, None, NONE, 0.0, scale, False, grad_bias, None)
         grad_bias = None
     if grad_weight is not None:
+        assert x is not None
         gradient_of_weight(x, grad_z, grad_weight, grad_bias, scale)
 
 
@@ -70,7 +71,7 @@ def forward(
 
 def backward(
     grad: Tensor,
-    x: Tensor,
+    x: Tensor | None,
     weight: Tensor,
     slope: Tensor | None,
     kept: Tensor | None,
@@ -85,13 +86,13 @@ def backward(
     """As ``reference.backward``."""
     need_slope = need_slope and slope is not None
     needs = (need_x, need_weight, need_bias, need_slope)
-    out = allocate.gradients(x, weight, slope, *needs)
-    if x.numel() == 0 or grad.numel() == 0:
+    out = allocate.gradients(grad, x, weight, slope, *needs)
+    if grad.numel() == 0 or weight.numel() == 0:
         return _zeroed(out)
     results = iter(out)
     grad_x, grad_weight, grad_bias, grad_slope = (next(results) if need else None for need in needs)
-    with on_device(x.device):
-        grad_z = channels_last(grad.to(x.dtype))
+    with on_device(grad.device):
+        grad_z = channels_last(grad.to(weight.dtype))
         if activation != NONE or scale != 1:
             grad_z = activation_gradient(
                 grad_z, kept, slope, activation, negative_slope, scale, need_x or need_weight, grad_bias, grad_slope
@@ -99,7 +100,7 @@ def backward(
             grad_bias = None
         if grad_x is not None:
             convolve(grad_z, weight, grad_x, adjoint=True)
-        _gradients_of_parameters(channels_last(x), grad_z, grad_weight, grad_bias)
+        _gradients_of_parameters(None if x is None else channels_last(x), grad_z, grad_weight, grad_bias)
     return out
 
 
