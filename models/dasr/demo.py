@@ -20,7 +20,7 @@ from models.dasr import report
 from models.dasr.config import DemoOptions, DSNOptions, SRNOptions
 from models.dasr.photographs import Domains, collect
 from models.dasr.steps import DSNStep, SRNStep, generate_lr_and_map
-from models.dasr.timing import Timing, compare, dsn_ops, srn_ops
+from models.dasr.timing import Timing, compare, dsn_ops, in_bf16, srn_ops
 from models.data import InputError, PatchSampler, to_tensor
 from models.loop import Run, train
 from models.networks import DeResNet, FSDiscriminator, NLayerDiscriminator, RRDBNet
@@ -190,9 +190,11 @@ def _time_steps(
     pairs = options.timing_pairs
     jobs: tuple[tuple[str, Callable[[], object], int], ...] = (
         ("stage 1, whole step", lambda: dsn_step(*dsn_batch), pairs),
-        ("stage 1, its ops alone", dsn_ops(real_lr), 10 * pairs),
+        ("stage 1, whole step, bf16 autocast", in_bf16(lambda: dsn_step(*dsn_batch), device), pairs),
+        ("stage 1, Haar alone", dsn_ops(real_lr), 10 * pairs),
         ("stage 3, whole step", lambda: srn_step(*srn_batch), pairs),
-        ("stage 3, its ops alone", srn_ops(hr, distance_map, other_hr), 10 * pairs),
+        ("stage 3, whole step, bf16 autocast", in_bf16(lambda: srn_step(*srn_batch), device), pairs),
+        ("stage 3, Haar and L1 alone", srn_ops(hr, distance_map, other_hr), 10 * pairs),
     )
     run.say("")
     with run.progress() as progress:

@@ -127,6 +127,9 @@ def timing_table(timings: Sequence[Timing], pairs: int, device: torch.device) ->
         srkernels.explain(op, torch.empty(1, 3, 8, 8, device=device)).splitlines()[0]
         for op in ("haar_highpass", "weighted_l1_loss")
     ]
+    features = torch.empty(1, 32, 8, 8, device=device).contiguous(memory_format=torch.channels_last)
+    filters = torch.empty(32, 32, 3, 3, device=device)
+    chosen += [srkernels.explain(op, features, filters).splitlines()[0] for op in ("residual_block", "dense_block")]
     table = Table(
         title=f"Time per step, medians of {pairs} interleaved pairs",
         title_justify="left",

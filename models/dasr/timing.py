@@ -44,6 +44,16 @@ def compare(what: str, work: Callable[[], object], pairs: int, device: torch.dev
     return Timing(what, statistics.median(times["reference"]), statistics.median(times[None]))
 
 
+def in_bf16(work: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """`work` under autocast to bf16."""
+
+    def cast() -> None:
+        with torch.autocast(device.type, torch.bfloat16):
+            work()
+
+    return cast
+
+
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

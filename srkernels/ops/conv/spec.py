@@ -202,7 +202,7 @@ CONV2D_ACT = OpSpec(
     parameters=("weight", "bias", "slope"),
     refuses=support.refuses,
     bad_values_spread=_BAD_VALUES_SPREAD,
-    detail=lambda x, weight, *_: support.detail(x, weight),
+    detail=lambda x, weight=None, *_: support.detail(x, weight),
     threads_matter=_THREADS,
 )
 
@@ -363,7 +363,7 @@ RESIDUAL_BLOCK = OpSpec(
     parameters=("weight1", "bias1", "weight2", "bias2", "slope"),
     refuses=support.refuses,
     bad_values_spread=_BAD_VALUES_SPREAD,
-    detail=lambda x, weight1, *_: support.detail(x, weight1),
+    detail=lambda x, weight1=None, *_: support.detail(x, weight1),
     threads_matter=_THREADS,
     composed=True,
 )
@@ -494,7 +494,7 @@ DENSE_BLOCK = OpSpec(
     parameters=_DENSE_OPERANDS[1:],
     refuses=support.refuses,
     bad_values_spread=_BAD_VALUES_SPREAD,
-    detail=lambda x, weight, *_: support.detail(x, weight[0] if isinstance(weight, (list, tuple)) else weight),
+    detail=lambda x, weight=None, *_: support.detail(x, weight[0] if isinstance(weight, (list, tuple)) else weight),
     threads_matter=_THREADS,
     composed=True,
 )

@@ -13,8 +13,13 @@ from ..._layout import is_channels_last
 KERNEL_SIZE = (3, 3)
 
 
-def detail(x: Tensor, weight: Tensor) -> tuple[int, ...]:
-    """What of a convolution the choice depends on: its kernel size, and whether the image is channels_last."""
+def detail(x: Tensor, weight: Tensor | None) -> tuple[int, ...]:
+    """What of a convolution the choice depends on: its kernel size, and whether the image is channels_last.
+
+    Nothing without ``weight``, as ``explain`` may be asked.
+    """
+    if weight is None:
+        return ()
     return (*weight.shape[2:], int(is_channels_last(x)))
 
 
