@@ -112,9 +112,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if results.host:
         write("\nhost time of a tiny call")
         write(tables.text(tables.host(results.host)))
-    checks = [*results.checks, *harness.bf16_per_byte(results.cases)]
+    checks = [*results.checks, *harness.bf16_per_byte(results.cases), *harness.over_fp32(results.cases)]
     if checks:
-        write("\nbandwidth")
+        write("\nacross cases")
         write(tables.text(tables.checks(checks)))
     target = config.getoption("benchmark_save_results")
     if target:

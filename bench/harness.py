@@ -119,6 +119,7 @@ def measure(
         "providers": providers,
         "skipped": skipped,
         "targets": judged,
+        "over_fp32_target": bench.over_fp32 if device.type == "cpu" else None,
     }
 
 
@@ -222,6 +223,24 @@ def bf16_per_byte(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         rate = gbps["bfloat16"] / gbps["float32"]
         name = f"bf16 GB/s over fp32 GB/s: {op} {case} {passes}"
         found.append({"check": name, "target": 1.0, "measured": rate, "met": rate >= 1.0, "gbps": gbps})
+    return found
+
+
+def over_fp32(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A case against eager PyTorch in fp32 and NCHW, as published training code runs, wherever a run timed both."""
+    found = []
+    for record in records:
+        target = record.get("over_fp32_target")
+        same = ("op", "case", "passes", "device")
+        for other in records if target else ():
+            if any(other[k] != record[k] for k in same) or (other["dtype"], other["layout"]) != (
+                "float32",
+                "contiguous",
+            ):
+                continue
+            rate = other["providers"]["eager"]["median_us"] / record["providers"][OURS]["median_us"]
+            name = f"eager fp32 NCHW over {record['dtype']} {record['layout']}: {record['op']} {record['case']}"
+            found.append({"check": name, "target": target, "measured": rate, "met": rate >= target})
     return found
 
 

@@ -37,6 +37,7 @@ class BenchCase:
         passes: "forward" or "forward+backward" (gradients of ``differentiable`` operands, by a random cotangent).
         targets: on CPU, 2 threads: least ratio of the provider's median ("eager", "compile") to ours.
         gpu_targets: on a GPU, to that of our Triton backend; empty: what every op must reach there.
+        over_fp32: on CPU, least ratio of eager PyTorch in fp32 and NCHW, as papers' code runs, to this case.
     """
 
     case: Case
@@ -46,6 +47,7 @@ class BenchCase:
     differentiable: tuple[str, ...] = ()
     targets: Mapping[str, float] = field(default_factory=dict)
     gpu_targets: Mapping[str, float] = field(default_factory=dict)
+    over_fp32: float | None = None
 
 
 @dataclass(frozen=True)
