@@ -23,6 +23,7 @@ from .timing import Stats
 REUSED_BUFFER_TARGET = 0.8
 # On a GPU: never slower than torch.compile, and near the copy where the traffic is far beyond the caches.
 GPU_SHARE_TARGET, GPU_SHARE_BYTES = 0.9, 40 << 20
+_PUBLISHED = ("float32", "contiguous")
 
 
 def case_id(spec: OpSpec, bench: BenchCase) -> str:
@@ -228,19 +229,16 @@ def bf16_per_byte(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def over_fp32(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A case against eager PyTorch in fp32 and NCHW, as published training code runs, wherever a run timed both."""
+    plain = {(r["op"], r["case"], r["passes"]): r for r in records if (r["dtype"], r["layout"]) == _PUBLISHED}
     found = []
     for record in records:
         target = record.get("over_fp32_target")
-        same = ("op", "case", "passes", "device")
-        for other in records if target else ():
-            if any(other[k] != record[k] for k in same) or (other["dtype"], other["layout"]) != (
-                "float32",
-                "contiguous",
-            ):
-                continue
-            rate = other["providers"]["eager"]["median_us"] / record["providers"][OURS]["median_us"]
-            name = f"eager fp32 NCHW over {record['dtype']} {record['layout']}: {record['op']} {record['case']}"
-            found.append({"check": name, "target": target, "measured": rate, "met": rate >= target})
+        other = plain.get((record["op"], record["case"], record["passes"]))
+        if target is None or other is None:
+            continue
+        rate = other["providers"]["eager"]["median_us"] / record["providers"][OURS]["median_us"]
+        name = f"eager fp32 NCHW over {record['dtype']} {record['layout']}: {record['op']} {record['case']}"
+        found.append({"check": name, "target": target, "measured": rate, "met": rate >= target})
     return found
 
 

@@ -101,6 +101,18 @@ def test_saved_bytes_leaves_out_operands_and_outputs() -> None:
     assert timing.saved_bytes(lambda: [x.exp().sin()], [x]) == 4000
 
 
+def test_over_fp32_pairs_the_same_case() -> None:
+    def record(dtype: str, layout: str, eager: float, ours: float, target: float | None = None) -> dict[str, Any]:
+        providers = {"eager": {"median_us": eager}, harness.OURS: {"median_us": ours}}
+        case = {"op": "made_up", "case": "1x3x8x8", "passes": "forward", "over_fp32_target": target}
+        return {**case, "dtype": dtype, "layout": layout, "providers": providers}
+
+    fused = record("bfloat16", "channels_last", 8.0, 5.0, 4.0)
+    (check,) = harness.over_fp32([record("float32", "contiguous", 30.0, 29.0), fused])
+    assert (check["measured"], check["met"]) == (6.0, True)
+    assert harness.over_fp32([record("float32", "channels_last", 30.0, 29.0), fused]) == []
+
+
 def test_bf16_per_byte_pairs_the_same_case() -> None:
     def record(dtype: str, gbps: float) -> dict[str, Any]:
         key = {"op": "o", "case": "c", "passes": "forward", "layout": "contiguous", "dtype": dtype}

@@ -313,7 +313,7 @@ def _block_bench() -> tuple[BenchCase, ...]:
     grads = ("x", "weight1", "bias1", "weight2", "bias2")
     return (
         BenchCase(block, both, "bfloat16", True, grads, {"eager": 1.2}, over_fp32=5.0),
-        BenchCase(block, both, "float32", True, grads, {"eager": 1.0}),
+        BenchCase(block, both, "float32", True, grads),
         BenchCase(block, both, "float32", False, grads),
         BenchCase(block, "forward", "bfloat16", True),
     )
@@ -454,7 +454,7 @@ def _dense_bench() -> tuple[BenchCase, ...]:
     block = _dense_case("4x64x48x48", (4, 64, 48, 48), 32)
     return (
         BenchCase(block, both, "bfloat16", True, _DENSE_OPERANDS, {"eager": 1.15}, over_fp32=6.0),
-        BenchCase(block, both, "float32", True, _DENSE_OPERANDS, {"eager": 1.0}),
+        BenchCase(block, both, "float32", True, _DENSE_OPERANDS),
         BenchCase(block, both, "float32", False, _DENSE_OPERANDS),
         BenchCase(block, "forward", "bfloat16", True),
     )
