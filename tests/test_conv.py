@@ -14,8 +14,11 @@ from torch.nn import functional as F
 
 import srkernels
 from srkernels import conv2d_act, dense_block, residual_block
+from srkernels._dispatch import why_not
 from srkernels.nn import RRDB, Conv2dAct, ResidualBlock, ResidualDenseBlock
 from srkernels.ops.conv.support import amx_available
+
+CPU = torch.device("cpu")
 
 
 def _draw(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -247,3 +250,21 @@ def test_a_second_derivative_through_kept_features_is_refused() -> None:
     block.save = "recompute"
     (grad,) = torch.autograd.grad(block(x).square().sum(), x, create_graph=True)
     assert torch.autograd.grad(grad.square().sum(), x)[0].any()
+
+
+@pytest.mark.skipif(why_not("native", CPU, torch.bfloat16) is not None, reason="no native core")
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "channels_last"])
+def test_filters_in_another_layout_than_the_image(memory_format: torch.memory_format) -> None:
+    """oneDNN gives a channels_last image for channels_last filters, whatever it was given."""
+    x, w1, w2 = _draw((2, 32, 6, 17), (32, 32, 3, 3), (32, 32, 3, 3), dtype=torch.bfloat16)
+    other = torch.channels_last if memory_format is torch.contiguous_format else torch.contiguous_format
+    x = x.contiguous(memory_format=memory_format).requires_grad_()
+    w1, w2 = (w.mul(0.1).contiguous(memory_format=other).requires_grad_() for w in (w1, w2))
+    found = []
+    for backend in ("native", "reference"):
+        with srkernels.use_backend(backend):
+            y = residual_block(x, w1, None, w2, None, activation="leaky_relu", slope=0.9)
+            found.append([y.detach(), *torch.autograd.grad(y.sum(), (x, w1, w2))])
+    for ours, eager in zip(*found, strict=True):
+        assert ours.stride() == eager.stride()
+        torch.testing.assert_close(ours, eager, rtol=0.03, atol=0.03 * float(eager.abs().max()))

@@ -73,7 +73,7 @@ def _convolution_of_dense(
     if activation == NONE and scale != 1:  # on the small operands
         weight, bias, scale = weight * scale, None if bias is None else bias * scale, 1.0
     if not onednn_runs(x.dtype):
-        y = _like(activate(reference.convolution(x, weight, bias), activation, negative_slope, None), x)
+        y = activate(reference.convolution(x, weight, bias), activation, negative_slope, None)
     elif activation == NONE and residual is not None and is_channels_last(x):
         return _pointwise_add(x, residual, weight, bias, _ONE, _ONE, _ONE, 1, "add", 1.0, None, [], None)
     elif activation == LEAKY_RELU:
@@ -82,6 +82,7 @@ def _convolution_of_dense(
         y = _pointwise(x, weight, bias, _ONE, _ONE, _ONE, 1, "none", [], "")
         if activation == RELU:
             launch(y, "relu_in_place", y)  # oneDNN's own ReLU makes zeros of NaNs
+    y = _like(y, x)  # filters in channels_last make an image so
     if scale != 1:
         y = y.mul_(scale)
     return y if residual is None else y.add_(residual)
