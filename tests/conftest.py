@@ -3,11 +3,16 @@
 A gate names what it wants in its arguments: ``spec``, ``case`` (all of the spec's cases) or ``small`` (its gradcheck
 cases), ``target`` (backend and device), ``dtype``, ``layout``. A backend that cannot run leaves one skipped test per
 gate, with its reason. A test without ``target`` is no gate and says itself what it runs on.
+
+Triton's interpreter runs the gates in a process beside this one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from math import prod
 from typing import Any
 
@@ -15,6 +20,7 @@ import pytest
 import torch
 from helpers.calls import Target
 from helpers.operands import DTYPES, LAYOUTS
+from helpers.process import ROOT, environment
 
 from srkernels._dispatch import BACKENDS, why_not
 from srkernels._spec import Case
@@ -25,6 +31,53 @@ REDUCED_DTYPES = ("fp32", "bf16")
 REDUCED_LAYOUTS = ("contiguous", "channels_last", "sliced")
 REDUCED_CASES = 6
 REDUCED_ELEMENTS = 250
+
+
+# What runs in Triton's interpreter, by test_interpreter.py.
+INTERPRETED = (
+    "test_parity.py",
+    "test_gradients.py::test_gradcheck",
+    "test_algebra.py::test_invariants",
+    "test_memory.py::test_every_output_element_is_written",
+    "test_registration.py::test_opcheck",
+    "test_autocast.py",
+    "test_large.py",
+)
+_interpreter = pytest.StashKey[subprocess.Popen[str]]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start the interpreter's gates at once: they take minutes, and one core."""
+    if session.config.option.collectonly or find_spec("triton") is None:
+        return
+    if not any("interpreter" in getattr(item, "fixturenames", ()) for item in session.items):
+        return
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--backend", "triton", "--reduced"]
+    session.config.stash[_interpreter] = subprocess.Popen(
+        [*command, *(f"tests/{gate}" for gate in INTERPRETED)],
+        env=environment(TRITON_INTERPRET="1"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _interpreter in session.config.stash:
+        session.config.stash[_interpreter].kill()
+
+
+@pytest.fixture
+def interpreter(pytestconfig: pytest.Config) -> Callable[[], tuple[int, str]]:
+    """Waits for the interpreter's gates: exit code and output."""
+
+    def wait() -> tuple[int, str]:
+        process = pytestconfig.stash[_interpreter]
+        output, _ = process.communicate(timeout=600)
+        return process.returncode, output
+
+    return wait
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
