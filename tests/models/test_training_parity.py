@@ -6,7 +6,7 @@ must stay as near to it as other eager runs do; a run with a learning rate 2 % h
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -28,6 +28,15 @@ NARROWEST = {torch.float32: 1e-4, torch.bfloat16: 2.0**-9}
 LIMIT = 4.0
 
 Batch = tuple[Tensor, Tensor]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """The same sums on every machine; and waiting threads cost more than they give on a busy one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def _pictures(count: int, size: int) -> Tensor:
