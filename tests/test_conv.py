@@ -268,3 +268,22 @@ def test_filters_in_another_layout_than_the_image(memory_format: torch.memory_fo
     for ours, eager in zip(*found, strict=True):
         assert ours.stride() == eager.stride()
         torch.testing.assert_close(ours, eager, rtol=0.03, atol=0.03 * float(eager.abs().max()))
+
+
+@pytest.mark.parametrize("activation", ["none", "relu", "leaky_relu", "prelu"])
+def test_frozen_filters_give_the_same_derivatives(activation: str) -> None:
+    """Their backward pass does without the image; first and second derivatives, and the layout, are as with it."""
+    x, weight, bias, residual = _draw((2, 4, 5, 6), (4, 4, 3, 3), (4,), (2, 4, 5, 6), dtype=torch.float64)
+    slope = torch.full((4,), 0.25, dtype=torch.float64) if activation == "prelu" else None
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    found = []
+    for frozen in (True, False):
+        w = weight.clone().requires_grad_(not frozen)
+        with srkernels.use_backend("reference"):
+            y = conv2d_act(x, w, bias, activation=activation, slope=slope, residual=residual, scale=0.5)
+            (first,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+            (second,) = torch.autograd.grad(first.square().sum(), x)
+        assert first.stride() == x.stride()
+        found.append((first.detach(), second))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
