@@ -8,12 +8,12 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from srkernels._spec import BenchCase, Case, OpSpec
+from srkernels.ops.conv.spec import DENSE_BLOCK, RESIDUAL_BLOCK, block_case, dense_case
 
 from . import harness, machine
 from .gpu import Context, Skip
@@ -125,24 +125,10 @@ def _l1(n: int, c: int, size: int, factor: int, dtype: str) -> tuple[str, BenchC
     return "weighted_l1_loss", BenchCase(case, "forward+backward", dtype, False, ("input",))
 
 
-def _residual(n: int, size: int, **targets: float) -> tuple[str, BenchCase]:
-    image = (n, 64, size, size)
-    case = Case("x".join(map(str, image)), (image, (64, 64, 3, 3), (64,), (64, 64, 3, 3), (64,), None))
-    wanted = ("x", "weight1", "bias1", "weight2", "bias2")
-    return "residual_block", _training(case, wanted, targets)
-
-
-def _dense(n: int, size: int, **targets: float) -> tuple[str, BenchCase]:
-    outputs = (32, 32, 32, 32, 64)
-    weights = [(out, 64 + 32 * k, 3, 3) for k, out in enumerate(outputs)]
-    case = Case(f"{n}x64x{size}x{size}", ((n, 64, size, size), *weights, *((out,) for out in outputs)))
-    wanted = ("x", *(f"{kind}{k}" for kind in ("weight", "bias") for k in range(1, 6)))
-    return "dense_block", _training(case, wanted, targets)
-
-
-def _training(case: Case, wanted: tuple[str, ...], targets: dict[str, float]) -> BenchCase:
-    case = replace(case, centred=tuple(i for i, s in enumerate(case.shapes) if i and s is not None and len(s) == 4))
-    return BenchCase(case, "forward+backward", "bfloat16", True, wanted, gpu_targets=targets)
+def _training(spec: OpSpec, case: Case, **targets: float) -> tuple[str, BenchCase]:
+    """Forward and backward in bf16 channels_last, every gradient, against what our Triton kernels are to reach."""
+    wanted = tuple(name for name, shape in zip(spec.operands, case.shapes, strict=True) if shape is not None)
+    return spec.name, BenchCase(case, "forward+backward", "bfloat16", True, wanted, gpu_targets=targets)
 
 
 # Crops and features of the published training runs that the specs' bench cases leave out.
@@ -154,9 +140,9 @@ _SHAPES = (
     _l1(8, 3, 128, 4, "float32"),
     _l1(8, 512, 32, 4, "bfloat16"),
     _l1(8, 64, 512, 8, "bfloat16"),
-    _residual(16, 192, eager=1.5, compile=1.3),
-    _residual(16, 32, eager=2.5),
-    _dense(8, 128, eager=1.5, compile=1.3),
+    _training(RESIDUAL_BLOCK, block_case("16x64x192x192", (16, 64, 192, 192), 64), eager=1.5, compile=1.3),
+    _training(RESIDUAL_BLOCK, block_case("16x64x32x32", (16, 64, 32, 32), 64), eager=2.5),
+    _training(DENSE_BLOCK, dense_case("8x64x128x128", (8, 64, 128, 128), 32), eager=1.5, compile=1.3),
 )
 
 

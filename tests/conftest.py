@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from math import prod
 from typing import Any
@@ -69,15 +69,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.fixture
-def interpreter(pytestconfig: pytest.Config) -> Callable[[], tuple[int, str]]:
-    """Waits for the interpreter's gates: exit code and output."""
-
-    def wait() -> tuple[int, str]:
-        process = pytestconfig.stash[_interpreter]
-        output, _ = process.communicate(timeout=600)
-        return process.returncode, output
-
-    return wait
+def interpreter(pytestconfig: pytest.Config) -> tuple[int, str]:
+    """Exit code and output of the interpreter's gates, once they are through."""
+    process = pytestconfig.stash[_interpreter]
+    output, _ = process.communicate(timeout=600)
+    return process.returncode, output
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

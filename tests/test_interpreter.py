@@ -14,7 +14,7 @@ import pytest
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 def test_gates_in_the_interpreter(interpreter) -> None:
-    code, output = interpreter()
+    code, output = interpreter
     assert code == 0, output[-8000:]
     assert " passed" in output
     assert "triton: " not in output, "the backend that was to be tested was skipped"

@@ -35,14 +35,13 @@ class VGG19(nn.Module):
         self.layers = tuple(dict.fromkeys(layers))
         self.input_norm = input_norm
         self.features = nn.ModuleDict()
-        self._stage_of: dict[str, int] = {}  # key of each convolution to its stage
-        self._name_of: dict[str, str] = {}
+        self._name_of: dict[str, str] = {}  # key of each convolution to its stage and number, "5_4"
         at, channels = 0, 3
         for stage, (out_channels, convolutions) in enumerate(_STAGES, 1):
             for number in range(1, convolutions + 1):
                 key = str(at)
                 self.features[key] = nn.Conv2d(channels, out_channels, 3, padding=1)
-                self._stage_of[key], self._name_of[key] = stage, f"{stage}_{number}"
+                self._name_of[key] = f"{stage}_{number}"
                 at, channels = at + 2, out_channels
             at += 1
         known = [kind + name for name in self._name_of.values() for kind in ("conv", "relu")]
@@ -74,12 +73,11 @@ class VGG19(nn.Module):
 
     def _walk(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """The layers asked for, shallow ones first, each computed when it is its turn."""
-        stage = 1
         for key, conv in self.features.items():
-            if self._stage_of[key] != stage:
-                stage = self._stage_of[key]
+            name = self._name_of[key]
+            if name.endswith("_1") and name != "1_1":
                 x = F.max_pool2d(x, 2)
-            before, after = "conv" + self._name_of[key], "relu" + self._name_of[key]
+            before, after = "conv" + name, "relu" + name
             if before in self.layers:
                 z = srkernels.conv2d_act(x, conv.weight, conv.bias, activation="none")
                 yield before, z

@@ -44,7 +44,8 @@ def conv2d_act(
     Differentiable in every tensor; second derivatives are exact, on eager operations. Beyond its operands the backward
     pass keeps the output (relu, leaky_relu of a positive slope), or the pre-activation where the output does not tell
     its sign (prelu, other slopes, a residual behind an activation, a scale other than 1), or nothing ("none"); where
-    the automatic choice is eager PyTorch (``explain`` says where), what its autograd keeps. Deterministic.
+    the automatic choice is eager PyTorch (``explain`` says where), what its autograd keeps. Our kernels are
+    deterministic.
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
@@ -85,13 +86,14 @@ def residual_block(
         activation, slope: as ``conv2d_act``; DASR's down-sampling network has a "prelu" of one slope.
         res_scale: a number; EDSR's large networks have 0.1.
         save: what the backward pass finds: "activations" keeps one tensor besides ``x`` (the activation, or what goes
-            into it for prelu and slopes below zero), "recompute" none, at the cost of the first convolution once more.
+            into it for prelu and slopes below zero; plain eager PyTorch, where it is the automatic choice, what its
+            autograd keeps), "recompute" none, at the cost of the first convolution once more.
 
     Returns:
         (N, C, H, W) in the layout and dtype of ``x``. Under autocast all tensors are cast to its dtype first, but an
         ``x`` of another dtype is added as it is, as in eager PyTorch.
 
-    Differentiable in every tensor; second derivatives are exact, on eager operations. Deterministic.
+    Differentiable in every tensor; second derivatives are exact, on eager operations. Our kernels are deterministic.
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
@@ -138,8 +140,8 @@ def dense_block(
     Returns:
         (N, C, H, W) in the layout and dtype of ``x``; under autocast in its dtype plus ``x`` as it is.
 
-    Differentiable in every tensor; second derivatives, with save="recompute" only, are exact, on eager operations.
-    Deterministic.
+    Differentiable in every tensor; second derivatives, with save="recompute" only, are exact, on eager operations. Our
+    kernels are deterministic.
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.

@@ -218,9 +218,11 @@ class _Conv2dAct(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         kept = None if activation == NONE else output[-1]
         # Of frozen filters the backward pass reads no image but the kept one; slopes need it for a second derivative.
-        _, need_weight, _, need_slope, _, *_ = ctx.needs_input_grad
-        ctx.memory_format = torch.channels_last if is_channels_last(x) else torch.contiguous_format
-        ctx.save_for_backward(x if need_weight or need_slope else None, weight, bias, slope, kept)
+        _, need_weight, _, need_slope, *_ = ctx.needs_input_grad
+        reads = need_weight or need_slope
+        if not reads:
+            ctx.memory_format = torch.channels_last if is_channels_last(x) else torch.contiguous_format
+        ctx.save_for_backward(x if reads else None, weight, bias, slope, kept)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:

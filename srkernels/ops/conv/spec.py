@@ -245,7 +245,7 @@ def block_oracle(
     return reference.two_convolutions(x, weight1, bias1, weight2, bias2, slopes, *epilogue)
 
 
-def _block_case(id: str, x: Shape, middle: int, *, bias: bool = True, slopes: int = 0, **kwargs: object) -> Case:
+def block_case(id: str, x: Shape, middle: int, *, bias: bool = True, slopes: int = 0, **kwargs: object) -> Case:
     c = x[1]
     biases = ((middle,), (c,)) if bias else (None, None)
     shapes = (x, (middle, c, 3, 3), biases[0], (c, middle, 3, 3), biases[1], (slopes,) if slopes else None)
@@ -254,25 +254,25 @@ def _block_case(id: str, x: Shape, middle: int, *, bias: bool = True, slopes: in
 
 # The interpreter takes those of up to 250 elements: 16 channels, as few as a Triton product has, on six pixels.
 _BLOCK_CASES = (
-    _block_case("tiny-relu-scaled", (2, 16, 3, 2), 16, res_scale=0.5),
-    _block_case("relu", (2, 8, 7, 9), 8),
-    _block_case("relu-recompute", (2, 8, 7, 9), 8, save="recompute"),
-    _block_case("relu-no-bias-scaled", (2, 8, 6, 5), 8, bias=False, res_scale=0.1),
-    _block_case("leaky", (2, 16, 5, 8), 24, activation="leaky_relu"),
-    _block_case("prelu-shared", (2, 4, 5, 7), 6, activation="prelu", slopes=1),
-    _block_case("prelu-recompute", (2, 4, 5, 7), 6, activation="prelu", slopes=6, save="recompute", res_scale=0.5),
-    _block_case("none", (2, 5, 5, 7), 3, activation="none"),
-    _block_case("prime-17x31", (2, 5, 17, 31), 7),
-    _block_case("1-wide", (2, 16, 9, 1), 4),
-    _block_case("leaky-negative-no-bias", (2, 8, 5, 7), 4, activation="leaky_relu", slope=-0.5, bias=False),
-    _block_case("no-batch", (0, 3, 4, 4), 5),
-    _block_case("32", (2, 32, 5, 18), 32, activation="leaky_relu", res_scale=0.2),
-    _block_case("tiny-prelu", (2, 16, 3, 2), 16, activation="prelu", slopes=16, res_scale=0.5),
+    block_case("tiny-relu-scaled", (2, 16, 3, 2), 16, res_scale=0.5),
+    block_case("relu", (2, 8, 7, 9), 8),
+    block_case("relu-recompute", (2, 8, 7, 9), 8, save="recompute"),
+    block_case("relu-no-bias-scaled", (2, 8, 6, 5), 8, bias=False, res_scale=0.1),
+    block_case("leaky", (2, 16, 5, 8), 24, activation="leaky_relu"),
+    block_case("prelu-shared", (2, 4, 5, 7), 6, activation="prelu", slopes=1),
+    block_case("prelu-recompute", (2, 4, 5, 7), 6, activation="prelu", slopes=6, save="recompute", res_scale=0.5),
+    block_case("none", (2, 5, 5, 7), 3, activation="none"),
+    block_case("prime-17x31", (2, 5, 17, 31), 7),
+    block_case("1-wide", (2, 16, 9, 1), 4),
+    block_case("leaky-negative-no-bias", (2, 8, 5, 7), 4, activation="leaky_relu", slope=-0.5, bias=False),
+    block_case("no-batch", (0, 3, 4, 4), 5),
+    block_case("32", (2, 32, 5, 18), 32, activation="leaky_relu", res_scale=0.2),
+    block_case("tiny-prelu", (2, 16, 3, 2), 16, activation="prelu", slopes=16, res_scale=0.5),
 )
 _BLOCK_SMALL = (
-    _block_case("relu", (2, 2, 3, 3), 2),
-    _block_case("leaky-recompute", (1, 2, 3, 3), 2, activation="leaky_relu", save="recompute", res_scale=0.5),
-    _block_case("prelu", (1, 2, 3, 2), 3, activation="prelu", slopes=3),
+    block_case("relu", (2, 2, 3, 3), 2),
+    block_case("leaky-recompute", (1, 2, 3, 3), 2, activation="leaky_relu", save="recompute", res_scale=0.5),
+    block_case("prelu", (1, 2, 3, 2), 3, activation="prelu", slopes=3),
 )
 
 
@@ -309,7 +309,7 @@ def _block_saved(case: Case, itemsize: int) -> int:
 
 def _block_bench() -> tuple[BenchCase, ...]:
     both = "forward+backward"
-    block = _block_case("4x64x96x96", (4, 64, 96, 96), 64)
+    block = block_case("4x64x96x96", (4, 64, 96, 96), 64)
     grads = ("x", "weight1", "bias1", "weight2", "bias2")
     return (
         BenchCase(block, both, "bfloat16", True, grads, {"eager": 1.2}, over_fp32=5.0),
@@ -391,7 +391,7 @@ def dense_oracle(
     return reference.five_convolutions(x, parameters[:5], parameters[5:], slope, res_scale)  # type: ignore[arg-type]
 
 
-def _dense_case(id: str, x: Shape, growth: int, *, bias: bool = True, **kwargs: object) -> Case:
+def dense_case(id: str, x: Shape, growth: int, *, bias: bool = True, **kwargs: object) -> Case:
     c = x[1]
     outs = [growth] * 4 + [c]
     weights = [(out, c + k * growth, 3, 3) for k, out in enumerate(outs)]
@@ -400,17 +400,17 @@ def _dense_case(id: str, x: Shape, growth: int, *, bias: bool = True, **kwargs: 
 
 
 _DENSE_CASES = (
-    _dense_case("8+4", (2, 8, 6, 7), 4),
-    _dense_case("8+4-recompute", (2, 8, 6, 7), 4, save="recompute"),
-    _dense_case("no-bias", (2, 5, 5, 6), 3, bias=False, slope=0.1, res_scale=1.0),
-    _dense_case("1-wide", (2, 16, 9, 1), 4),
-    _dense_case("no-batch", (0, 3, 4, 4), 2),
-    _dense_case("32+32", (2, 32, 5, 6), 32, slope=0.5),  # of its many signs a few are lost to rounding
-    _dense_case("tiny", (2, 8, 3, 2), 4, bias=False),
+    dense_case("8+4", (2, 8, 6, 7), 4),
+    dense_case("8+4-recompute", (2, 8, 6, 7), 4, save="recompute"),
+    dense_case("no-bias", (2, 5, 5, 6), 3, bias=False, slope=0.1, res_scale=1.0),
+    dense_case("1-wide", (2, 16, 9, 1), 4),
+    dense_case("no-batch", (0, 3, 4, 4), 2),
+    dense_case("32+32", (2, 32, 5, 6), 32, slope=0.5),  # of its many signs a few are lost to rounding
+    dense_case("tiny", (2, 8, 3, 2), 4, bias=False),
 )
 _DENSE_SMALL = (
-    _dense_case("2+1", (1, 2, 3, 3), 1, save="recompute"),  # gates of second derivatives run on these
-    _dense_case("2+1-no-bias", (1, 2, 3, 2), 1, bias=False, save="recompute"),
+    dense_case("2+1", (1, 2, 3, 3), 1, save="recompute"),  # gates of second derivatives run on these
+    dense_case("2+1-no-bias", (1, 2, 3, 2), 1, bias=False, save="recompute"),
 )
 
 
@@ -451,7 +451,7 @@ def _dense_saved(case: Case, itemsize: int) -> int:
 
 def _dense_bench() -> tuple[BenchCase, ...]:
     both = "forward+backward"
-    block = _dense_case("4x64x48x48", (4, 64, 48, 48), 32)
+    block = dense_case("4x64x48x48", (4, 64, 48, 48), 32)
     return (
         BenchCase(block, both, "bfloat16", True, _DENSE_OPERANDS, {"eager": 1.15}, over_fp32=6.0),
         BenchCase(block, both, "float32", True, _DENSE_OPERANDS),

@@ -4,8 +4,8 @@ A residual block is two launches forward. Backward the first data gradient goes 
 the second adds the skip's gradient in its own, and each weight gradient sums up its bias: four launches of ours.
 
 A dense block has one buffer forward, x | x1 | x2 | x3 | x4, of which each convolution reads a prefix and writes the
-next slice, and one backward, grad | g4 | g3 | g2 | g1 with g_k the gradient ahead of activation k: that of x_k is one
-convolution of all that came before it in this order, by the filters that read x_k. Nothing is concatenated.
+next slice, and one backward, res_scale * grad | g4 | g3 | g2 | g1 with g_k the gradient ahead of activation k: that of
+x_k is one convolution of all that came before it in this order, by the filters that read x_k. Nothing is concatenated.
 """
 
 from __future__ import annotations
@@ -263,24 +263,20 @@ def dense_backward(
             features = _dense_features(channels_last(x), weights, biases, slope)
         features = channels_last(features)
         gradients = torch.empty_like(features)
-        gradients[:, :c] = grad
-        scaled = [*weights[:4], weights[4] * res_scale]
+        torch.mul(grad, res_scale, out=gradients[:, :c])
         # Where features and gradients have their slices of x_k, and how much of gradients g_k reads.
         slots = [slice(c + k * growth, c + (k + 1) * growth) for k in range(4)]
         ends = [c + (3 - k) * growth for k in range(4)]
         for k in (3, 2, 1, 0):
-            readers = torch.cat([w[:, slots[k]] for w in reversed(scaled[k + 1 :])])
+            readers = torch.cat([w[:, slots[k]] for w in reversed(weights[k + 1 :])])
             convolve(
                 gradients[:, : ends[k]], readers, gradients[:, ends[k] : ends[k] + growth], kept=features[:, slots[k]],
                 adjoint=True, activation=LEAKY_RELU, negative_slope=slope,
             )  # fmt: skip
         if grad_x is not None:
-            readers = torch.cat([w[:, :c] for w in reversed(scaled)])
+            readers = torch.cat([w[:, :c] for w in reversed(weights)])
             convolve(gradients, readers, grad_x, residual=_like(grad, grad_x), adjoint=True)
         for k in range(5):
             grad_z = gradients[:, :c] if k == 4 else gradients[:, ends[k] : ends[k] + growth]
-            _gradients_of_parameters(
-                features[:, : weights[k].shape[1]], grad_z, of_parameters[k], of_parameters[5 + k],
-                res_scale if k == 4 else 1.0,
-            )  # fmt: skip
+            _gradients_of_parameters(features[:, : weights[k].shape[1]], grad_z, of_parameters[k], of_parameters[5 + k])
     return out
