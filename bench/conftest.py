@@ -29,6 +29,7 @@ class Results:
     device: torch.device
     cases: list[dict[str, Any]] = field(default_factory=list)
     host: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)
     checks: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -92,7 +93,7 @@ def hand_over(request: pytest.FixtureRequest) -> Callable[[dict[str, Any], Calla
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     results = config.stash[_results]
-    if not (results.cases or results.host or results.checks):
+    if not (results.cases or results.host or results.steps or results.checks):
         return
     write = terminalreporter.write_line
     conditions = machine.describe(results.device, " ".join(["pytest", *map(str, config.invocation_params.args)]))
@@ -112,6 +113,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if results.host:
         write("\nhost time of a tiny call")
         write(tables.text(tables.host(results.host)))
+    if results.steps:
+        write("\ntraining steps")
+        write(tables.text(tables.steps(results.steps)))
     checks = [*results.checks, *harness.bf16_per_byte(results.cases), *harness.over_fp32(results.cases)]
     if checks:
         write("\nacross cases")
@@ -121,6 +125,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         path = (
             machine.ROOT / "bench" / "results" / machine.result_name(conditions) if target == _DEFAULT else Path(target)
         )
-        content = {**conditions, "cases": results.cases, "host": results.host, "checks": checks}
+        content = {**conditions, "cases": results.cases, "host": results.host, "steps": results.steps}
+        content["checks"] = checks
         harness.write_json(path, content)
         write(f"\nfigures written to {path}; render them: {Path(sys.executable).name} -m bench report {path}")

@@ -90,6 +90,11 @@ def _registry() -> dict[str, tuple[Callable[[Context], None], float, str]]:
         "fused_relu": (gpu_networks.fused_relu, 15, "cudnn_convolution_relu against convolution and relu_"),
         "launches": (gpu_limits.launches, 35, "what one launch and one autograd node cost"),
         "shapes": (gpu_acceptance.shapes, 60, "the ops at shapes of the published training runs"),
+        "steps": (
+            gpu_acceptance.steps,
+            45,
+            "DASR's training steps at published sizes, against published and plain PyTorch",
+        ),
         "benches": (gpu_acceptance.benches, 90, "every bench case of every op, host cost, bandwidth checks"),
     }
 

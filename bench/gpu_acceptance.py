@@ -171,6 +171,22 @@ def benches(context: Context) -> None:
     _fail_if_any(context)
 
 
+def steps(context: Context) -> None:
+    """DASR's training steps."""
+    try:
+        from . import steps as training
+    except ImportError as error:
+        raise Skip(f"models needs the extra train: {error}") from error
+    for name in training.configurations():
+        if context.left() < 12:
+            context.note(f"{name} left out: the section's time is used up")
+            return
+        rounds, seconds, count = ((1, 1), 0.0, 1) if context.small else ((5, 40), 4.0, None)
+        record = training.measure(name, context.device, seconds=seconds, rounds=rounds, count=count)
+        context.data.setdefault("steps", []).append(record)
+        context.save(context.data)
+
+
 def _specs() -> dict[str, OpSpec]:
     from srkernels.ops import specs
 

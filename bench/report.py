@@ -23,7 +23,7 @@ def load(path: Path) -> dict[str, Any]:
     """A results file of `pytest bench --benchmark` or of `python -m bench gpu`, in the form of the former."""
     content = json.loads(path.read_text())
     if "sections" in content:
-        merged: dict[str, Any] = {key: [] for key in ("cases", "host", "checks")}
+        merged: dict[str, Any] = {key: [] for key in ("cases", "host", "steps", "checks")}
         for section in content["sections"].values():
             for key, rows in merged.items():
                 rows.extend(section.get("data", {}).get(key, []))
@@ -55,6 +55,9 @@ def to_markdown(results: Mapping[str, Any], picture: str | None = None) -> str:
     if results.get("host"):
         lines += ["**Host time of a tiny call**", "", tables.markdown(tables.host(results["host"])), ""]
         lines += [_conditions(results, results["host"]), ""]
+    if results.get("steps"):
+        lines += ["**Training steps of DASR**", "", tables.markdown(tables.steps(results["steps"])), ""]
+        lines += [_conditions(results, []), ""]
     if results.get("checks"):
         lines += ["**Bandwidth**", "", tables.markdown(tables.checks(results["checks"])), ""]
         lines += [_conditions(results, []), ""]

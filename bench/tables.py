@@ -144,6 +144,24 @@ def checks(rows: Sequence[Record]) -> Table:
     return headers, found
 
 
+def steps(rows: Sequence[Record]) -> Table:
+    """Training steps: every form, and ours against targets."""
+    headers = ["step", "crops a domain", "form", "ms", "p20", "p80", "x ours", "target", ""]
+    headers += ["kept by autograd MB", "x recompute", "target", ""]
+    found = []
+    for record in rows:
+        targets = {t["against"]: t for t in record["targets"]}
+        least = record["providers"]["recompute"]["kept_bytes"]
+        for form, p in record["providers"].items():
+            milliseconds = [number(p[key] / 1e3) for key in ("median_us", "p20_us", "p80_us")]
+            row = [record["step"], str(record["batch"]), form, *milliseconds, times(p["ratio"])]
+            row += [times(targets.get(form, {}).get("target")), verdict(targets.get(form, {}).get("met"))]
+            row += [megabytes(p["kept_bytes"]), times(p["kept_bytes"] / least)]
+            memory = targets["memory"] if form == "published" else {}
+            found.append([*row, times(memory.get("target")), verdict(memory.get("met"))])
+    return headers, found
+
+
 def skipped(records: Sequence[Record]) -> list[str]:
     """ "provider: reason (cases)", each pair once."""
     found: dict[tuple[str, str], list[str]] = {}

@@ -1,25 +1,47 @@
-"""Training of super-resolution methods on the ops of srkernels."""
+"""The commands of this package: `python -m models COMMAND`, each with its own `--help`."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from importlib import import_module
 
-import tyro
-
-from models.dasr.config import DemoOptions
-from models.dasr.demo import run_demo
 from models.data import InputError
+from models.run import Interrupted, RunError
+
+# Name, module (its `main(arguments)` gives the exit code), and what the list says. Modules are imported when named.
+COMMANDS = {
+    "demo": ("models.dasr.demo", "trains a method in miniature on bundled photographs"),
+    "dasr": ("models.dasr.command", "trains DASR on folders of pictures"),
+    "upscale": ("models.upscale", "enlarges pictures with a trained network"),
+    "evaluate": ("models.evaluate", "PSNR, SSIM and LPIPS of a folder of results"),
+    "ablate": ("models.ablate", "trains the rows of a paper's ablation tables in miniature"),
+    "profile": ("models.profile", "where the time of a training step goes"),
+}
 
 
-def main() -> int:
-    """Runs the command that `sys.argv` names; 0 on success, 1 if the demo did not learn, 2 for unusable input."""
-    options = tyro.extras.subcommand_cli_from_dict({"demo": DemoOptions}, prog="python -m models", description=__doc__)
+def main(arguments: Sequence[str]) -> int:
+    """Runs a command. 0 on success, 1 if it failed on the way, 2 for unusable input, 143 if it was asked to stop."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        lines = [f"  {name:{width}}  {what}" for name, (_, what) in COMMANDS.items()]
+        print("usage: python -m models COMMAND [OPTIONS]\n\n" + "\n".join(lines))
+        return 0 if arguments else 2
+    if arguments[0] not in COMMANDS:
+        print(f"error: no command {arguments[0]!r}, there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
     try:
-        return run_demo(options)
+        return int(import_module(COMMANDS[arguments[0]][0]).main(arguments[1:]))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        return 143
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,35 +1,74 @@
-"""Checkpoints: weights as safetensors under the networks' own keys, training state beside them."""
+"""Files that appear whole or not at all, and the bounded row of training states a run can resume from."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import nn
 
 
-def save_weights(module: nn.Module, path: Path) -> None:
-    """Writes the state dict as contiguous CPU tensors; the file appears whole or not at all."""
-    weights = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-    _write_whole(path, lambda temporary: save_file(weights, temporary))
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Calls `write` with a temporary path beside `path` and moves the result there once it is on the disk.
 
-
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Loads what `save_weights` wrote; raises RuntimeError naming the keys that do not match."""
-    module.load_state_dict(load_file(path), strict=True)
-
-
-def save_training_state(state: dict[str, Any], path: Path) -> None:
-    """Writes optimiser states and the like with `torch.save`; the file appears whole or not at all."""
-    _write_whole(path, lambda temporary: torch.save(state, temporary))
-
-
-def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    A crash at any moment leaves the old file or the new one. If writing fails (a full disk), what had been there
+    stays, the temporary file goes, and the error is raised.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    write(temporary)
-    os.replace(temporary, path)
+    # The suffix stays last: some writers choose their format by it.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        write(temporary)
+        _flush(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class TrainingStates:
+    """The last `keep` states of a stage, `<folder>/<step>.state`, newest last.
+
+    A state is a tree of tensors, numbers, strings, lists and dicts, read back with `weights_only=True`.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self._keep = folder, keep
+
+    def steps(self) -> list[int]:
+        found = (re.fullmatch(r"(\d+)\.state", path.name) for path in self.folder.glob("*.state"))
+        return sorted(int(match[1]) for match in found if match)
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"{step}.state"
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Writes the state, and only then deletes those beyond `keep`. Raises OSError if the disk refuses."""
+        try:
+            write_whole(self.path(step), lambda temporary: torch.save(state, temporary))
+        except RuntimeError as error:  # torch's zip writer reports a failed write as one
+            raise OSError(f"cannot write {self.path(step)}: {error}") from error
+        for old in self.steps()[: -self._keep]:
+            self.path(old).unlink()
+
+    def latest(self) -> dict[str, Any] | None:
+        """The newest state that can be read, or None. One that cannot (a dying disk) is passed over."""
+        for step in reversed(self.steps()):
+            try:
+                state: dict[str, Any] = torch.load(self.path(step), map_location="cpu", weights_only=True)
+            except (OSError, RuntimeError, EOFError):
+                continue
+            return state
+        return None

@@ -1,16 +1,116 @@
-"""Adversarial losses on patch logits; label 1 is the domain that the generator should reach."""
+"""Losses that the methods share: adversarial on patch logits, perceptual on frozen features."""
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+import srkernels
 
-def generator_gan_loss(fake_logits: Tensor) -> Tensor:
-    """Non-saturating `mean(-log D(fake))`, a scalar (DASR's code; the paper prints the saturating `log(1 - D)`)."""
-    return F.softplus(-fake_logits).mean()
+GANForm = Literal["nonsaturating", "saturating", "least_squares", "relativistic"]
 
 
-def discriminator_gan_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """`(mean(-log D(real)) + mean(-log(1 - D(fake)))) / 2`, a scalar; the two may differ in shape."""
-    return 0.5 * (F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean())
+@dataclass(frozen=True)
+class GANLoss:
+    """Adversarial losses from raw logits of any shape (N, 1, h, w); label 1 is the domain the generator should reach.
+
+    With p = sigmoid(logits), means over all places:
+
+    | form | generator | discriminator |
+    |---|---|---|
+    | nonsaturating | -log p(fake) | -log p(real) - log(1 - p(fake)) |
+    | saturating (as DASR prints it, Eqs. 2 and 3) | log(1 - p(fake)) | the same |
+    | least_squares (LSGAN) | (fake - 1)^2 | (real - 1)^2 + fake^2 |
+    | relativistic (ESRGAN) | the same, roles exchanged | -log p(real - m(fake)) - log(1 - p(fake - m(real))) |
+
+    m is the mean over the batch (dimension 0), so the two batches must agree in the other dimensions; with several
+    ranks it is the mean of a rank's own share. `halve` multiplies the discriminator's loss, and the relativistic
+    generator's, by 1/2 (DASR's code for the SR network).
+    """
+
+    form: GANForm = "nonsaturating"
+    halve: bool = False
+
+    def generator(self, fake: Tensor, real: Tensor | None = None) -> Tensor:
+        """The generator's loss, a scalar. The relativistic form alone reads `real`; ValueError if it is missing."""
+        fake = widen(fake)
+        if self.form == "nonsaturating":
+            return F.softplus(-fake).mean()
+        if self.form == "saturating":
+            return -F.softplus(fake).mean()
+        if self.form == "least_squares":
+            return squared_distance(fake, 1.0)
+        if real is None:
+            raise ValueError("GANLoss: the relativistic form compares with the logits of real samples")
+        return self._relativistic(fake, widen(real))
+
+    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        """The discriminator's loss, a scalar."""
+        real, fake = widen(real), widen(fake)
+        if self.form == "relativistic":
+            return self._relativistic(real, fake)
+        if self.form == "least_squares":
+            loss = squared_distance(real, 1.0) + squared_distance(fake, 0.0)
+        else:
+            loss = F.softplus(-real).mean() + F.softplus(fake).mean()
+        return 0.5 * loss if self.halve else loss
+
+    def _relativistic(self, wanted: Tensor, unwanted: Tensor) -> Tensor:
+        above = F.softplus(unwanted.mean(0, keepdim=True) - wanted).mean()
+        below = F.softplus(unwanted - wanted.mean(0, keepdim=True)).mean()
+        return 0.5 * (above + below) if self.halve else above + below
+
+
+def widen(x: Tensor) -> Tensor:
+    """Half precision to fp32, in which losses are computed; fp32 and fp64 as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def squared_distance(logits: Tensor, target: float) -> Tensor:
+    """`mean((logits - target)^2)`, a scalar (least-squares GAN; 0.5 as target is the alignment of USR-DA, Eq. 1)."""
+    return (widen(logits) - target).square().mean()
+
+
+class FeatureLoss(nn.Module):
+    """Perceptual loss: mean `|phi(a) - phi(b)|` over all features, optionally weighted place by place.
+
+    Args:
+        features: a frozen network that returns its layers by name, as `VGG19Features` does.
+        map_resize: how a weight map reaches a layer's size: `bilinear` inside the loss kernel, or `area`, the mean
+            over the pixels that a feature stands for (a bilinear x1/16 reads 2 x 2 of every 16 x 16).
+    """
+
+    def __init__(self, features: nn.Module, map_resize: Literal["bilinear", "area"] = "bilinear") -> None:
+        super().__init__()
+        self.features, self._map_resize = features, map_resize
+
+    def forward(self, image: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """A scalar; images are (N, 3, H, W), `weight` (N, 1, h, w) of any size. No gradient goes to `target`."""
+        with torch.no_grad():
+            wanted = self.features(target)
+        total = image.new_zeros((), dtype=torch.float32)
+        for name, found in self.features(image).items():
+            resized = weight
+            if weight is not None and self._map_resize == "area":
+                resized = F.adaptive_avg_pool2d(weight, found.shape[-2:])
+            total = total + srkernels.weighted_l1_loss(found, wanted[name], resized)
+        return total
+
+
+class DistanceLoss(nn.Module):
+    """Perceptual loss from a metric `distance(a, b) -> (N,)`, as LPIPS is: its mean. It takes no weight map."""
+
+    def __init__(self, distance: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self._distance = distance
+
+    def forward(self, image: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """A scalar; images are (N, 3, H, W). Raises ValueError for a weight."""
+        if weight is not None:
+            raise ValueError("DistanceLoss: a distance of whole images cannot be weighted place by place")
+        return self._distance(image, target).mean()

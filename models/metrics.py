@@ -2,7 +2,7 @@
 
 Both take uint8 RGB pictures, cut `crop_border` pixels from each side (the scale, by convention) and compare either
 the Y channel of BT.601 in studio range or the three RGB channels. Numbers of different conventions differ by up to
-2 dB for the same picture, so every number is shown together with `CONVENTION`.
+2 dB for the same picture, so every number is shown together with its `convention`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-CONVENTION = "Y of BT.601 studio range, crop 4, uint8"
+
+def convention(crop_border: int = 4, y_channel: bool = True) -> str:
+    """What a number was measured on, such as "RGB, crop 4, uint8"."""
+    return f"{'Y of BT.601 studio range' if y_channel else 'RGB'}, crop {crop_border}, uint8"
+
+
+CONVENTION = convention()
 
 
 def rgb_to_y(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -19,28 +25,29 @@ def rgb_to_y(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     return pixels.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / 255 + 16
 
 
-def psnr(
-    prediction: NDArray[np.uint8], reference: NDArray[np.uint8], *, crop_border: int = 4, y_channel: bool = True
-) -> float:
+def psnr(sr: NDArray[np.uint8], hr: NDArray[np.uint8], *, crop_border: int = 4, y_channel: bool = True) -> float:
     """Peak signal-to-noise ratio in dB against a peak of 255; infinite for equal pictures.
 
     Raises ValueError if the pictures differ in shape, are not uint8 RGB, or nothing is left after the crop.
     """
-    a, b = _prepare(prediction, reference, crop_border, y_channel)
+    a, b = _prepare(sr, hr, crop_border, y_channel)
     mse = np.mean((a - b) ** 2)
     return float("inf") if mse == 0 else float(10 * np.log10(255.0**2 / mse))
 
 
-def ssim(
-    prediction: NDArray[np.uint8], reference: NDArray[np.uint8], *, crop_border: int = 4, y_channel: bool = True
-) -> float:
+def ssim(sr: NDArray[np.uint8], hr: NDArray[np.uint8], *, crop_border: int = 4, y_channel: bool = True) -> float:
     """Structural similarity: 11 x 11 Gaussian window of sigma 1.5, valid region, mean over pixels and channels.
 
     Raises ValueError as `psnr` does, and if less than 11 pixels are left on a side.
     """
-    a, b = _prepare(prediction, reference, crop_border, y_channel)
+    a, b = _prepare(sr, hr, crop_border, y_channel)
     if min(a.shape[:2]) < 11:
         raise ValueError(f"ssim: 11 x 11 pixels must be left after the crop, got {a.shape[:2]}")
+    # One channel at a time: a large picture in float64 is large.
+    return float(np.mean([_ssim(*channels) for channels in zip(cv2.split(a), cv2.split(b), strict=True)]))
+
+
+def _ssim(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     mean_a, mean_b = _window(a), _window(b)
     var_a, var_b = _window(a * a) - mean_a**2, _window(b * b) - mean_b**2
@@ -50,19 +57,19 @@ def ssim(
 
 
 def _prepare(
-    prediction: NDArray[np.uint8], reference: NDArray[np.uint8], crop_border: int, y_channel: bool
+    sr: NDArray[np.uint8], hr: NDArray[np.uint8], crop_border: int, y_channel: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    for picture in (prediction, reference):
+    for picture in (sr, hr):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise ValueError(f"expected a uint8 RGB picture (H, W, 3), got {picture.dtype} {picture.shape}")
-    if prediction.shape != reference.shape:
-        raise ValueError(f"pictures differ in shape: {prediction.shape} and {reference.shape}")
-    height, width = reference.shape[:2]
+    if sr.shape != hr.shape:
+        raise ValueError(f"pictures differ in shape: {sr.shape} and {hr.shape}")
+    height, width = hr.shape[:2]
     if min(height, width) <= 2 * crop_border:
         raise ValueError(f"nothing left of {height} x {width} after a border crop of {crop_border}")
     inner = np.s_[crop_border : height - crop_border, crop_border : width - crop_border]
     convert = rgb_to_y if y_channel else lambda pixels: pixels.astype(np.float64)
-    return convert(prediction)[inner], convert(reference)[inner]
+    return convert(sr)[inner], convert(hr)[inner]
 
 
 def _window(image: NDArray[np.float64]) -> NDArray[np.float64]:

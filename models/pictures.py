@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch import Tensor
 
+from models.checkpoint import write_whole
 from models.loop import History
 
 matplotlib.use("Agg")
@@ -31,19 +31,6 @@ class SheetCell:
 
 def enlarge_nearest(pixels: Pixels, scale: int) -> Pixels:
     return pixels.repeat(scale, axis=0).repeat(scale, axis=1)
-
-
-def save_picture(path: Path, pixels: Pixels) -> None:
-    """Writes uint8 RGB pixels, making the folder; raises OSError if that fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)):
-        raise OSError(f"cannot write {path}")
-
-
-def save_array(path: Path, values: NDArray[np.float32]) -> None:
-    """Writes a `.npy` file, making the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, values)
 
 
 def busiest_window(pixels: Pixels, side: int, step: int = 4) -> tuple[slice, slice]:
@@ -77,7 +64,7 @@ def save_sheet(path: Path, rows: Sequence[tuple[str, Sequence[SheetCell]]], note
             axis.set_xlabel(cell.caption, fontsize=10)
         axes[index][0].set_ylabel(name, fontsize=12)
     figure.supxlabel(note, fontsize=9)
-    figure.savefig(path)
+    write_whole(path, figure.savefig)
 
 
 def save_maps(path: Path, rows: Sequence[tuple[str, Pixels, Pixels, NDArray[np.float32]]]) -> None:
@@ -106,42 +93,100 @@ def save_maps(path: Path, rows: Sequence[tuple[str, Pixels, Pixels, NDArray[np.f
                 axis.set_title(title, fontsize=13, fontweight="bold")
     bar = figure.colorbar(shown, ax=axes[:, 2], shrink=0.8)
     bar.set_label("D's score: weight of the L1 loss\n(high = looks like real LR)", fontsize=10)
-    figure.savefig(path)
+    write_whole(path, figure.savefig)
 
 
-def save_curves(path: Path, stages: Sequence[tuple[str, History]], baseline: dict[str, float]) -> None:
-    """Losses of every stage, and what was measured on held-out pictures against `baseline` (dashed)."""
-    measured = [history.measured for _, history in stages if history.measured]
-    names = list(measured[0][0][1]) if measured else []
+def save_curves(path: Path, stages: Mapping[str, History], baseline: Mapping[str, float]) -> None:
+    """Losses of every stage, and what the last one measured on held-out pictures against `baseline` (dashed)."""
+    title, last = list(stages.items())[-1]
+    names = list(last.measured[0][1]) if last.measured else []
     figure = Figure(figsize=(4.6 * (len(stages) + len(names)), 3.8), dpi=110, layout="constrained")
     axes = figure.subplots(1, len(stages) + len(names), squeeze=False)[0]
-    for axis, (title, history) in zip(axes, stages, strict=False):
-        for (name, values), colour in zip(history.losses.items(), matplotlib.color_sequences["tab10"], strict=False):
-            steps = np.arange(1, len(values) + 1)
-            # The first content loss is exactly zero (the network starts as bicubic) and has no place on a log scale.
-            shown = values.numpy() > 0
-            axis.plot(steps[shown], values.numpy()[shown], color=colour, alpha=0.25, linewidth=0.8)
-            axis.plot(steps[shown], _smooth(values)[shown], color=colour, label=name)
-        axis.set(title=title, xlabel="update", ylabel="loss (before its weight)", yscale="log")
+    for axis, (name, history) in zip(axes, stages.items(), strict=False):
+        for loss, (steps, values) in history.losses.items():
+            axis.plot(steps, values, label=loss)
+        axis.set(title=f"stage {name}", xlabel="update", ylabel="loss (before its weight)", yscale="log")
         axis.legend(fontsize=9)
     for axis, name in zip(axes[len(stages) :], names, strict=True):
-        points = measured[0]
-        axis.plot([done for done, _ in points], [values[name] for _, values in points], "o-", label="ours")
+        axis.plot(
+            [done for done, _ in last.measured], [values[name] for _, values in last.measured], "o-", label="ours"
+        )
         axis.axhline(baseline[name], color="gray", linestyle="--", label="bicubic")
         axis.ticklabel_format(useOffset=False)
-        axis.set(title=f"held-out {name}, mean", xlabel="update of stage 3", ylabel=name)
+        axis.set(title=f"held-out {name.upper()}, mean", xlabel=f"update of stage {title}", ylabel=name.upper())
         axis.legend(fontsize=9)
     for axis in axes:
         axis.grid(alpha=0.3)
-    figure.savefig(path)
-
-
-def _smooth(values: Tensor) -> NDArray[np.float64]:
-    width = max(1, len(values) // 20)
-    padded = np.pad(values.numpy().astype(np.float64), (width // 2, width - 1 - width // 2), mode="edge")
-    return np.convolve(padded, np.ones(width) / width, mode="valid")
+    write_whole(path, figure.savefig)
 
 
 def _bare(axis: matplotlib.axes.Axes) -> None:
     axis.set_xticks([])
     axis.set_yticks([])
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One measure of several rows, ours (with a spread, 0 for none) and those of a paper; higher is better."""
+
+    title: str
+    labels: Sequence[str]
+    ours: Sequence[float]
+    spread: Sequence[float]
+    paper: Sequence[float]
+    digits: int
+
+
+def save_comparison(path: Path, panels: Sequence[Sequence[Panel]]) -> None:
+    """Bars of how far each row lies from the mean of its panel's rows, ours beside the paper's, values written on them.
+
+    `panels` is a grid; the panels of a line have the same rows. A shared zero lets numbers of two settings, which are
+    far apart, be compared by their order and their differences.
+    """
+    heights = [len(line[0].labels) + 1.2 for line in panels]
+    figure = Figure(figsize=(6.4 * len(panels[0]) + 1, 0.62 * sum(heights) + 0.8), dpi=130, layout="constrained")
+    grid = figure.subplots(len(panels), len(panels[0]), squeeze=False, height_ratios=heights)
+    for axes, line in zip(grid, panels, strict=True):
+        for axis, panel in zip(axes, line, strict=True):
+            _bars(axis, panel)
+        for axis in axes[1:]:
+            axis.set_yticklabels([])
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=10, frameon=False)
+    write_whole(path, figure.savefig)
+
+
+def _bars(axis: matplotlib.axes.Axes, panel: Panel) -> None:
+    at = np.arange(len(panel.labels))
+    spread = np.array(panel.spread)
+    series = (
+        ("ours, in miniature", "#3572b0", -0.2, np.array(panel.ours), spread),
+        ("paper", "#c3c7cc", 0.2, np.array(panel.paper), np.zeros_like(spread)),
+    )
+    reach = 0.0
+    for label, colour, shift, values, error in series:
+        far = values - values.mean()
+        reach = max(reach, float((abs(far) + error).max()))
+        axis.barh(at + shift, far, height=0.38, color=colour, label=label)
+        if error.any():
+            axis.errorbar(far, at + shift, xerr=error, fmt="none", ecolor="#1b2a3a", elinewidth=1.2, capsize=3)
+        for place, offset, value, wide in zip(at + shift, far, values, error, strict=True):
+            right = offset >= 0
+            axis.annotate(
+                f"{value:.{panel.digits}f}",
+                (offset + (wide if right else -wide), place),
+                xytext=(4 if right else -4, 0),
+                textcoords="offset points",
+                ha="left" if right else "right",
+                va="center",
+                fontsize=9,
+            )
+    reach = 1.4 * reach or 1.0
+    axis.set_xlim(-reach, reach)
+    axis.set_ylim(len(at) - 0.4, -0.6)
+    axis.set_yticks(at, panel.labels, fontsize=10)
+    axis.set_title(panel.title, fontsize=12, fontweight="bold")
+    axis.set_xlabel("difference from the mean of these rows", fontsize=9)
+    axis.axvline(0, color="#1b2a3a", linewidth=0.8)
+    axis.grid(axis="x", alpha=0.3)
+    axis.set_axisbelow(True)

@@ -1,4 +1,4 @@
-"""Options of the demo. The command line is made from these classes, and the run keeps a copy as YAML."""
+"""Every number of a DASR run. Presets are YAML files that state all of them; the command line is made from these."""
 
 from __future__ import annotations
 
@@ -6,85 +6,243 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import torch
 
-@dataclass(frozen=True)
-class DSNOptions:
-    """Stage 1, the down-sampling network (published size: 64 features, 8 blocks)."""
+from models.config import load_yaml
+from models.data import InputError
+from models.frequency import frequency_filter
+from models.loop import LoopConfig
+from models.losses import GANForm
+from models.networks import PatchDiscriminator
 
-    steps: int = 180
-    """Number of updates."""
-    batch: int = 4
-    """Patches of each domain per update."""
-    patch: int = 32
-    """Side of an LR patch in pixels, a multiple of 2; HR patches are 4 times that."""
-    lr: float = 1e-3
-    """Adam learning rate of the network, betas (0.5, 0.999)."""
-    lr_discriminator: float = 5e-4
-    """Adam learning rate of the discriminator."""
-    content_weight: float = 2.0
-    """Weight of the low-pass L1 to the bicubic LR picture (published: 1)."""
-    gan_weight: float = 1.0
-    """Weight of the adversarial loss (published: 0.005, over more than 100,000 updates)."""
-    num_feat: int = 16
-    """Features of the network."""
-    num_block: int = 2
-    """Residual blocks of the network."""
-    num_feat_discriminator: int = 32
-    """Features of the discriminator's first layer."""
+PRESETS = Path(__file__).parent / "presets"
+
+Frequency = Literal["haar", "haar_sum", "gbfs", "average", "rgb"]
+Kind = Literal["paper", "fsd", "nlayer_s1", "nlayer_s2"]
+Norm = Literal["instance", "batch", "none"]
 
 
 @dataclass(frozen=True)
-class SRNOptions:
-    """Stage 3, the SR network (published size: 64 features, 23 blocks, growth 32)."""
+class DiscriminatorConfig:
+    """A patch discriminator and its adversarial loss."""
 
-    steps: int = 500
-    """Number of updates."""
-    batch: int = 4
-    """Pairs of generated LR and HR per update, and as many real LR patches."""
-    patch: int = 24
-    """Side of an LR patch in pixels, a multiple of 2, at least 8; HR patches are 4 times that."""
-    lr: float = 1e-3
-    """Adam learning rate of the network, betas (0.9, 0.999)."""
-    lr_discriminator: float = 2e-4
-    """Adam learning rate of the discriminator."""
-    pixel_weight: float = 1.0
-    """Weight of the L1 that is weighted with the domain-distance map."""
-    gan_weight: float = 1e-4
-    """Weight of the adversarial loss on the target domain (1e-4 in DASR's RealSR preset)."""
-    num_feat: int = 16
+    kind: Kind = "paper"
+    """paper: kernel 3, strides 2, 2, 1, 1, receptive field 23; fsd and nlayer: the published code's."""
+    norm: Norm = "instance"
+    """Normalisation behind the second and third convolution."""
+    bias: bool = True
+    """Whether those two convolutions have a bias (the published one of the SR network has none)."""
+    init: Literal["default", "kaiming"] = "default"
+    """First weights: PyTorch's (published DSN), or normal with zero biases (published SR network)."""
+    num_feat: int = 64
+    """Features of the first layer."""
+    frequency: Frequency = "haar"
+    """What it sees: high Haar bands, their mean, Gaussian or average high-pass, or the picture itself."""
+    frequency_kernel: int = 5
+    """Side of the low-pass of gbfs and average, in pixels."""
+    frequency_gain: float = 0.5
+    """Gain of gbfs and average; the published SR network scales twice, which is 0.25."""
+    gan: GANForm = "nonsaturating"
+    """Form of the adversarial loss; the paper prints the saturating one."""
+    halve: bool = False
+    """Half the discriminator's loss, as the published code does for the SR network."""
+    learning_rate: float = 1e-4
+    """Adam's."""
+
+
+@dataclass(frozen=True)
+class PerceptualConfig:
+    """The perceptual loss."""
+
+    network: Literal["vgg19", "lpips", "none"] = "vgg19"
+    """vgg19 needs --vgg, lpips needs --lpips-alex and --lpips-lin."""
+    layers: tuple[str, ...] = ("conv5_4",)
+    """Layers of VGG-19, before (conv) or after (relu) the activation."""
+    map_resize: Literal["bilinear", "area"] = "bilinear"
+    """How the distance map reaches the features' size."""
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How long a stage trains, and how its learning rate falls."""
+
+    pretrain: int = 25_000
+    """Updates with the content loss alone, at the full learning rate."""
+    steps: int = 50_000
+    """Updates with all losses, behind those."""
+    falls: Literal["halve_every", "halve_at", "linear_from"] = "halve_every"
+    """Halved every `at[0]` updates, halved at each of `at`, or linear from update `at[0]` to zero at the end."""
+    at: tuple[int, ...] = (10_000,)
+    """Numbers of updates, counted behind the pre-training."""
+
+    def factor(self, done: int) -> float:
+        """The learning rate's factor for the update behind `done` others."""
+        done = max(0, done - self.pretrain)
+        if self.falls == "halve_every":
+            return 0.5 ** (done // self.at[0])
+        if self.falls == "halve_at":
+            return 0.5 ** sum(done >= each for each in self.at)
+        return min(1.0, (self.steps - done) / max(1, self.steps - self.at[0]))
+
+
+@dataclass(frozen=True)
+class DSNConfig:
+    """Stage dsn: the down-sampling network."""
+
+    network: Literal["dsn", "de_resnet"] = "dsn"
+    """dsn: the paper's, ReLU and a bilinear resize; de_resnet: the released one, PReLU, strided, sigmoid."""
+    num_feat: int = 64
     """Features of the network."""
-    num_block: int = 2
-    """RRDB blocks of the network."""
-    num_grow_ch: int = 16
+    num_block: int = 23
+    """Residual blocks."""
+    bicubic_skip: bool = False
+    """The network gives the difference to the bicubic picture (ours; a short training then starts from there)."""
+    input: Literal["hr", "bicubic"] = "hr"
+    """What it is fed (Table 1)."""
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
+    content_of: Literal["rgb", "low"] = "rgb"
+    """The content loss compares pictures, or what the discriminator does not see of them (published code)."""
+    content_weight: float = 0.01
+    """alpha of Eq. 4."""
+    perceptual_weight: float = 1.0
+    """beta of Eq. 4."""
+    adversarial_weight: float = 0.0005
+    """gamma of Eq. 4."""
+    crop: int = 192
+    """Side of an HR crop in pixels."""
+    batch: int = 16
+    """HR crops and as many real LR crops per update, over all ranks."""
+    augment: bool = True
+    """Random flips and transposes."""
+    learning_rate: float = 1e-4
+    """Adam's."""
+    betas: tuple[float, float] = (0.5, 0.999)
+    """Adam's, of both players."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+
+@dataclass(frozen=True)
+class MapsConfig:
+    """Stage maps: generated LR pictures and their domain-distance maps."""
+
+    smoothing: Literal["receptive_field", "none"] = "receptive_field"
+    """Each score is spread over its receptive field and overlaps are averaged (published code), or left as it is."""
+    box: int = 0
+    """Side of that field on the discriminator's input grid; 0 takes the discriminator's own (published: 17)."""
+    padding: Literal["zero", "reflect"] = "zero"
+    """How the picture goes on beyond its border; the zeros of the published code leave a frame on small pictures."""
+    on_the_fly: bool = False
+    """Compute the map of every batch while the SR network trains, instead of once per picture."""
+
+
+@dataclass(frozen=True)
+class SRNConfig:
+    """Stage srn: the SR network, ESRGAN's RRDBNet."""
+
+    num_feat: int = 64
+    """Features of the network."""
+    num_block: int = 23
+    """RRDB blocks."""
+    num_grow_ch: int = 32
     """Growth of the dense blocks."""
-    num_feat_discriminator: int = 32
-    """Features of the discriminator's first layer."""
+    bicubic_skip: bool = False
+    """The network gives the difference to the bicubic picture (ours; a short training then starts from there)."""
+    discriminator: DiscriminatorConfig = field(default_factory=lambda: DiscriminatorConfig(learning_rate=2e-4))
+    perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
+    weigh_features: bool = True
+    """The map weighs the perceptual loss too (Eq. 5; not in the published code)."""
+    content_weight: float = 0.01
+    """alpha of Eq. 6."""
+    perceptual_weight: float = 1.0
+    """beta of Eq. 6."""
+    adversarial_weight: float = 0.005
+    """gamma of Eq. 6."""
+    low_band_weight: float = 0.0
+    """Weight of the L1 of low bands (published code; the paper has none)."""
+    crop: int = 128
+    """Side of an HR crop in pixels."""
+    batch: int = 16
+    """Generated pairs and as many real LR crops per update, over all ranks."""
+    augment: bool = True
+    """Random flips and transposes."""
+    learning_rate: float = 2e-4
+    """Adam's."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's, of both players."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
 
 @dataclass(frozen=True)
-class DemoOptions:
-    """Trains DASR in miniature on real photographs and leaves pictures, curves, numbers and weights behind.
+class DASRConfig:
+    """A whole run of DASR."""
 
-    Without folders of your own it uses photographs from scikit-image's wheel and a simulated camera.
-    """
+    scale: Literal[1, 2, 4] = 4
+    """HR over LR."""
+    source: Literal["dsn", "bicubic"] = "dsn"
+    """Where the LR pictures of the source domain come from (Table 2)."""
+    domain_gap: bool = True
+    """Adversarial loss on real LR pictures (Table 2); without it on the generated ones."""
+    weighting: bool = True
+    """Losses weighted by the domain-distance map (Table 2); impossible with a bicubic source."""
+    dsn: DSNConfig = field(default_factory=DSNConfig)
+    maps: MapsConfig = field(default_factory=MapsConfig)
+    srn: SRNConfig = field(default_factory=SRNConfig)
+    run: LoopConfig = field(default_factory=LoopConfig)
 
-    name: str = "demo"
-    """The run's folder is <root>/<name>; an earlier run of that name is kept under another."""
-    root: Path = Path("experiments")
-    """Where runs are kept."""
-    seed: int = 0
-    """Seed of everything random."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes a GPU if there is one."""
-    hr_dir: Path | None = None
-    """Your clean HR pictures, instead of the bundled ones."""
-    lr_dir: Path | None = None
-    """Your real LR pictures, used as they are. Needs both test folders."""
-    test_hr_dir: Path | None = None
-    """Held-out HR pictures. Without --test-lr-dir their LR pictures come from the simulated camera."""
-    test_lr_dir: Path | None = None
-    """Held-out LR pictures, x1/4, with the names of those in --test-hr-dir."""
-    timing_pairs: int = 12
-    """Interleaved pairs of steps (reference ops, automatic choice) in the timing table; 0 leaves the table out."""
-    dsn: DSNOptions = field(default_factory=DSNOptions)
-    srn: SRNOptions = field(default_factory=SRNOptions)
+    @property
+    def weighted(self) -> bool:
+        """Whether losses are weighted: a bicubic source has no discriminator to ask."""
+        return self.weighting and self.source == "dsn"
+
+
+def presets() -> list[str]:
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def load_preset(name: str) -> DASRConfig:
+    """A preset by its name, or a YAML file of the same form by its path. Raises InputError naming what is wrong."""
+    path = PRESETS / f"{name}.yaml"
+    if not path.exists():
+        path = Path(name)
+        if path.suffix not in (".yaml", ".yml"):
+            raise InputError(f"--preset must be one of {', '.join(presets())} or a YAML file, got {name!r}")
+    config = load_yaml(DASRConfig, path)
+    check(config)
+    return config
+
+
+def check(config: DASRConfig) -> None:
+    """Raises InputError naming the first option that cannot be used."""
+    scale = config.scale
+    for name, stage in (("dsn", config.dsn), ("srn", config.srn)):
+        for key, value in (
+            ("batch", stage.batch),
+            ("num-feat", stage.num_feat),
+            ("num-block", stage.num_block),
+            ("discriminator.num-feat", stage.discriminator.num_feat),
+            ("schedule.steps", stage.schedule.steps),
+        ):
+            if value < 1:
+                raise InputError(f"--{name}.{key} must be at least 1, got {value}")
+        if stage.crop % (2 * scale) or stage.crop < 8 * scale:
+            raise InputError(
+                f"--{name}.crop must be a multiple of {2 * scale} and at least {8 * scale}, got {stage.crop}"
+            )
+        _check_discriminator(name, stage.discriminator, stage.crop // scale if name == "dsn" else stage.crop)
+        schedule = stage.schedule
+        if not schedule.at or min(schedule.at) < 1:
+            raise InputError(f"--{name}.schedule.at must be positive numbers of updates, got {schedule.at}")
+    if config.srn.perceptual.network == "lpips" and config.srn.weigh_features and config.weighted:
+        raise InputError("--srn.weigh-features: LPIPS is one number per picture and cannot be weighted place by place")
+
+
+def _check_discriminator(stage: str, options: DiscriminatorConfig, side: int) -> None:
+    """Tries the discriminator on the shape of a crop; nothing is computed."""
+    try:
+        with torch.device("meta"):
+            view = frequency_filter(options.frequency, options.frequency_kernel)
+            network = PatchDiscriminator(view.channels, 1, kind=options.kind, norm=options.norm)
+            network(torch.empty(1, view.channels, side // view.stride, side // view.stride))
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"--{stage}.discriminator does not work on crops of {side} pixels: {error}") from error

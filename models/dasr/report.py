@@ -11,25 +11,18 @@ from pathlib import Path
 
 import torch
 from rich.table import Table
-from torch import Tensor, nn
 
 import srkernels
 from models import metrics, pictures
-from models.dasr.photographs import Domains
+from models.dasr.stages import Context, resized
 from models.dasr.timing import Timing
-from models.data import Photo, to_pixels, to_tensor
+from models.data import FolderSource, MapSource, Photo, write_picture
 from models.loop import History
-from models.resize import bicubic
+from models.photographs import Domains
+from models.validation import Pixels, Score
 
-Pairs = Sequence[tuple[Photo, Photo]]
-
-
-@dataclass(frozen=True)
-class Score:
-    """PSNR in dB and SSIM, in the convention of `models.metrics`."""
-
-    psnr: float
-    ssim: float
+SCALE = 4
+CONVENTION = metrics.convention(SCALE, y_channel=False)
 
 
 @dataclass(frozen=True)
@@ -53,39 +46,6 @@ class Results:
         return self.gain().psnr >= 0.01 and self.gain().ssim >= 0.0001
 
 
-@dataclass(frozen=True)
-class Generated:
-    """What stage 2 makes of one HR picture; tensors without a batch dimension."""
-
-    name: str
-    hr: Tensor
-    lr: Tensor
-    distance_map: Tensor
-
-    def save(self, folder: Path) -> None:
-        """Writes `lr/<name>.png` and `maps/<name>.npy`, float32 (1, H/8, W/8)."""
-        pictures.save_picture(folder / "lr" / f"{self.name}.png", to_pixels(self.lr))
-        pictures.save_array(folder / "maps" / f"{self.name}.npy", self.distance_map.cpu().numpy())
-
-
-@torch.no_grad()
-def enlarge(network: nn.Module, pairs: Pairs, device: torch.device) -> list[pictures.Pixels]:
-    """The network's x4 pictures of the LR sides of `pairs`, rounded to 8 bits."""
-    return [to_pixels(network(to_tensor(lr.pixels, device)[None])[0]) for lr, _ in pairs]
-
-
-def enlarge_bicubic(pairs: Pairs) -> list[pictures.Pixels]:
-    return [to_pixels(bicubic(to_tensor(lr.pixels)[None], 4)[0]) for lr, _ in pairs]
-
-
-def score(predictions: Sequence[pictures.Pixels], pairs: Pairs) -> list[Score]:
-    """PSNR and SSIM of each prediction against the HR side of its pair."""
-    return [
-        Score(metrics.psnr(prediction, hr.pixels), metrics.ssim(prediction, hr.pixels))
-        for prediction, (_, hr) in zip(predictions, pairs, strict=True)
-    ]
-
-
 def mean(scores: Sequence[Score]) -> Score:
     return Score(sum(s.psnr for s in scores) / len(scores), sum(s.ssim for s in scores) / len(scores))
 
@@ -105,7 +65,7 @@ def roles_table(domains: Domains) -> Table:
 
 def result_table(domains: Domains, results: Results) -> Table:
     """PSNR and SSIM of bicubic and of the network before and after training."""
-    table = Table(title=f"Held-out pictures, PSNR (dB)/SSIM on {metrics.CONVENTION}", title_justify="left")
+    table = Table(title=f"Held-out pictures, PSNR (dB)/SSIM ({CONVENTION})", title_justify="left")
     table.add_column("picture")
     for name in (*results.named(), "gain"):
         table.add_column(name, justify="right")
@@ -145,57 +105,53 @@ def timing_table(timings: Sequence[Timing], pairs: int, device: torch.device) ->
 
 
 def draw(
-    folder: Path,
+    context: Context,
     domains: Domains,
-    generated: Sequence[Generated],
-    enlarged: Sequence[tuple[pictures.Pixels, pictures.Pixels]],
+    by_bicubic: Sequence[Pixels],
+    ours: Sequence[Pixels],
     results: Results,
-    histories: tuple[History, History],
+    histories: Mapping[str, History],
 ) -> None:
     """Writes `sheet.png`, `distance_maps.png`, `curves.png` and the enlarged pictures `<name>_x4.png`.
 
-    `enlarged` holds (bicubic, ours) for each held-out picture; the sheet shows the first four, the maps the first
-    three HR pictures.
+    The sheet shows the first four held-out pictures, the maps the first three HR pictures.
     """
+    folder = context.folder("visualization")
 
     def caption(value: Score) -> str:
         return f"{value.psnr:.2f} dB / {value.ssim:.4f}"
 
     rows = []
-    for (lr, hr), (by_bicubic, ours), before, after in zip(
-        domains.held_out, enlarged, results.bicubic, results.trained, strict=True
+    for (lr, hr), before, after, score_before, score_after in zip(
+        domains.held_out, by_bicubic, ours, results.bicubic, results.trained, strict=True
     ):
-        pictures.save_picture(folder / f"{hr.name}_x4.png", ours)
+        write_picture(folder / f"{hr.name}_x{SCALE}.png", after)
         cells = (
-            pictures.SheetCell("LR", pictures.enlarge_nearest(lr.pixels, 4), "nearest x4"),
-            pictures.SheetCell("bicubic", by_bicubic, caption(before)),
-            pictures.SheetCell("ours", ours, caption(after)),
+            pictures.SheetCell("LR", pictures.enlarge_nearest(lr.pixels, SCALE), f"nearest x{SCALE}"),
+            pictures.SheetCell("bicubic", before, caption(score_before)),
+            pictures.SheetCell("ours", after, caption(score_after)),
             pictures.SheetCell("reference", hr.pixels, "PSNR / SSIM"),
         )
         rows.append((hr.name, cells))
     note = (
-        f"Held-out pictures. PSNR / SSIM of the whole picture ({metrics.CONVENTION}); "
+        f"Held-out pictures. PSNR / SSIM of the whole picture ({CONVENTION}); "
         "the window is where the reference has most edges."
     )
     pictures.save_sheet(folder / "sheet.png", rows[:4], note)
 
-    maps = [
-        (
-            item.name,
-            to_pixels(bicubic(item.hr[None], 0.25)[0]),
-            to_pixels(item.lr),
-            item.distance_map[0].cpu().numpy(),
+    if context.config.weighted and not context.config.maps.on_the_fly:
+        generated, maps = (
+            kind(context.folder("generated") / name) for kind, name in ((FolderSource, "lr"), (MapSource, "maps"))
         )
-        for item in generated[:3]
-    ]
-    pictures.save_maps(folder / "distance_maps.png", maps)
+        hr_of = {photo.name: photo.pixels for photo in domains.clean_hr}
+        shown = [
+            (name, resized(hr_of[name], 1 / SCALE), generated.read(index), maps.read(index)[..., 0])
+            for index, name in enumerate(generated.names[:3])
+        ]
+        pictures.save_maps(folder / "distance_maps.png", shown)
 
     baseline = mean(results.bicubic)
-    pictures.save_curves(
-        folder / "curves.png",
-        (("stage 1: down-sampling network", histories[0]), ("stage 3: SR network", histories[1])),
-        {"PSNR (dB)": baseline.psnr, "SSIM": baseline.ssim},
-    )
+    pictures.save_curves(folder / "curves.png", histories, {"psnr": baseline.psnr, "ssim": baseline.ssim})
 
 
 def save_metrics(
@@ -203,21 +159,21 @@ def save_metrics(
     domains: Domains,
     results: Results,
     timings: Sequence[Timing],
-    held_out_curve: Sequence[tuple[int, Mapping[str, float]]],
+    srn: History,
     seconds: Mapping[str, float],
     device: torch.device,
 ) -> None:
     """Writes every number of the run, its convention and the machine as JSON."""
     record = {
-        "convention": metrics.CONVENTION,
+        "convention": CONVENTION,
         "learned": results.learned(),
-        "gain": dataclasses.asdict(results.gain()),
-        "mean": {name: dataclasses.asdict(mean(scores)) for name, scores in results.named().items()},
+        "gain": results.gain()._asdict(),
+        "mean": {name: mean(scores)._asdict() for name, scores in results.named().items()},
         "held_out": {
-            hr.name: {name: dataclasses.asdict(scores[index]) for name, scores in results.named().items()}
+            hr.name: {name: scores[index]._asdict() for name, scores in results.named().items()}
             for index, (_, hr) in enumerate(domains.held_out)
         },
-        "held_out_curve": [{"update": done, **values} for done, values in held_out_curve],
+        "held_out_curve": [{"update": done, **values} for done, values in srn.measured],
         "milliseconds": [{**dataclasses.asdict(timing), "ratio": timing.ratio} for timing in timings],
         "seconds": dict(seconds),
         "machine": {

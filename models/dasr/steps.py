@@ -1,155 +1,204 @@
-"""DASR's two training steps and the stage between them.
+"""DASR's two training steps.
 
 Wei, Gu, Li, Timofte, Jin, Song: "Unsupervised Real-world Image Super Resolution via Domain-distance Aware Training".
-Real LR pictures are the target domain; LR pictures that the down-sampling network makes are the source domain.
+Real LR pictures y_r are the target domain, LR pictures y_g that the down-sampling network makes the source domain, x_r
+are HR pictures. H(.) is the discriminators' view of a picture, its high Haar bands by default.
+
+Both steps differentiate two losses from one forward pass, each with respect to its own player's weights alone: no
+weight gradient of D is computed for G's loss, and D's loss does not travel back through G. Both players are judged as
+they were before the step, as in the published code. Nothing in a step waits for the device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
 
-import srkernels
-from models.losses import discriminator_gan_loss, generator_gan_loss
+from models import distributed
+from models.dasr import losses
+from models.frequency import FrequencyFilter
+from models.losses import GANLoss
 from models.resize import bicubic
 
-MAP_BOX = 17
-MAP_MARGIN = 16
+Batch = Mapping[str, Tensor]
+Losses = dict[str, Tensor]
 
 
-def haar_bands(x: Tensor) -> Tensor:
-    """H(x), what both discriminators look at: (N, 3, h, w) to the nine high bands (N, 9, h/2, w/2) in [0, 1]."""
-    return srkernels.haar_highpass(x, convention="dasr")
+@dataclass(frozen=True)
+class Players:
+    """A generator and its discriminator, each with its optimiser; `view` is H(.), `precision` that of autocast."""
+
+    generator: nn.Module
+    discriminator: nn.Module
+    optimizer_g: Optimizer
+    optimizer_d: Optimizer
+    view: FrequencyFilter
+    gan: GANLoss
+    precision: torch.dtype | None = None
+
+    def autocast(self) -> torch.autocast:
+        """The context that forward passes run in: autocast to `precision`, or none."""
+        device = next(self.generator.parameters()).device
+        return torch.autocast(device.type, self.precision, enabled=self.precision is not None)
+
+    def update(self, loss_g: Tensor, loss_d: Tensor | None) -> None:
+        """Steps G, and D where it has a loss, from one shared forward pass."""
+        if loss_d is not None:
+            self.optimizer_d.zero_grad()
+            loss_d.backward(inputs=_trainable(self.discriminator), retain_graph=True)
+        self.optimizer_g.zero_grad()
+        loss_g.backward(inputs=_trainable(self.generator))
+        if loss_d is not None:
+            distributed.average_gradients(self.discriminator.parameters())
+            self.optimizer_d.step()
+        distributed.average_gradients(self.generator.parameters())
+        self.optimizer_g.step()
 
 
-def low_pass(x: Tensor) -> Tensor:
-    """Means of 5 x 5 pixels, no padding: (N, C, h, w) to (N, C, h - 4, w - 4) (`avg_pool` in the published code)."""
-    return F.avg_pool2d(x, 5, stride=1)
-
-
-@dataclass
+@dataclass(frozen=True)
 class DSNStep:
-    """Stage 1: trains the down-sampling network G against the discriminator D of real LR pictures.
+    """Trains the down-sampling network, Eqs. 1 to 4. The batch holds `hr` (N, 3, sh, sw) and `real_lr` (N, 3, h, w).
 
-        y   = G(x)
-        L_G = content * |low(y) - low(B(x))|_1 + adversarial * mean(-log D(H(y)))
-        L_D = (mean(-log D(H(y_real))) + mean(-log(1 - D(H(y))))) / 2
-
-    B is bicubic x1/4 and |.|_1 a mean. The content loss compares what a 5 x 5 mean leaves (the published code; the
-    paper compares RGB), so that blur and noise of the target domain are left to D.
+    Attributes:
+        content, perceptual, adversarial: alpha, beta and gamma of Eq. 4.
+        features: phi; None drops the perceptual term.
+        low: low-pass in front of the content loss; None compares RGB as the paper does.
+        bicubic_input: G is fed the bicubic LR picture instead of the HR picture (Table 1, first row).
     """
 
-    generator: nn.Module
-    discriminator: nn.Module
-    optimizer_g: Optimizer
-    optimizer_d: Optimizer
+    players: Players
+    scale: int
     content: float
+    perceptual: float
     adversarial: float
+    features: losses.Perceptual | None = None
+    low: losses.LowPass | None = None
+    bicubic_input: bool = False
 
-    @property
-    def optimizers(self) -> tuple[Optimizer, Optimizer]:
-        return self.optimizer_g, self.optimizer_d
+    names = ("content", "perceptual", "adversarial", "discriminator")
 
-    def __call__(self, hr: Tensor, real_lr: Tensor) -> dict[str, Tensor]:
-        """One update from `hr` (N, 3, 4h, 4w) and unpaired `real_lr` (N, 3, h, w); gives the losses, detached."""
-        fake_lr = self.generator(hr)
-        fake_logits = self.discriminator(haar_bands(fake_lr))
-        real_logits = self.discriminator(haar_bands(real_lr))
+    def generate(self, generator: nn.Module, hr: Tensor) -> tuple[Tensor, Tensor]:
+        """y_g = DSN(x_r) and the bicubic picture y_b."""
+        bicubic_lr = bicubic(hr, 1 / self.scale).clamp(0, 1)
+        return generator(bicubic_lr if self.bicubic_input else hr), bicubic_lr
 
-        content = F.l1_loss(low_pass(fake_lr), low_pass(bicubic(hr, 0.25)))
-        adversarial = generator_gan_loss(fake_logits)
-        loss_g = self.content * content + self.adversarial * adversarial
-        loss_d = discriminator_gan_loss(real_logits, fake_logits)
+    def pretrain(self, batch: Batch) -> Losses:
+        """One update with the content loss alone."""
+        with self.players.autocast():
+            content = losses.content_loss(*self.generate(self.players.generator, batch["hr"]), self.low)
+        self.players.update(content, None)
+        return {"content": content.detach()}
 
-        update_together(self.generator, self.optimizer_g, loss_g, self.discriminator, self.optimizer_d, loss_d)
-        return {"content": content.detach(), "adversarial": adversarial.detach(), "discriminator": loss_d.detach()}
+    def __call__(self, batch: Batch) -> Losses:
+        """One update of both players; gives the terms before their weights, detached."""
+        with self.players.autocast():
+            loss_g, terms = self.forward(batch)
+        self.players.update(loss_g, terms["discriminator"])
+        return {name: term.detach() for name, term in terms.items()}
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Losses]:
+        """L_G, and its terms before their weights together with L_D."""
+        d, view, gan = self.players.discriminator, self.players.view, self.players.gan
+        fake_lr, bicubic_lr = self.generate(self.players.generator, batch["hr"])
+        fake_logits, real_logits = d(view(fake_lr)), d(view(batch["real_lr"]))
+
+        terms = {
+            "content": losses.content_loss(fake_lr, bicubic_lr, self.low),
+            "adversarial": gan.generator(fake_logits, real_logits),
+        }
+        loss_g = self.content * terms["content"] + self.adversarial * terms["adversarial"]
+        if self.features is not None:
+            terms["perceptual"] = losses.perceptual_loss(fake_lr, bicubic_lr, self.features)
+            loss_g = loss_g + self.perceptual * terms["perceptual"]
+        terms["discriminator"] = gan.discriminator(real_logits, fake_logits)
+        return loss_g, terms
 
 
-@torch.no_grad()
-def generate_lr_and_map(dsn: nn.Module, discriminator: nn.Module, hr: Tensor) -> tuple[Tensor, Tensor]:
-    """Stage 2, for whole pictures: the LR picture and its domain-distance map.
-
-    `hr` is (N, 3, H, W) with H and W divisible by 8. The LR picture (N, 3, H/4, W/4) is rounded to 8 bits, as a real
-    one is. The map (N, 1, H/8, W/8) is D's probability that a place looks like the target domain, seen on the picture
-    before rounding and averaged over 17 x 17 positions (the published code's overlap average over receptive fields).
-
-    Unlike the published code, D sees the picture continued by reflection: the zero padding of its convs would make a
-    frame of odd scores, which on small pictures covers a good part of the map. LR sides must exceed 16 pixels.
-    """
-    fake_lr = dsn(hr)
-    continued = F.pad(fake_lr, (MAP_MARGIN,) * 4, mode="reflect")
-    margin = MAP_MARGIN // 2
-    scores = discriminator(haar_bands(continued)).sigmoid()[..., margin:-margin, margin:-margin]
-    distance_map = F.avg_pool2d(scores, MAP_BOX, stride=1, padding=MAP_BOX // 2, count_include_pad=False)
-    return (fake_lr.clamp(0, 1) * 255).round() / 255, distance_map
-
-
-@dataclass
+@dataclass(frozen=True)
 class SRNStep:
-    """Stage 3: trains the SR network S with domain-gap aware losses.
+    """Trains the SR network, Eqs. 5 and 6.
 
-        L_S = pixel * mean(w * |S(y) - x|) + adversarial * mean(-log D(H(S(y_real))))
-        L_D = (mean(-log D(H(x_other))) + mean(-log(1 - D(H(S(y_real)))))) / 2
+    The batch holds generated `fake_lr` (N, 3, h, w) and its `hr` (N, 3, sh, sw), the map `weight` (N, 1, h', w') of any
+    size, `real_lr` (N, 3, h, w) and unrelated `other_hr` (N, 3, sh, sw).
 
-    The pair (y, x) is generated LR and its HR with the map w; y_real is real LR and x_other an unrelated HR picture.
+    Attributes:
+        content, perceptual, adversarial: alpha, beta and gamma of Eq. 6.
+        low_band: weight of the LL loss of the published code; `low` gives LL.
+        features: phi; None drops the perceptual term.
+        weigh_features: whether the map weighs the perceptual term too (Eq. 5; not in the published code).
+        domain_gap: adversarial loss on SR pictures of real LR against unrelated HR (domain-gap aware training);
+            without it on those of generated LR against their own HR, and real LR is not used.
+        distance: computes the map from `fake_lr` on the fly; None takes it from the batch, where a missing one means
+            no weighting.
     """
 
-    generator: nn.Module
-    discriminator: nn.Module
-    optimizer_g: Optimizer
-    optimizer_d: Optimizer
-    pixel: float
+    players: Players
+    content: float
+    perceptual: float
     adversarial: float
+    low_band: float = 0.0
+    features: losses.Perceptual | None = None
+    weigh_features: bool = True
+    low: losses.LowPass | None = None
+    domain_gap: bool = True
+    distance: Callable[[Tensor], Tensor] | None = None
 
-    @property
-    def optimizers(self) -> tuple[Optimizer, Optimizer]:
-        return self.optimizer_g, self.optimizer_d
+    names = ("content", "perceptual", "low_band", "adversarial", "discriminator")
 
-    def __call__(
-        self, fake_lr: Tensor, hr: Tensor, distance_map: Tensor, real_lr: Tensor, other_hr: Tensor
-    ) -> dict[str, Tensor]:
-        """One update; gives the losses, detached.
+    def weight(self, batch: Batch) -> Tensor | None:
+        """The domain-distance map of the batch; it never carries a gradient."""
+        if self.distance is None:
+            return batch.get("weight")
+        with torch.no_grad():
+            return self.distance(batch["fake_lr"])
 
-        LR inputs are (N, 3, h, w), HR inputs (N, 3, 4h, 4w), the map (N, 1, h/2, w/2); the loss resizes it itself.
-        """
-        sr, real_sr = self.generator(torch.cat((fake_lr, real_lr))).chunk(2)
-        fake_logits = self.discriminator(haar_bands(real_sr))
-        real_logits = self.discriminator(haar_bands(other_hr))
+    def pretrain(self, batch: Batch) -> Losses:
+        """One update with the (weighted) content loss in the source domain alone."""
+        with self.players.autocast():
+            sr = self.players.generator(batch["fake_lr"])
+            content = losses.weighted_content_loss(sr, batch["hr"], self.weight(batch))
+        self.players.update(content, None)
+        return {"content": content.detach()}
 
-        pixel = srkernels.weighted_l1_loss(sr, hr, distance_map)
-        adversarial = generator_gan_loss(fake_logits)
-        loss_g = self.pixel * pixel + self.adversarial * adversarial
-        loss_d = discriminator_gan_loss(real_logits, fake_logits)
+    def __call__(self, batch: Batch) -> Losses:
+        """One update of both players; gives the terms before their weights, detached."""
+        with self.players.autocast():
+            loss_g, terms = self.forward(batch)
+        self.players.update(loss_g, terms["discriminator"])
+        return {name: term.detach() for name, term in terms.items()}
 
-        update_together(self.generator, self.optimizer_g, loss_g, self.discriminator, self.optimizer_d, loss_d)
-        return {"pixel": pixel.detach(), "adversarial": adversarial.detach(), "discriminator": loss_d.detach()}
+    def forward(self, batch: Batch) -> tuple[Tensor, Losses]:
+        """L_G, and its terms before their weights together with L_D."""
+        d, view, gan = self.players.discriminator, self.players.view, self.players.gan
+        fake_lr, hr = batch["fake_lr"], batch["hr"]
+        if self.domain_gap:
+            sr, judged = self.players.generator(torch.cat((fake_lr, batch["real_lr"]))).chunk(2)
+            real = batch["other_hr"]
+        else:
+            sr = judged = self.players.generator(fake_lr)
+            real = hr
+        fake_logits, real_logits = d(view(judged)), d(view(real))
+        weight = self.weight(batch)
+
+        terms = {
+            "content": losses.weighted_content_loss(sr, hr, weight),
+            "adversarial": gan.generator(fake_logits, real_logits),
+        }
+        loss_g = self.content * terms["content"] + self.adversarial * terms["adversarial"]
+        if self.features is not None:
+            on_features = weight if self.weigh_features else None
+            terms["perceptual"] = losses.weighted_perceptual_loss(sr, hr, on_features, self.features)
+            loss_g = loss_g + self.perceptual * terms["perceptual"]
+        if self.low is not None:
+            terms["low_band"] = losses.low_band_loss(sr, hr, self.low)
+            loss_g = loss_g + self.low_band * terms["low_band"]
+        terms["discriminator"] = gan.discriminator(real_logits, fake_logits)
+        return loss_g, terms
 
 
-def update_together(
-    generator: nn.Module,
-    optimizer_g: Optimizer,
-    loss_g: Tensor,
-    discriminator: nn.Module,
-    optimizer_d: Optimizer,
-    loss_d: Tensor,
-) -> None:
-    """Steps both players from one shared forward pass.
-
-    Each loss is differentiated with respect to its own player alone: no weight gradient of D is computed for G's
-    loss, and D's loss does not travel back through G.
-    """
-    optimizer_g.zero_grad(set_to_none=True)
-    optimizer_d.zero_grad(set_to_none=True)
-    loss_d.backward(inputs=_trainable(discriminator.parameters()), retain_graph=True)
-    loss_g.backward(inputs=_trainable(generator.parameters()))
-    optimizer_d.step()
-    optimizer_g.step()
-
-
-def _trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    return [parameter for parameter in parameters if parameter.requires_grad]
+def _trainable(network: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]

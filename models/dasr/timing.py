@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 import srkernels
-from models.dasr.steps import haar_bands
+from models.dasr.steps import DSNStep, SRNStep
+from models.frequency import FrequencyFilter
+
+Work = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Timing:
         return self.reference / self.automatic
 
 
-def compare(what: str, work: Callable[[], object], pairs: int, device: torch.device) -> Timing:
+def compare(what: str, work: Work, pairs: int, device: torch.device) -> Timing:
     """Median wall time of `work` under `use_backend("reference")` and under `use_backend(None)`."""
     times: dict[str | None, list[float]] = {"reference": [], None: []}
     for pair in range(-2, pairs):
@@ -44,14 +47,10 @@ def compare(what: str, work: Callable[[], object], pairs: int, device: torch.dev
     return Timing(what, statistics.median(times["reference"]), statistics.median(times[None]))
 
 
-def in_bf16(work: Callable[[], object], device: torch.device) -> Callable[[], object]:
-    """`work` under autocast to bf16."""
-
-    def cast() -> None:
-        with torch.autocast(device.type, torch.bfloat16):
-            work()
-
-    return cast
+def in_bf16(step: DSNStep | SRNStep, batch: Mapping[str, Tensor]) -> Work:
+    """A step under autocast to bf16."""
+    cast = replace(step, players=replace(step.players, precision=torch.bfloat16))
+    return lambda: cast(batch)
 
 
 def _wait(device: torch.device) -> None:
@@ -59,29 +58,29 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def dsn_ops(real_lr: Tensor) -> Callable[[], object]:
+def dsn_ops(step: DSNStep, batch: Mapping[str, Tensor]) -> Work:
     """The op calls of one `DSNStep`, forward and backward, on tensors of its shapes."""
-    return _haar_pair(real_lr)
+    return _view_pair(step.players.view, batch["real_lr"])
 
 
-def srn_ops(hr: Tensor, distance_map: Tensor, other_hr: Tensor) -> Callable[[], object]:
-    """The op calls of one `SRNStep`, forward and backward, on tensors of its shapes."""
-    haar = _haar_pair(other_hr)
+def srn_ops(step: SRNStep, batch: Mapping[str, Tensor]) -> Work:
+    """The op calls of one `SRNStep` but for its convolutions, forward and backward, on tensors of its shapes."""
+    view, hr = _view_pair(step.players.view, batch["other_hr"]), batch["hr"]
     sr = torch.rand_like(hr, requires_grad=True)
 
     def work() -> None:
-        haar()
-        torch.autograd.grad(srkernels.weighted_l1_loss(sr, hr, distance_map), sr)
+        view()
+        torch.autograd.grad(srkernels.weighted_l1_loss(sr, hr, batch["weight"]), sr)
 
     return work
 
 
-def _haar_pair(real: Tensor) -> Callable[[], object]:
+def _view_pair(view: FrequencyFilter, real: Tensor) -> Work:
     fake = torch.rand_like(real, requires_grad=True)
-    upstream = torch.rand_like(haar_bands(real))
+    upstream = torch.rand_like(view(real))
 
     def work() -> None:
-        haar_bands(real)
-        torch.autograd.grad(haar_bands(fake), fake, upstream)
+        view(real)
+        torch.autograd.grad(view(fake), fake, upstream)
 
     return work

@@ -1,10 +1,22 @@
-"""Networks under the state-dict keys that published weights use."""
+"""Networks under the state-dict keys that published weights use, and the files that hold such weights."""
 
 from __future__ import annotations
 
 from models.networks.de_resnet import DeResNet
-from models.networks.discriminators import FSDiscriminator, NLayerDiscriminator
+from models.networks.discriminators import PatchDiscriminator
+from models.networks.dsn import DSN
+from models.networks.lpips import LPIPS
 from models.networks.rrdbnet import RRDBNet
-from models.networks.vgg import VGG19
+from models.networks.vgg import VGG19Features
+from models.networks.weights import load_weights, save_weights
 
-__all__ = ["VGG19", "DeResNet", "FSDiscriminator", "NLayerDiscriminator", "RRDBNet"]
+__all__ = [
+    "DSN",
+    "LPIPS",
+    "DeResNet",
+    "PatchDiscriminator",
+    "RRDBNet",
+    "VGG19Features",
+    "load_weights",
+    "save_weights",
+]

@@ -1,4 +1,4 @@
-"""Residual and dense blocks shared by the generators."""
+"""Residual and dense blocks shared by the generators, and how their convolutions start."""
 
 from __future__ import annotations
 
@@ -11,9 +11,33 @@ def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)
 
 
-def zero_bias(conv: nn.Conv2d) -> None:
+def kaiming_init(network: nn.Module, scale: float = 1.0) -> None:
+    """Every convolution normal with Kaiming's fan-in deviation times `scale`, every bias 0.
+
+    A `scale` of 0.1 keeps a deep stack of residual blocks close to the identity at the start (ESRGAN, section 3.1).
+    """
+    for conv in network.modules():
+        if isinstance(conv, nn.Conv2d):
+            nn.init.kaiming_normal_(conv.weight)
+            conv.weight.data.mul_(scale)
+            _zero_bias(conv)
+
+
+def zero_init(conv: nn.Conv2d) -> None:
+    """Makes the output 0, for the last layer of a branch that something is added to."""
+    nn.init.zeros_(conv.weight)
+    _zero_bias(conv)
+
+
+def _zero_bias(conv: nn.Conv2d) -> None:
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
+
+
+def check_scale(network: nn.Module, scale: int) -> None:
+    """Raises ValueError for a factor between HR and LR sizes that is none of 1, 2 and 4."""
+    if scale not in (1, 2, 4):
+        raise ValueError(f"{type(network).__name__}: scale must be 1, 2 or 4, got {scale}")
 
 
 class ResidualBlock(srkernels.nn.ResidualBlock):
@@ -26,6 +50,22 @@ class ResidualBlock(srkernels.nn.ResidualBlock):
         super().__init__(num_feat, activation="prelu")
 
 
+class ReLUResidualBlock(nn.Module):
+    """`x + res.2(relu(res.0(x)))`, no norm, under the keys of ESRGAN's `ResNetBlock`.
+
+    Input and output are (N, num_feat, H, W).
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        self.res = nn.Sequential(conv3x3(num_feat, num_feat), nn.ReLU(), conv3x3(num_feat, num_feat))
+        self.save = "activations"
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.res[0], self.res[2]
+        return srkernels.residual_block(x, first.weight, first.bias, second.weight, second.bias, save=self.save)
+
+
 class ResidualDenseBlock(srkernels.nn.ResidualDenseBlock):
     """Five densely connected convs, LeakyReLU 0.2 after the first four, `x + 0.2 * conv5` (ESRGAN).
 
@@ -34,11 +74,7 @@ class ResidualDenseBlock(srkernels.nn.ResidualDenseBlock):
 
     def __init__(self, num_feat: int, num_grow_ch: int) -> None:
         super().__init__(num_feat, num_grow_ch)
-        # Small weights keep a deep stack of these close to the identity at the start (ESRGAN, section 3.1).
-        for conv in self.children():
-            nn.init.kaiming_normal_(conv.weight)
-            conv.weight.data.mul_(0.1)
-            zero_bias(conv)
+        kaiming_init(self, 0.1)
 
 
 class RRDB(nn.Module):
@@ -52,3 +88,10 @@ class RRDB(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + 0.2 * self.rdb3(self.rdb2(self.rdb1(x)))
+
+
+def recompute_blocks(network: nn.Module) -> None:
+    """Every residual and dense block keeps its input alone for the backward pass, and computes the rest once more."""
+    for module in network.modules():
+        if isinstance(module, (ResidualBlock, ReLUResidualBlock, ResidualDenseBlock)):
+            module.save = "recompute"

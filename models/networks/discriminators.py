@@ -1,61 +1,101 @@
-"""Patch discriminators. Both take the 9-channel Haar input of `srkernels.haar_highpass` and give raw logits."""
+"""Patch discriminators of four convolutions: the paper's, and those of DASR's code."""
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
-from models.networks.blocks import zero_bias
+from models.networks.blocks import kaiming_init
+
+# Kernel and stride of the four convolutions, all padded by (kernel - 1) // 2.
+_KINDS = {
+    "paper": ((3, 2), (3, 2), (3, 1), (3, 1)),
+    "fsd": ((5, 1), (5, 1), (5, 1), (1, 1)),
+    "nlayer_s1": ((4, 1), (4, 1), (4, 1), (4, 1)),
+    "nlayer_s2": ((4, 2), (4, 2), (4, 1), (4, 1)),
+}
+_NORMS = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d, "none": nn.Identity}
 
 
-class FSDiscriminator(nn.Module):
-    """The DSN's discriminator (`FSD` with instance norm in DASR's code): stride 1, one score per input position.
+class PatchDiscriminator(nn.Module):
+    """Logits, one for each patch, of what a frequency filter makes of an image (9 channels for `haar_highpass`).
 
-    Input (N, in_channels, h, w), output logits (N, 1, h, w), receptive field 13. Its sigmoid on a generated LR image
-    is the domain-distance map. Published size: 64 features. Published checkpoints hold these keys under `net.`.
+    Input (N, in_channels, h, w), output raw logits (N, 1, about h / jump, about w / jump). Four convolutions to
+    num_feat, twice, four times as many channels and 1, a norm behind the second and third, LeakyReLU 0.2 between them.
+
+    Args:
+        num_feat: 64 in all published ones.
+        kind: "paper": 3x3, two of them strided, receptive field 23, as DASR's paper says. "fsd": 5x5, 5x5, 5x5, 1x1,
+            a score for every position, with which DASR's code trains the DSN and makes its distance maps.
+            "nlayer_s1", "nlayer_s2": 4x4 (PatchGAN), the latter with two strided layers; `nld_s1` and `nld_s2` of the
+            DSN's code.
+        norm: "instance" (no parameters, statistics of each image in evaluation too), "batch" or "none".
+        bias: whether the two convolutions in front of a norm have one. The discriminator of DASR's SR network is
+            "nlayer_s2" with bias=False and init="kaiming".
+        init: "default" of PyTorch, or "kaiming": normal, biases 0.
+
+    Attributes:
+        frequency: name of the filter in front (`models.frequency`) that the weights were trained with, None if unknown.
+        frequency_kernel: the kernel size of that filter, where it has one.
+
+    Raises:
+        ValueError: naming the argument.
     """
 
-    def __init__(self, in_channels: int = 9, num_feat: int = 64) -> None:
+    def __init__(
+        self,
+        in_channels: int = 9,
+        num_feat: int = 64,
+        *,
+        kind: str = "paper",
+        norm: str = "instance",
+        bias: bool = True,
+        init: str = "default",
+    ) -> None:
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Conv2d(in_channels, num_feat, 5, padding=2),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(num_feat, 2 * num_feat, 5, padding=2),
-            nn.InstanceNorm2d(2 * num_feat),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(2 * num_feat, 4 * num_feat, 5, padding=2),
-            nn.InstanceNorm2d(4 * num_feat),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(4 * num_feat, 1, 1),
-        )
+        for name, value, known in (
+            ("kind", kind, _KINDS),
+            ("norm", norm, _NORMS),
+            ("init", init, ("default", "kaiming")),
+        ):
+            if value not in known:
+                raise ValueError(f"PatchDiscriminator: {name} must be one of {', '.join(known)}, got {value!r}")
+        self.kind = kind
+        self.norm = norm
+        self.frequency: str | None = None
+        self.frequency_kernel = 5
+        channels = (in_channels, num_feat, 2 * num_feat, 4 * num_feat, 1)
+        layers: list[nn.Module] = []
+        for n, (kernel, stride) in enumerate(_KINDS[kind]):
+            has_norm = n in (1, 2)
+            layers.append(
+                nn.Conv2d(*channels[n : n + 2], kernel, stride, padding=(kernel - 1) // 2, bias=bias or not has_norm)
+            )
+            if has_norm:
+                layers.append(_NORMS[norm](channels[n + 1]))
+            layers.append(nn.LeakyReLU(0.2))
+        self.model = nn.Sequential(*layers[:-1])
+        if init == "kaiming":
+            kaiming_init(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
+    @property
+    def receptive_field(self) -> int:
+        """Side of the square that a logit sees, in positions of the input."""
+        strides = [stride for _, stride in _KINDS[self.kind]]
+        return 1 + sum((kernel - 1) * math.prod(strides[:n]) for n, (kernel, _) in enumerate(_KINDS[self.kind]))
 
+    @property
+    def jump(self) -> int:
+        """Distance between the squares of neighbouring logits, in positions of the input."""
+        return math.prod(stride for _, stride in _KINDS[self.kind])
 
-class NLayerDiscriminator(nn.Module):
-    """The SR network's discriminator (PatchGAN with two strided layers and instance norm, as DASR builds it).
-
-    Input (N, in_channels, h, w), output logits of about (N, 1, h/4 - 2, w/4 - 2), receptive field 34. h, w >= 16.
-    Published size: 64 features.
-    """
-
-    def __init__(self, in_channels: int = 9, num_feat: int = 64) -> None:
-        super().__init__()
-        self.model = nn.Sequential(
-            nn.Conv2d(in_channels, num_feat, 4, stride=2, padding=1),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(num_feat, 2 * num_feat, 4, stride=2, padding=1, bias=False),
-            nn.InstanceNorm2d(2 * num_feat),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(2 * num_feat, 4 * num_feat, 4, padding=1, bias=False),
-            nn.InstanceNorm2d(4 * num_feat),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(4 * num_feat, 1, 4, padding=1),
-        )
-        for module in self.model:
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight)
-                zero_bias(module)
+    @property
+    def first_centre(self) -> float:
+        """Where the middle of the first logit's square lies, in positions of the input; 0.5 is between two of them."""
+        strides = [stride for _, stride in _KINDS[self.kind]]
+        shifts = [(kernel - 1) / 2 - (kernel - 1) // 2 for kernel, _ in _KINDS[self.kind]]
+        return sum(shift * math.prod(strides[:n]) for n, shift in enumerate(shifts))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.networks.blocks import RRDB, conv3x3, zero_bias
+from models.networks.blocks import RRDB, check_scale, conv3x3, zero_init
 from models.resize import bicubic
 from srkernels import conv2d_act
 
@@ -31,8 +31,7 @@ class RRDBNet(nn.Module):
         bicubic_skip: bool = False,
     ) -> None:
         super().__init__()
-        if scale not in (1, 2, 4):
-            raise ValueError(f"RRDBNet: scale must be 1, 2 or 4, got {scale}")
+        check_scale(self, scale)
         self.scale = scale
         self.bicubic_skip = bicubic_skip
         self.conv_first = conv3x3(3 * (4 // scale) ** 2, num_feat)
@@ -43,8 +42,7 @@ class RRDBNet(nn.Module):
         self.conv_hr = conv3x3(num_feat, num_feat)
         self.conv_last = conv3x3(num_feat, 3)
         if bicubic_skip:
-            nn.init.zeros_(self.conv_last.weight)
-            zero_bias(self.conv_last)
+            zero_init(self.conv_last)
 
     def forward(self, x: Tensor) -> Tensor:
         shallow = self.conv_first(F.pixel_unshuffle(x, 4 // self.scale))

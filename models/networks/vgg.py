@@ -17,7 +17,7 @@ _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class VGG19(nn.Module):
+class VGG19Features(nn.Module):
     """Features of torchvision's `vgg19` under its keys, `features.N.weight` and `features.N.bias`; frozen.
 
     Layers go by the names of the paper: `conv5_4` is what the fourth convolution of the fifth stage gives, ahead of its
@@ -47,7 +47,8 @@ class VGG19(nn.Module):
         known = [kind + name for name in self._name_of.values() for kind in ("conv", "relu")]
         unknown = [name for name in self.layers if name not in known]
         if unknown or not self.layers:
-            raise ValueError(f"VGG19: layers must be some of {known[0]}, {known[1]} ... {known[-1]}, got {self.layers}")
+            some = f"{known[0]}, {known[1]} ... {known[-1]}"
+            raise ValueError(f"VGG19Features: layers must be some of {some}, got {self.layers}")
         self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False)
@@ -60,7 +61,7 @@ class VGG19(nn.Module):
         """
         self.load_state_dict({key: value for key, value in state.items() if not key.startswith("classifier.")})
 
-    def train(self, mode: bool = True) -> VGG19:
+    def train(self, mode: bool = True) -> VGG19Features:
         """Stays in eval mode, as a part of a loss that is set to training should."""
         return super().train(False)
 

@@ -54,19 +54,25 @@ def test_equal_pictures(pair):
 
 
 @pytest.mark.parametrize(
-    ("prediction", "message"),
+    ("sr", "message"),
     [
         (np.zeros((20, 20, 3), np.float32), "uint8 RGB"),
         (np.zeros((20, 20), np.uint8), "uint8 RGB"),
         (np.zeros((20, 24, 3), np.uint8), "differ in shape"),
     ],
 )
-def test_bad_pictures_are_named(prediction, message):
+def test_bad_pictures_are_named(sr, message):
     with pytest.raises(ValueError, match=message):
-        metrics.psnr(prediction, np.zeros((20, 20, 3), np.uint8))
+        metrics.psnr(sr=sr, hr=np.zeros((20, 20, 3), np.uint8))
 
 
 def test_too_small_for_the_window_is_refused():
     picture = np.zeros((18, 18, 3), np.uint8)
     with pytest.raises(ValueError, match="11 x 11"):
         metrics.ssim(picture, picture)
+
+
+def test_a_number_comes_with_its_convention():
+    assert metrics.convention(4, y_channel=False) == "RGB, crop 4, uint8"
+    assert metrics.convention(2, y_channel=True) == "Y of BT.601 studio range, crop 2, uint8"
+    assert metrics.convention() == metrics.CONVENTION == "Y of BT.601 studio range, crop 4, uint8"

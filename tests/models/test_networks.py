@@ -1,20 +1,17 @@
-"""Published keys, parameter counts and shapes of the networks; what one update touches."""
+"""Published keys, parameter counts, shapes and values of the networks."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 import srkernels
-from models.checkpoint import load_weights, save_weights
-from models.dasr.config import DSNOptions, SRNOptions
-from models.dasr.demo import make_dsn_step, make_srn_step
-from models.dasr.steps import generate_lr_and_map
-from models.networks import VGG19, DeResNet, FSDiscriminator, NLayerDiscriminator, RRDBNet
+from models.networks import DSN, DeResNet, PatchDiscriminator, RRDBNet, VGG19Features
 from models.resize import bicubic
-
-CPU = torch.device("cpu")
 
 
 def count(network: nn.Module) -> int:
@@ -28,11 +25,20 @@ def conv_keys(*names: str) -> set[str]:
 @pytest.mark.parametrize(
     ("network", "parameters"),
     [
+        (DSN, 1_776_067),
+        (partial(DSN, num_block=22), 1_702_211),
         (DeResNet, 668_238),
-        (FSDiscriminator, 1_039_105),
-        (NLayerDiscriminator, 668_737),
+        (partial(DeResNet, num_block=23), 1_776_093),
+        (partial(DeResNet, scale=1), 594_380),
+        (partial(PatchDiscriminator, kind="fsd"), 1_039_105),
+        (partial(PatchDiscriminator, 3, kind="fsd"), 1_029_505),
+        (partial(PatchDiscriminator, kind="fsd", norm="batch"), 1_039_105 + 768),
+        (partial(PatchDiscriminator, kind="nlayer_s1"), 669_121),
+        (partial(PatchDiscriminator, kind="nlayer_s2"), 669_121),
+        (partial(PatchDiscriminator, kind="nlayer_s2", bias=False), 668_737),
+        (partial(PatchDiscriminator, 3, kind="nlayer_s2", bias=False), 662_593),
         (RRDBNet, 16_697_987),
-        (VGG19, 20_024_384),
+        (VGG19Features, 20_024_384),
     ],
 )
 def test_published_sizes(network, parameters):
@@ -47,15 +53,45 @@ def test_rrdbnet_has_the_keys_of_basicsr():
 
 
 def test_de_resnet_has_the_published_keys():
-    prelus = {"block_input.1.weight", "res_blocks.0.prelu.weight", "down_sample.1.weight", "down_sample.3.weight"}
-    convs = ["block_input.0", "res_blocks.0.conv1", "res_blocks.0.conv2", "down_sample.0", "down_sample.2"]
-    assert set(DeResNet(8, 1).state_dict()) == conv_keys(*convs, "block_output") | prelus
+    prelus = {"block_input.1.weight", "res_blocks.0.prelu.weight"}
+    keys = prelus | conv_keys("block_input.0", "res_blocks.0.conv1", "res_blocks.0.conv2", "block_output")
+    assert set(DeResNet(8, 1, scale=1).state_dict()) == keys
+    keys |= {"down_sample.1.weight"} | conv_keys("down_sample.0")
+    assert set(DeResNet(8, 1, scale=2).state_dict()) == keys
+    keys |= {"down_sample.3.weight"} | conv_keys("down_sample.2")
+    assert set(DeResNet(8, 1).state_dict()) == keys
+
+
+def test_dsn_has_the_published_keys():
+    blocks = [f"model.1.sub.{n}.res.{k}" for n in range(2) for k in (0, 2)]
+    ends = ["model.0", "model.1.sub.2", "Afterconv.0", "Afterconv.1"]
+    assert set(DSN(8, 2).state_dict()) == conv_keys(*ends, *blocks)
 
 
 def test_discriminators_have_the_published_keys():
-    assert set(FSDiscriminator().state_dict()) == conv_keys("net.0", "net.2", "net.5", "net.8")
+    convs = ("model.0", "model.2", "model.5", "model.8")
+    for norm in ("instance", "none"):
+        assert set(PatchDiscriminator(9, 8, kind="fsd", norm=norm).state_dict()) == conv_keys(*convs)
     without_bias = {"model.2.weight", "model.5.weight"}
-    assert set(NLayerDiscriminator().state_dict()) == conv_keys("model.0", "model.8") | without_bias
+    of_srn = PatchDiscriminator(9, 8, kind="nlayer_s2", bias=False).state_dict()
+    assert set(of_srn) == conv_keys("model.0", "model.8") | without_bias
+    kinds = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    norms = {f"model.{n}.{kind}" for n in (3, 6) for kind in kinds}
+    assert set(PatchDiscriminator(9, 8, kind="fsd", norm="batch").state_dict()) == conv_keys(*convs) | norms
+
+
+def test_initial_weights():
+    """He's fan-in deviation, a tenth of it in the DSN; biases 0. Other discriminators start as PyTorch has it."""
+    torch.manual_seed(0)
+    for network, scale in ((DSN(32, 2), 0.1), (PatchDiscriminator(9, 32, init="kaiming"), 1.0)):
+        for conv in network.modules():
+            if isinstance(conv, nn.Conv2d):
+                expected = scale * (2 / conv.weight[0].numel()) ** 0.5
+                assert float(conv.weight.detach().std()) == pytest.approx(expected, rel=0.2)
+                assert not conv.bias.any()
+    conv = PatchDiscriminator(9, 32).model[0]
+    assert float(conv.weight.detach().abs().max()) <= (1 / conv.weight[0].numel()) ** 0.5
+    assert conv.bias.any()
 
 
 def test_shapes():
@@ -65,9 +101,95 @@ def test_shapes():
             network = RRDBNet(8, 1, 4, scale=scale, bicubic_skip=skip)
             assert network(image).shape == (2, 3, 24 * scale, 40 * scale)
             assert network.conv_first.in_channels == {1: 48, 2: 12, 4: 3}[scale]  # as Real-ESRGAN's checkpoints
-    assert DeResNet(8, 1)(image).shape == (2, 3, 6, 10)
-    assert FSDiscriminator(9, 8)(torch.rand(2, 9, 12, 20)).shape == (2, 1, 12, 20)
-    assert NLayerDiscriminator(9, 8)(torch.rand(2, 9, 64, 64)).shape == (2, 1, 14, 14)
+            for down in (DSN, DeResNet):
+                assert down(8, 1, scale=scale, bicubic_skip=skip)(image).shape == (2, 3, 24 // scale, 40 // scale)
+    odd = torch.rand(2, 3, 25, 43)
+    for skip in (False, True):
+        assert DeResNet(8, 1, bicubic_skip=skip)(odd).shape == (2, 3, 7, 11)
+    assert DSN(8, 1)(odd).shape == (2, 3, 6, 10)
+    for kind, shape in (("paper", (16, 16)), ("fsd", (64, 64)), ("nlayer_s1", (60, 60)), ("nlayer_s2", (14, 14))):
+        assert PatchDiscriminator(9, 8, kind=kind)(torch.rand(2, 9, 64, 64)).shape == (2, 1, *shape)
+
+
+def test_arguments_that_no_network_has():
+    for network in (DSN, DeResNet, RRDBNet):
+        with pytest.raises(ValueError, match=f"{network.__name__}: scale must be 1, 2 or 4, got 3"):
+            network(8, 1, scale=3)
+    for name in ("kind", "norm", "init"):
+        with pytest.raises(ValueError, match=f"PatchDiscriminator: {name} must be one of .*, got 'other'"):
+            PatchDiscriminator(**{name: "other"})
+
+
+def plain_dsn(network: DSN, x: Tensor) -> Tensor:
+    """The network with its convolution behind the trunk and its resize one after the other, in PyTorch."""
+    state = dict(network.named_parameters())
+
+    def conv(key: str, x: Tensor) -> Tensor:
+        return F.conv2d(x, state[f"{key}.weight"], state[f"{key}.bias"], padding=1)
+
+    features = shallow = conv("model.0", x)
+    for n in range(2):
+        features = features + conv(f"model.1.sub.{n}.res.2", conv(f"model.1.sub.{n}.res.0", features).relu())
+    features = shallow + conv("model.1.sub.2", features)
+    features = F.interpolate(features, scale_factor=1 / network.scale, mode="bilinear", align_corners=False)
+    return conv("Afterconv.1", conv("Afterconv.0", features))
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4])
+@pytest.mark.parametrize("size", [(12, 20), (13, 18), (7, 4)])
+def test_dsn_is_what_its_layers_are_one_by_one(scale, size):
+    torch.manual_seed(0)
+    network = DSN(4, 2, scale=scale).double()
+    with torch.no_grad():  # the initial weights are so small that the output would show nothing
+        for parameter in network.parameters():
+            parameter.normal_(std=0.3)
+    image = torch.rand(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    ours, theirs = network(image), plain_dsn(network, image)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    cotangent = torch.randn_like(ours)
+    inputs = [image, *network.parameters()]
+    for got, want in zip(
+        torch.autograd.grad(ours, inputs, cotangent), torch.autograd.grad(theirs, inputs, cotangent), strict=True
+    ):
+        assert want.any()
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("kind", "receptive_field", "jump"), [("paper", 23, 4), ("fsd", 13, 1), ("nlayer_s1", 13, 1), ("nlayer_s2", 34, 4)]
+)
+def test_receptive_field_is_what_a_gradient_sees(kind, receptive_field, jump):
+    torch.manual_seed(0)
+    network = PatchDiscriminator(1, 4, kind=kind, norm="none").double()
+    assert (network.receptive_field, network.jump) == (receptive_field, jump)
+    x = torch.randn(1, 1, 80, 88, dtype=torch.float64, requires_grad=True)
+    logits = network(x)
+    row, column = (n // 2 for n in logits.shape[2:])
+    starts = []
+    for step in (0, 1):
+        (gradient,) = torch.autograd.grad(logits[0, 0, row + step, column + step], x, retain_graph=True)
+        for axis in (0, 1):
+            seen = gradient[0, 0].abs().sum(1 - axis).nonzero()[:, 0]
+            assert int(seen[-1] - seen[0]) + 1 == receptive_field
+            starts.append(int(seen[0]))
+    assert [starts[2] - starts[0], starts[3] - starts[1]] == [jump, jump]
+
+
+def test_norms_of_a_discriminator():
+    """Instance norm looks at one image alone, in evaluation too; batch norm at the batch, and then at what it kept."""
+    torch.manual_seed(0)
+    x = torch.rand(3, 9, 16, 16)
+    for norm, alone_in_training, alone_in_evaluation in (
+        ("instance", True, True),
+        ("batch", False, True),
+        ("none", True, True),
+    ):
+        network = PatchDiscriminator(9, 4, norm=norm)
+        for mode, alone in ((True, alone_in_training), (False, alone_in_evaluation)):
+            network.train(mode)
+            assert torch.allclose(network(x)[:1], network(x[:1]), atol=1e-6) == alone
+    scaled = PatchDiscriminator(9, 4, norm="instance").eval()
+    torch.testing.assert_close(scaled.model[:4](3 * x).std(), torch.tensor(1.0), rtol=0.05, atol=0.0)
 
 
 def torchvision_features() -> nn.Sequential:
@@ -86,7 +208,7 @@ def test_vgg_features_before_and_after_the_activation():
     torch.manual_seed(0)
     theirs = torchvision_features()
     state = {f"features.{key}": value for key, value in theirs.state_dict().items()}
-    ours = VGG19(("relu5_4", "conv5_4", "conv1_1", "relu3_2"), input_norm=False)
+    ours = VGG19Features(("relu5_4", "conv5_4", "conv1_1", "relu3_2"), input_norm=False)
     ours.load_torchvision({**state, "classifier.0.weight": torch.zeros(2, 2)})
     image = torch.rand(1, 3, 32, 40)
     found = ours(image)
@@ -119,7 +241,7 @@ def test_frozen_vgg_keeps_what_its_data_gradient_reads():
     """Of each ReLU what comes out of it, of each pooling its indices; no convolution's input besides."""
     side = 32
     image = torch.rand(1, 3, side, side).contiguous(memory_format=torch.channels_last).requires_grad_()
-    network = VGG19().to(memory_format=torch.channels_last)
+    network = VGG19Features().to(memory_format=torch.channels_last)
     by_stage = [64 * side**2 * 2, 128 * side**2 // 4 * 2, 256 * side**2 // 16 * 4, 512 * side**2 // 64 * 4]
     activations = 4 * (sum(by_stage) + 512 * side**2 // 256 * 3)  # conv5_4 is linear
     indices = 8 * sum(c * side**2 // 4**s for s, c in enumerate((64, 128, 256, 512), 1))
@@ -130,7 +252,7 @@ def test_frozen_vgg_keeps_what_its_data_gradient_reads():
 
 def test_vgg_is_frozen_and_says_what_it_does_not_know():
     with torch.device("meta"):
-        network = VGG19()
+        network = VGG19Features()
     assert not any(p.requires_grad for p in network.parameters())
     assert not network.train().training
     assert set(network.state_dict()) == conv_keys(
@@ -140,100 +262,13 @@ def test_vgg_is_frozen_and_says_what_it_does_not_know():
         network.load_torchvision({**network.state_dict(), "features.36.weight": torch.zeros(1)})
     for layers in ((), ("conv6_1",), ("pool1",)):
         with pytest.raises(ValueError, match=r"layers must be some of conv1_1, relu1_1 \.\.\. relu5_4"):
-            VGG19(layers)
+            VGG19Features(layers)
 
 
 def test_with_a_skip_the_untrained_networks_are_bicubic():
     image = torch.rand(1, 3, 32, 48)
     torch.testing.assert_close(RRDBNet(8, 1, 4, bicubic_skip=True)(image), bicubic(image, 4))
-    torch.testing.assert_close(DeResNet(8, 1, bicubic_skip=True)(image), bicubic(image, 0.25))
-
-
-def test_weights_survive_a_round_trip_in_channels_last(tmp_path):
-    network = RRDBNet(8, 1, 4).to(memory_format=torch.channels_last)
-    save_weights(network, tmp_path / "a.safetensors")
-    other = RRDBNet(8, 1, 4)
-    load_weights(other, tmp_path / "a.safetensors")
-    for key, value in network.state_dict().items():
-        assert torch.equal(value, other.state_dict()[key]), key
-    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
-
-
-def dsn_case():
-    return make_dsn_step(DSNOptions(num_feat=8, num_feat_discriminator=8), CPU), (
-        torch.rand(2, 3, 64, 64),
-        torch.rand(2, 3, 16, 16),
-    )
-
-
-def srn_case():
-    lr, hr = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 64, 64)
-    step = make_srn_step(SRNOptions(num_feat=8, num_block=1, num_grow_ch=8, num_feat_discriminator=8), CPU)
-    return step, (lr, hr, torch.rand(2, 1, 8, 8), lr.flip(0), hr.flip(0))
-
-
-@pytest.mark.parametrize("case", [dsn_case, srn_case])
-def test_each_player_gets_the_gradient_of_its_own_loss(case):
-    """The shared forward and pruned backward give the gradients of two separate, textbook backward passes."""
-    torch.manual_seed(0)
-    step, batch = case()
-    # In double precision, so that sums which cancel (a bias in front of instance norm) need no tolerance of their own.
-    step.generator.double()
-    step.discriminator.double()
-    batch = tuple(tensor.double() for tensor in batch)
-    for _ in range(2):
-        step(*batch)
-    before = {
-        name: {key: value.clone() for key, value in getattr(step, name).state_dict().items()}
-        for name in ("generator", "discriminator")
-    }
-    step(*batch)
-    shared = {
-        name: [parameter.grad.clone() for parameter in getattr(step, name).parameters()]
-        for name in ("generator", "discriminator")
-    }
-    for name, weights in before.items():
-        getattr(step, name).load_state_dict(weights)
-
-    losses = textbook_losses(step, batch)
-    for name, loss in losses.items():
-        expected = torch.autograd.grad(loss, list(getattr(step, name).parameters()), retain_graph=True)
-        for got, want in zip(shared[name], expected, strict=True):
-            torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
-        assert any(bool(want.abs().sum() > 0) for want in expected)
-
-
-def textbook_losses(step, batch):
-    """Both losses written with plain PyTorch, Haar and resize included."""
-
-    def bands(x):
-        a, b, c, d = x[..., ::2, ::2], x[..., ::2, 1::2], x[..., 1::2, ::2], x[..., 1::2, 1::2]
-        return torch.cat((a + b - c - d, a - b + c - d, a - b - c + d), 1) / 4 + 0.5
-
-    def bce(logits, label):
-        return nn.functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
-
-    g, d = step.generator, step.discriminator
-    if len(batch) == 2:
-        hr, real = batch
-        fake = g(hr)
-        low_fake, low_hr = (nn.functional.avg_pool2d(x, 5, 1) for x in (fake, bicubic(hr, 0.25)))
-        main = step.content * (low_fake - low_hr).abs().mean()
-    else:
-        lr, hr, distance, real_lr, real = batch
-        weight = nn.functional.interpolate(distance, size=hr.shape[-2:], mode="bilinear", align_corners=False)
-        main = step.pixel * (weight * (g(lr) - hr).abs()).mean()
-        fake = g(real_lr)
-    return {
-        "generator": main + step.adversarial * bce(d(bands(fake)), 1.0),
-        "discriminator": (bce(d(bands(real)), 1.0) + bce(d(bands(fake.detach())), 0.0)) / 2,
-    }
-
-
-def test_generated_lr_is_eight_bit_and_the_map_a_probability():
-    step, _ = dsn_case()
-    lr, distance = generate_lr_and_map(step.generator, step.discriminator, torch.rand(1, 3, 96, 128))
-    assert lr.shape == (1, 3, 24, 32)
-    assert distance.shape == (1, 1, 12, 16)
-    torch.testing.assert_close(lr * 255, (lr * 255).round())
-    assert 0 < float(distance.min()) <= float(distance.max()) < 1
+    for scale in (1, 2, 4):
+        for network in (DSN, DeResNet):
+            down = network(8, 1, scale=scale, bicubic_skip=True)
+            torch.testing.assert_close(down(image), bicubic(image, 1 / scale))

@@ -1,0 +1,82 @@
+"""DASR's networks in plain PyTorch, on the weights of ours: what a training step costs without srkernels.
+
+Written as the field writes them: dense blocks by concatenation, activations in place, resizes of whole maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.networks import DSN, RRDBNet, VGG19Features
+
+
+def rrdbnet(network: RRDBNet, x: Tensor) -> Tensor:
+    """ESRGAN's generator, x4."""
+
+    def leaky(conv: nn.Conv2d, features: Tensor) -> Tensor:
+        return F.leaky_relu(conv(features), 0.2, inplace=True)
+
+    def dense(block: nn.Module, x: Tensor) -> Tensor:
+        features = [x]
+        for conv in (block.conv1, block.conv2, block.conv3, block.conv4):
+            features.append(leaky(conv, torch.cat(features, 1)))
+        return block.conv5(torch.cat(features, 1)) * 0.2 + x
+
+    shallow = features = network.conv_first(x)
+    for block in network.body:
+        inner = features
+        for each in (block.rdb1, block.rdb2, block.rdb3):
+            inner = dense(each, inner)
+        features = inner * 0.2 + features
+    features = shallow + network.conv_body(features)
+    for conv in (network.conv_up1, network.conv_up2):
+        features = leaky(conv, F.interpolate(features, scale_factor=2, mode="nearest"))
+    return network.conv_last(leaky(network.conv_hr, features))
+
+
+def dsn(network: DSN, x: Tensor) -> Tensor:
+    """The paper's down-sampling network, x1/4."""
+    head, trunk = network.model[0], network.model[1]["sub"]
+    *blocks, last = trunk
+    shallow = features = head(x)
+    for block in blocks:
+        conv1, _, conv2 = block.res
+        features = features + conv2(F.relu(conv1(features), inplace=True))
+    features = shallow + last(features)
+    features = F.interpolate(features, scale_factor=1 / network.scale, mode="bilinear", align_corners=False)
+    return network.Afterconv(features)
+
+
+def vgg(network: VGG19Features, x: Tensor) -> dict[str, Tensor]:
+    """Features of the one layer that is asked for, ahead of its ReLU."""
+    (layer,) = network.layers
+    x = (x - network.mean) / network.std
+    stage = 1
+    for key, conv in network.features.items():
+        name = network._name_of[key]
+        if int(name[0]) != stage:
+            stage, x = int(name[0]), F.max_pool2d(x, 2)
+        z = conv(x)
+        if f"conv{name}" == layer:
+            return {layer: z}
+        x = F.relu(z, inplace=True)
+    raise ValueError(f"plain VGG-19: no layer {layer}")
+
+
+class Plain(nn.Module):
+    """`forward` on the weights of `network`, which may be trained through it."""
+
+    def __init__(self, network: nn.Module, forward: Callable[..., Any]) -> None:
+        super().__init__()
+        self.network, self._forward = network, forward
+
+    def forward(self, x: Tensor) -> Any:
+        return self._forward(self.network, x)
+
+
+PLAIN: dict[type[nn.Module], Callable[..., Any]] = {RRDBNet: rrdbnet, DSN: dsn, VGG19Features: vgg}

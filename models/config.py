@@ -1,0 +1,103 @@
+"""Options as dataclasses: read from YAML with unknown and missing keys refused, written back as YAML."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union
+
+import yaml
+
+from models.data import InputError
+
+T = TypeVar("T")
+
+
+def load_yaml(options: type[T], path: Path) -> T:
+    """Reads the dataclass `options` from a YAML file that states every field; InputError names what is wrong."""
+    try:
+        mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    return from_mapping(options, mapping, str(path))
+
+
+def from_mapping(options: type[T], mapping: object, where: str) -> T:
+    """Builds the dataclass `options` from nested mappings. Raises InputError naming the key: `where: dsn.batch ...`."""
+    try:
+        return _build(options, mapping, "")
+    except _Wrong as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def to_mapping(options: object) -> Any:
+    """The reverse of `from_mapping`, in plain types that YAML, JSON and `torch.load(weights_only=True)` know."""
+    if dataclasses.is_dataclass(options):
+        return {item.name: to_mapping(getattr(options, item.name)) for item in dataclasses.fields(options)}
+    if isinstance(options, (tuple, list)):
+        return [to_mapping(item) for item in options]
+    return str(options) if isinstance(options, Path) else options
+
+
+def option_of(arguments: Sequence[str], name: str, default: str) -> str:
+    """The last value of `--name VALUE` or `--name=VALUE`, which decides what the other options are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(f"--{name}", default=default)
+    return str(getattr(parser.parse_known_args(arguments)[0], name))
+
+
+def dump_yaml(options: object) -> str:
+    return yaml.safe_dump(to_mapping(options), sort_keys=False)
+
+
+class _Wrong(Exception):
+    pass
+
+
+def _build(kind: Any, value: object, key: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise _Wrong(f"{key or 'the file'} must be a mapping, got {value!r}")
+        hints = typing.get_type_hints(kind)
+        names = [item.name for item in dataclasses.fields(kind)]
+        prefix = f"{key}." if key else ""
+        for what, keys in (("unknown", set(value) - set(names)), ("missing", set(names) - set(value))):
+            if keys:
+                raise _Wrong(f"{what} key {', '.join(sorted(f'{prefix}{name}' for name in keys))}")
+        return kind(**{name: _build(hints[name], value[name], prefix + name) for name in names})
+    return _plain(kind, value, key)
+
+
+def _plain(kind: Any, value: object, key: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (Union, UnionType):
+        if value is None and NoneType in arguments:
+            return None
+        (kind,) = (argument for argument in arguments if argument is not NoneType)
+        return _plain(kind, value, key)
+    if origin is Literal:
+        if value not in arguments:
+            raise _Wrong(f"{key} must be one of {', '.join(map(str, arguments))}, got {value!r}")
+        return value
+    if origin is tuple and isinstance(value, (list, tuple)):
+        kinds = [arguments[0]] * len(value) if arguments[-1] is ... else list(arguments)
+        if len(kinds) == len(value):
+            return tuple(_plain(each, item, key) for each, item in zip(kinds, value, strict=True))
+    # YAML 1.1 reads 1e-4, without a dot, as a string.
+    elif kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    elif kind is Path and isinstance(value, str):
+        return Path(value)
+    elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    name = kind.__name__ if isinstance(kind, type) else str(kind)
+    raise _Wrong(f"{key} must be {name}, got {value!r}")

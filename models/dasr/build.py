@@ -1,0 +1,182 @@
+"""Networks, losses and optimisers of DASR's two steps, from a configuration."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from models.dasr.config import DASRConfig, DiscriminatorConfig, PerceptualConfig
+from models.dasr.losses import Perceptual
+from models.dasr.steps import DSNStep, Players, SRNStep
+from models.data import InputError
+from models.frequency import FrequencyFilter, frequency_filter
+from models.loop import LoopConfig
+from models.losses import DistanceLoss, FeatureLoss, GANLoss
+from models.networks import DSN, LPIPS, DeResNet, PatchDiscriminator, RRDBNet, VGG19Features, load_weights
+from models.networks.blocks import recompute_blocks
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """Files that a run needs or starts from."""
+
+    vgg: Path | None = None
+    """torchvision's vgg19-dcbb9e9d.pth, for a perceptual loss on VGG-19."""
+    lpips_alex: Path | None = None
+    """torchvision's alexnet-owt-7be5be79.pth, for LPIPS."""
+    lpips_lin: Path | None = None
+    """LPIPS v0.1's alex.pth (richzhang/PerceptualSimilarity, weights/v0.1)."""
+    dsn: Path | None = None
+    """A down-sampling network to start from, or to generate with (ours or published)."""
+    dsn_discriminator: Path | None = None
+    """Its discriminator, to compute maps with (ours or published)."""
+    srn: Path | None = None
+    """An SR network to start from, such as ESRGAN's."""
+
+
+def build_dsn_step(config: DASRConfig, weights: WeightFiles, device: torch.device) -> DSNStep:
+    """Stage dsn's step with fresh networks, or with those that `weights` names."""
+    dsn = config.dsn
+    generator: nn.Module
+    if weights.dsn is not None:
+        generator = load_network(weights.dsn, "--weights.dsn", (DSN, DeResNet))
+    else:
+        # The published generator for bicubic input is DeResNet without its down-sampling.
+        scale = 1 if dsn.input == "bicubic" else config.scale
+        kind = DSN if dsn.network == "dsn" else DeResNet
+        generator = kind(dsn.num_feat, dsn.num_block, scale=scale, bicubic_skip=dsn.bicubic_skip)
+    return DSNStep(
+        _players(generator, dsn.discriminator, dsn.learning_rate, dsn.betas, config.run, device),
+        scale=config.scale,
+        content=dsn.content_weight,
+        perceptual=dsn.perceptual_weight,
+        adversarial=dsn.adversarial_weight,
+        features=build_features(dsn.perceptual, weights, config.run, device),
+        low=build_filter(dsn.discriminator).to(device).low if dsn.content_of == "low" else None,
+        bicubic_input=dsn.input == "bicubic",
+    )
+
+
+def build_srn_step(
+    config: DASRConfig,
+    weights: WeightFiles,
+    device: torch.device,
+    distance: Callable[[Tensor], Tensor] | None = None,
+) -> SRNStep:
+    """Stage srn's step with fresh networks, or with those that `weights` names."""
+    srn = config.srn
+    generator: nn.Module
+    if weights.srn is not None:
+        generator = load_network(weights.srn, "--weights.srn", (RRDBNet,))
+    else:
+        generator = RRDBNet(
+            srn.num_feat, srn.num_block, srn.num_grow_ch, scale=config.scale, bicubic_skip=srn.bicubic_skip
+        )
+    return SRNStep(
+        _players(generator, srn.discriminator, srn.learning_rate, srn.betas, config.run, device),
+        content=srn.content_weight,
+        perceptual=srn.perceptual_weight,
+        adversarial=srn.adversarial_weight,
+        low_band=srn.low_band_weight,
+        features=build_features(srn.perceptual, weights, config.run, device),
+        weigh_features=srn.weigh_features,
+        low=build_filter(srn.discriminator).to(device).low if srn.low_band_weight else None,
+        domain_gap=config.domain_gap,
+        distance=distance,
+    )
+
+
+def build_features(
+    perceptual: PerceptualConfig, weights: WeightFiles, run: LoopConfig, device: torch.device
+) -> Perceptual | None:
+    """phi with its published weights. Raises InputError naming the option whose file is missing or wrong."""
+    layout = torch.channels_last if run.channels_last else torch.contiguous_format
+    if perceptual.network == "none":
+        return None
+    if perceptual.network == "vgg19":
+        features = VGG19Features(perceptual.layers)
+        state = _state("--weights.vgg", "torchvision's vgg19-dcbb9e9d.pth", weights.vgg)
+        _load("--weights.vgg", lambda: features.load_torchvision(state))
+        return FeatureLoss(features.to(device, memory_format=layout), perceptual.map_resize)
+    distance = LPIPS()
+    alex = _state("--weights.lpips-alex", "torchvision's alexnet-owt-7be5be79.pth", weights.lpips_alex)
+    lin = _state("--weights.lpips-lin", "LPIPS's weights/v0.1/alex.pth", weights.lpips_lin)
+    _load("--weights.lpips-alex or --weights.lpips-lin", lambda: distance.load(alex, lin))
+    return DistanceLoss(distance.to(device, memory_format=layout))
+
+
+def load_network(path: Path, option: str, kinds: tuple[type[nn.Module], ...], part: str | None = None) -> nn.Module:
+    """A network of one of `kinds` from a file of ours or a published one. Raises InputError naming the option."""
+    try:
+        network = load_weights(path, part=part)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{option}: {error}") from error
+    if not isinstance(network, kinds):
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise InputError(f"{option}: {path} holds a {type(network).__name__}, wanted a {wanted}")
+    return network
+
+
+def build_filter(discriminator: DiscriminatorConfig) -> FrequencyFilter:
+    """H(.) of a discriminator."""
+    return frequency_filter(discriminator.frequency, discriminator.frequency_kernel, discriminator.frequency_gain)
+
+
+def _players(
+    generator: nn.Module,
+    options: DiscriminatorConfig,
+    learning_rate: float,
+    betas: tuple[float, float],
+    run: LoopConfig,
+    device: torch.device,
+) -> Players:
+    view = build_filter(options).to(device)
+    discriminator = PatchDiscriminator(
+        view.channels,
+        options.num_feat,
+        kind=options.kind,
+        norm=options.norm,
+        bias=options.bias,
+        init=options.init,
+    )
+    discriminator.frequency, discriminator.frequency_kernel = options.frequency, options.frequency_kernel
+    if run.recompute:
+        recompute_blocks(generator)
+    for network in (generator, discriminator):
+        network.to(device, memory_format=torch.channels_last if run.channels_last else torch.contiguous_format)
+        if run.compile:
+            network.compile()
+    return Players(
+        generator,
+        discriminator,
+        Adam(generator.parameters(), learning_rate, betas=betas, fused=run.fused_adam),
+        Adam(discriminator.parameters(), options.learning_rate, betas=betas, fused=run.fused_adam),
+        view,
+        GANLoss(options.gan, options.halve),
+        torch.bfloat16 if run.precision == "bf16" else None,
+    )
+
+
+def _state(option: str, what: str, path: Path | None) -> dict[str, Tensor]:
+    if path is None:
+        raise InputError(
+            f"{option} is needed: {what}, for the perceptual loss; to train without one, set perceptual.network to none"
+        )
+    try:
+        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise InputError(f"{option}: cannot read {path} as {what}: {error}") from error
+    return state
+
+
+def _load(option: str, load: Callable[[], None]) -> None:
+    try:
+        load()
+    except (RuntimeError, KeyError) as error:
+        raise InputError(f"{option}: {' '.join(str(error).split())}") from error

@@ -1,0 +1,77 @@
+"""Domain-distance maps: how much each place of a generated LR picture looks like real LR, seen by the DSN's D."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.dasr.config import MapsConfig
+from models.frequency import FrequencyFilter
+from models.networks import PatchDiscriminator
+
+
+class DistanceMap(nn.Module):
+    """w = sigmoid(D(H(y))), smoothed as `config` says; frozen.
+
+    Args:
+        discriminator: the DSN's D.
+        view: H(.), the one that D was trained with.
+        config: smoothing and border.
+
+    Input an LR picture (N, 3, h, w), before rounding; output (N, 1, h', w') in (0, 1), high where the picture looks
+    like the target domain, constant for autograd. h' is h // 2 behind a Haar view and h otherwise.
+    """
+
+    def __init__(self, discriminator: PatchDiscriminator, view: FrequencyFilter, config: MapsConfig) -> None:
+        super().__init__()
+        self.discriminator, self.view, self._config = discriminator, view, config
+        self._box = config.box or discriminator.receptive_field
+
+    @torch.no_grad()
+    def forward(self, lr: Tensor) -> Tensor:
+        step = self.view.stride * self.discriminator.jump  # LR pixels between two scores
+        margin = 0
+        if self._config.padding == "reflect":
+            # Zero padding in D's convolutions makes odd scores along the border; here they fall outside the picture.
+            margin = math.ceil(self.view.stride * self.discriminator.receptive_field / 2 / step) * step
+            lr = F.pad(lr, (margin,) * 4, mode="reflect")
+        scores = self.discriminator(self.view(lr)).float().sigmoid()
+        height, width = (side // self.view.stride for side in lr.shape[-2:])
+        if self.discriminator.jump == 1:
+            scores = scores[..., :height, :width]  # of an odd side the Haar view makes half a place more
+        if self._config.smoothing == "receptive_field":
+            weight = spread(
+                scores, self._box, self.discriminator.jump, self.discriminator.first_centre, (height, width)
+            )
+        elif scores.shape[-2:] == (height, width):
+            weight = scores
+        else:
+            weight = F.interpolate(scores, size=(height, width), mode="bilinear", align_corners=False)
+        cut = margin // self.view.stride
+        return weight[..., cut : height - cut, cut : width - cut]
+
+
+def spread(scores: Tensor, box: int, jump: int, first_centre: float, size: tuple[int, int]) -> Tensor:
+    """Spreads each score over the `box` x `box` places it judged and averages what overlaps (the published code).
+
+    Score i stands `i * jump + first_centre` places from the border, which may lie between two places. (N, 1, h, w) to
+    (N, 1, *size); with jump 1 it is an average pooling that leaves out what lies beyond the border.
+    """
+    start = math.floor(first_centre - (box - 1) / 2)
+    rows, columns = (
+        _covers(n, jump, start, box, places).to(scores) for n, places in zip(scores.shape[-2:], size, strict=True)
+    )
+    return rows @ scores @ columns.T / (rows.sum(1)[:, None] * columns.sum(1))
+
+
+def _covers(scores: int, jump: int, start: int, box: int, places: int) -> Tensor:
+    """Which places (rows) each score (columns) judged, as a boolean matrix."""
+    first = torch.arange(scores) * jump + start
+    place = torch.arange(places)[:, None]
+    covers = (place >= first) & (place < first + box)
+    # Places beyond the last field (a grid that the strides do not divide) take the last score.
+    covers[~covers.any(1), -1] = True
+    return covers

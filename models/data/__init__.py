@@ -1,0 +1,69 @@
+"""Photographs and patches: image files, sources of images, random aligned patches for training."""
+
+from __future__ import annotations
+
+from models.data.images import (
+    IMAGE_SUFFIXES,
+    InputError,
+    Photo,
+    as_rgb,
+    bundled_photos,
+    check_writable,
+    crop_to_multiple,
+    decode,
+    eight_bit_rgb,
+    list_files,
+    read_folder,
+    read_image,
+    read_photo,
+    to_pixels,
+    to_tensor,
+    write_picture,
+)
+from models.data.patches import BadImage, BadImages, PatchDataset, Stream, make_loader
+from models.data.sources import (
+    ArraySource,
+    Cached,
+    FolderSource,
+    LMDBSource,
+    MapSource,
+    Selected,
+    Source,
+    open_source,
+    write_lmdb,
+)
+from models.resize import imresize
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "ArraySource",
+    "BadImage",
+    "BadImages",
+    "Cached",
+    "FolderSource",
+    "InputError",
+    "LMDBSource",
+    "MapSource",
+    "PatchDataset",
+    "Photo",
+    "Selected",
+    "Source",
+    "Stream",
+    "as_rgb",
+    "bundled_photos",
+    "check_writable",
+    "crop_to_multiple",
+    "decode",
+    "eight_bit_rgb",
+    "imresize",
+    "list_files",
+    "make_loader",
+    "open_source",
+    "read_folder",
+    "read_image",
+    "read_photo",
+    "to_pixels",
+    "to_tensor",
+    "write_lmdb",
+    "write_picture",
+]

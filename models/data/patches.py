@@ -1,0 +1,306 @@
+"""Random aligned patches, each a function of the seed and its number alone, and the loader that batches them.
+
+Because sample n depends on nothing but (seed, n), batches are the same for any number of workers, the ranks of a
+distributed run share out one global batch, and a run resumes by starting at another step.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from itertools import chain
+from math import gcd
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from models.data.images import InputError, as_rgb, to_tensor
+from models.data.sources import Source
+
+Array = NDArray[np.generic]
+Batch = dict[str, Any]
+
+# First words of seeds: an order and a patch never share a generator.
+_ORDER, _PATCH = 1, 2
+
+
+class BadImage(NamedTuple):
+    """An image that was left out: where it lies, and a sentence that names it and says why."""
+
+    label: str
+    reason: str
+
+
+class _Unusable(Exception):
+    def __init__(self, label: str, reason: str, policy: str) -> None:
+        self.bad, self.policy = BadImage(label, reason), policy
+
+
+class Stream:
+    """Images that are drawn together, patch by patch: a set, or pairs (triples, ...) aligned by name.
+
+    Args:
+        fields: what the patches are called in a sample, one per source.
+        sources: one per field. The names are those of the first; the others must have them, and may have more, else
+            InputError says which image lacks its partner.
+        sizes: side of the patch taken from each source, in its own pixels, such as 32 of LR and 128 of HR.
+        augment: flips and transposes at random, all fields in the same way.
+
+    With g the greatest common divisor of the sizes, source k is seen as cells of sizes[k] / g pixels, and a patch is
+    g cells wide everywhere. Every position on that grid is equally likely.
+    """
+
+    def __init__(
+        self, fields: tuple[str, ...], sources: tuple[Source, ...], sizes: tuple[int, ...], augment: bool = True
+    ) -> None:
+        if not len(fields) == len(sources) == len(sizes) > 0 or min(sizes) < 1:
+            raise ValueError(f"Stream: expected a source and a positive size per field, got {fields} and {sizes}")
+        self.fields, self.sources, self.sizes, self.augment = fields, sources, sizes, augment
+        self.cells = gcd(*sizes)
+        self.cell_sizes = tuple(size // self.cells for size in sizes)
+        self._places = _align(fields, sources)
+
+    def __len__(self) -> int:
+        return len(self.sources[0])
+
+    def members(self, index: int) -> list[tuple[Source, int]]:
+        """Every source, with its index of the image that is number `index` of the first."""
+        return [(source, places[index]) for source, places in zip(self.sources, self._places, strict=True)]
+
+    def labels(self, index: int) -> list[str]:
+        return [source.label(place) for source, place in self.members(index)]
+
+    def grids(self, images: list[Array]) -> NDArray[np.int64]:
+        """How many cells high and wide each image is, (images, 2)."""
+        return np.array([image.shape[:2] for image in images]) // np.array(self.cell_sizes)[:, None]
+
+
+def _align(fields: tuple[str, ...], sources: tuple[Source, ...]) -> list[list[int]]:
+    """For each source, its index of every name of the first one."""
+    if len(sources) == 1:
+        return [list(range(len(sources[0])))]
+    by_name = [{name: index for index, name in enumerate(source.names)} for source in sources]
+    for field, source, indices in zip(fields, sources, by_name, strict=True):
+        if len(indices) < len(source):
+            twice = next(name for index, name in enumerate(source.names) if indices[name] != index)
+            raise InputError(f"two images of {field} are named {twice}, one is {source.label(indices[twice])}")
+        for index, name in enumerate(sources[0].names):
+            if name not in indices:
+                raise InputError(f"no image of {field} is named {name}, to go with {sources[0].label(index)}")
+    return [[indices[name] for name in sources[0].names] for indices in by_name]
+
+
+class PatchDataset(Dataset[Batch]):
+    """Sample n = 0, 1, 2 ... without end: a patch of every field of every stream.
+
+    A stream walks through its images once per epoch, in a new order each time. An image that cannot be read, is
+    smaller than the patch, does not fit its partner, or is grey gives way to the next good one in that order.
+
+    Args:
+        streams: no two fields of theirs may have one name.
+        seed: of every random choice, not negative.
+        bad_images: "skip" does as said above, "stop" raises InputError.
+        grey_images: the same for grey ones; "convert" gives them three equal channels.
+        max_bad: share of all images that may be bad; kept here for `BadImages`.
+
+    A sample maps each field to a float32 tensor (C, size, size), images as RGB in [0, 1] without alpha, maps as they
+    are; "files" to the labels of the images used, field by field; "bad" to the `BadImage`s met. No image is kept in
+    memory after its patch is cut. Raises InputError if no image of a stream can be used.
+    """
+
+    def __init__(
+        self,
+        streams: Iterable[Stream],
+        seed: int,
+        bad_images: Literal["skip", "stop"] = "skip",
+        grey_images: Literal["skip", "convert", "stop"] = "skip",
+        max_bad: float = 0.01,
+    ) -> None:
+        self.streams, self.seed = tuple(streams), seed
+        self.bad_images, self.grey_images, self.max_bad = bad_images, grey_images, max_bad
+        names = ["files", "bad", *(field for stream in self.streams for field in stream.fields)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"PatchDataset: every field needs a name of its own, got {names[2:]}")
+
+    @property
+    def total(self) -> int:
+        """Number of different images in all streams."""
+        return len({label for stream in self.streams for index in range(len(stream)) for label in stream.labels(index)})
+
+    def __getitem__(self, n: int) -> Batch:
+        sample: Batch = {"files": [], "bad": []}
+        for number, stream in enumerate(self.streams):
+            index, images = self._next_good(number, stream, n, sample["bad"])
+            rng = np.random.default_rng([_PATCH, self.seed, number, n])
+            top, left = rng.integers(stream.grids(images).min(axis=0) - stream.cells + 1)
+            turns = rng.integers(2, size=3) * stream.augment
+            for field, image, size, cell in zip(stream.fields, images, stream.sizes, stream.cell_sizes, strict=True):
+                patch = image[top * cell : top * cell + size, left * cell : left * cell + size]
+                sample[field] = to_tensor(_turn(as_rgb(patch) if _is_image(patch) else patch, *turns))
+            sample["files"] += stream.labels(index)
+        return sample
+
+    def _next_good(self, number: int, stream: Stream, n: int, bad: list[BadImage]) -> tuple[int, list[Array]]:
+        """Index and images that sample n takes from a stream; what it cannot take is added to `bad`."""
+        epoch, place = divmod(n, len(stream))
+        order = _order(self.seed, number, epoch, len(stream))
+        for step in range(len(stream)):
+            index = int(order[(place + step) % len(stream)])
+            try:
+                return index, self._read(stream, index)
+            except _Unusable as error:
+                if error.policy == "stop":
+                    raise InputError(error.bad.reason) from error
+                bad.append(error.bad)
+        raise InputError(f"no usable image of {', '.join(stream.fields)}; the last one: {bad[-1].reason}")
+
+    def _read(self, stream: Stream, index: int) -> list[Array]:
+        labels, images = stream.labels(index), []
+        for label, size, (source, place) in zip(labels, stream.sizes, stream.members(index), strict=True):
+            try:
+                image = source.read(place)
+            except InputError as error:
+                raise _Unusable(label, str(error), self.bad_images) from error
+            if min(image.shape[:2]) < size:
+                reason = f"the image {label} is too small: {_extent(image)} pixels, a patch needs {size}"
+                raise _Unusable(label, reason, self.bad_images)
+            if self.grey_images != "convert" and _is_image(image) and image.shape[2] == 1:
+                raise _Unusable(label, f"the image {label} is grey", self.grey_images)
+            images.append(image)
+        # A side that does not divide was rounded up or down when the partner was made.
+        if np.ptp(stream.grids(images), axis=0).max() > 1:
+            extents = ", ".join(f"{label} {_extent(image)}" for label, image in zip(labels, images, strict=True))
+            reason = f"these images do not fit together, patches being {stream.sizes} pixels wide: {extents}"
+            raise _Unusable(labels[0], reason, self.bad_images)
+        return images
+
+
+@lru_cache(maxsize=16)
+def _order(seed: int, stream: int, epoch: int, count: int) -> NDArray[np.int64]:
+    return np.random.default_rng([_ORDER, seed, stream, epoch]).permutation(count)
+
+
+def _extent(image: Array) -> str:
+    return f"{image.shape[1]} x {image.shape[0]}"
+
+
+def _is_image(array: Array) -> bool:
+    """Else it is a map."""
+    return np.issubdtype(array.dtype, np.integer)
+
+
+def _turn(patch: Array, flip_rows: int, flip_columns: int, transpose: int) -> Array:
+    patch = patch[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
+    return patch.swapaxes(0, 1) if transpose else patch
+
+
+class BadImages:
+    """Says once of each image that it is left out, and stops a run that has too many of them.
+
+    Args:
+        total: number of all images, such as `PatchDataset.total`.
+        max_bad: share of them that may be bad.
+        say: takes one line for each.
+    """
+
+    def __init__(self, total: int, max_bad: float, say: Callable[[str], object]) -> None:
+        self.total, self.max_bad, self.say = total, max_bad, say
+        self.labels: set[str] = set()
+
+    def note(self, bad: Iterable[BadImage]) -> None:
+        """Takes the "bad" of a sample or batch. Raises InputError when more than `max_bad` of all images are bad."""
+        for label, reason in bad:
+            if label in self.labels:
+                continue
+            self.labels.add(label)
+            self.say(f"left out: {reason}")
+            if len(self.labels) > self.max_bad * self.total:
+                raise InputError(
+                    f"{len(self.labels)} of {self.total} images cannot be used, more than the {self.max_bad:.1%} that "
+                    f"may be; the last one: {reason}"
+                )
+
+
+def make_loader(
+    dataset: PatchDataset,
+    batch: int,
+    first_step: int,
+    steps: int,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
+    """The batches of steps first_step, ..., first_step + steps - 1; step k holds samples k * batch to (k + 1) * batch.
+
+    `batch` counts all ranks; rank r gets the r-th of `world_size` equal shares, so world_size must divide it (else
+    ValueError). A batch maps each field to (batch / world_size, C, size, size), and "files" and "bad" to lists over
+    the batch. Batches are made in `workers` processes with one thread each, or here if it is 0. No global random
+    state is touched.
+    """
+    if batch < 1 or batch % world_size:
+        raise ValueError(f"make_loader: a batch of {batch} cannot be shared out equally to {world_size} processes")
+    return _run(
+        DataLoader(
+            _Steps(dataset, batch, first_step, steps, rank, world_size),
+            batch_size=None,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=pin_memory,
+            worker_init_fn=_start_worker,
+            # Without one of its own it would draw its workers' seed from the global generator.
+            generator=torch.Generator(),
+        )
+    )
+
+
+def _run(loader: DataLoader[Batch | InputError]) -> Iterator[Batch]:
+    for batch in loader:
+        if isinstance(batch, InputError):
+            raise batch
+        yield batch
+
+
+class _Steps(Dataset[Batch | InputError]):
+    """One rank's batch of every step, whole: with `batch_size=None` a worker assembles what it has read."""
+
+    def __init__(
+        self, dataset: PatchDataset, batch: int, first_step: int, steps: int, rank: int, world_size: int
+    ) -> None:
+        self._dataset, self._batch, self._first_step, self._steps = dataset, batch, first_step, steps
+        self._share, self._rank = batch // world_size, rank
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, index: int) -> Batch | InputError:
+        first = (self._first_step + index) * self._batch + self._rank * self._share
+        try:
+            return _collate([self._dataset[n] for n in range(first, first + self._share)])
+        except InputError as error:
+            # Raised here, it would reach the user as a worker's traceback instead of one line.
+            return error
+
+
+def _collate(samples: list[Batch]) -> Batch:
+    columns = {name: [sample[name] for sample in samples] for name in samples[0]}
+    return {
+        name: list(chain.from_iterable(column)) if name in ("files", "bad") else torch.stack(column)
+        for name, column in columns.items()
+    }
+
+
+def _as_it_is(batch: Batch | InputError) -> Batch | InputError:
+    return batch
+
+
+def _start_worker(worker: int) -> None:
+    torch.set_num_threads(1)
+    # These often go to all processes of a run. Only its main one may end it, after it has saved its state.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,84 @@
+"""Data parallelism under torchrun: every rank trains on its share of the global batch, gradients are averaged.
+
+Gradients are averaged here and not by DistributedDataParallel, because a step takes the gradients of two players from
+one shared forward pass and never asks for those it would throw away.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[torch.device]:
+    """Joins the group that torchrun started, if it did: gloo on the CPU, NCCL on GPUs. Gives this rank's device."""
+    if "RANK" not in os.environ:
+        yield device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    # Ranks wait for one that validates or writes maps, which on full-size photographs takes long.
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=6))
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is set anywhere; waits for all ranks."""
+    if not dist.is_initialized():
+        return flag
+    value = torch.tensor([float(flag)], device=device)
+    dist.all_reduce(value, dist.ReduceOp.MAX)
+    return bool(value.item())
+
+
+def broadcast_weights(networks: Iterable[nn.Module]) -> None:
+    """Everyone gets the main rank's weights and buffers."""
+    if dist.is_initialized():
+        for network in networks:
+            for value in (*network.parameters(), *network.buffers()):
+                dist.broadcast(value.data, 0)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replaces every gradient by its mean over the ranks, in one message; nothing happens without a group.
+
+    With losses that are means over a rank's share, this is the gradient of the mean over the global batch.
+    """
+    if not dist.is_initialized():
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return
+    message = torch.cat([gradient.reshape(-1) for gradient in gradients]).div_(world_size())
+    dist.all_reduce(message)
+    parts = message.split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view(gradient.shape))

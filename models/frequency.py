@@ -1,0 +1,140 @@
+"""Frequency filters: what a discriminator sees of an image, and the low frequencies that a colour loss compares.
+
+Each is a module without parameters or state-dict keys. `forward(x)` takes (N, 3, H, W) and gives the input of a
+discriminator, `channels` of them, one position for `stride` pixels; `low(x)` gives the low frequencies, at half the
+size or without a border. Both are differentiable and keep the dtype of the image under autocast: bf16 would drown the
+high frequencies in rounding.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import srkernels
+
+
+class Haar(nn.Module):
+    """DASR's wavelet: three high bands of every colour, stacked, (N, 9, ceil(H / 2), ceil(W / 2)) in [0, 1].
+
+    `low` is the mean of each 2x2 cell (DASR's LL), (N, 3, ceil(H / 2), ceil(W / 2)).
+    """
+
+    channels = 9
+    stride = 2
+    convention = "dasr"
+
+    def low(self, x: Tensor) -> Tensor:
+        return srkernels.haar_dwt2d(x, self.convention, bands="low")[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return srkernels.haar_highpass(x, self.convention)
+
+
+class HaarSum(Haar):
+    """As `Haar`, but the mean of the three high bands, (N, 3, ceil(H / 2), ceil(W / 2)) in [0, 1]."""
+
+    channels = 3
+    convention = "dasr_sum"
+
+
+class _Blur(nn.Module):
+    """What a low-pass of an odd `kernel` leaves: `1 - gain + gain * (x - low-pass)`, in the size of x.
+
+    The DSN of DASR's code has the gain 0.5. Its SR network scales the result by 0.5 and adds 0.5 once more, which is
+    the gain 0.25. `low` is the low-pass where the kernel lies inside, (N, 3, H - kernel + 1, W - kernel + 1).
+    """
+
+    channels = 3
+    stride = 1
+
+    def __init__(self, kernel: int = 5, *, gain: float = 0.5) -> None:
+        super().__init__()
+        if kernel < 1 or kernel % 2 == 0:
+            raise ValueError(f"{type(self).__name__}: kernel must be odd and positive, got {kernel}")
+        self.kernel = kernel
+        self.gain = gain
+
+    def low(self, x: Tensor) -> Tensor:
+        return self._smooth(x, padding=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1 - self.gain + self.gain * (x - self._smooth(x, padding=self.kernel // 2))
+
+    def _smooth(self, x: Tensor, padding: int) -> Tensor:
+        raise NotImplementedError
+
+
+class Gaussian(_Blur):
+    """High frequencies by a Gaussian of deviation kernel / 6, zeros around the image (GBFS in DASR's paper).
+
+    The zeros darken the low-pass along the border, so that a border of kernel // 2 pixels shows up in the high
+    frequencies, as in the published code.
+    """
+
+    taps: Tensor
+
+    def __init__(self, kernel: int = 5, *, gain: float = 0.5) -> None:
+        super().__init__(kernel, gain=gain)
+        at = torch.arange(kernel, dtype=torch.float64) - kernel // 2
+        line = torch.exp(-0.5 * (at / (kernel / 6)).square())
+        line /= line.sum()
+        self.register_buffer("taps", torch.outer(line, line)[None, None].float(), persistent=False)
+
+    def _smooth(self, x: Tensor, padding: int) -> Tensor:
+        channels = x.shape[1]
+        taps = self.taps.to(x.dtype).expand(channels, -1, -1, -1)
+        with torch.autocast(x.device.type, enabled=False):
+            return F.conv2d(x, taps, padding=padding, groups=channels)
+
+
+class AveragePool(_Blur):
+    """High frequencies by a moving average, over the pixels inside the image or, with `count_include_pad`, zeros too.
+
+    The DSN of DASR's code leaves the padding out, its SR network counts it.
+    """
+
+    def __init__(self, kernel: int = 5, *, count_include_pad: bool = False, gain: float = 0.5) -> None:
+        super().__init__(kernel, gain=gain)
+        self.count_include_pad = count_include_pad
+
+    def _smooth(self, x: Tensor, padding: int) -> Tensor:
+        return F.avg_pool2d(x, self.kernel, stride=1, padding=padding, count_include_pad=self.count_include_pad)
+
+
+class RGB(nn.Module):
+    """No filter: the image itself, for both."""
+
+    channels = 3
+    stride = 1
+
+    def low(self, x: Tensor) -> Tensor:
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+FrequencyFilter = Haar | Gaussian | AveragePool | RGB
+
+
+def frequency_filter(name: str, kernel: int = 5, gain: float = 0.5) -> FrequencyFilter:
+    """The filter of a name: "haar", "haar_sum", "gbfs" (Gaussian), "average" or "rgb".
+
+    `kernel` and `gain` are those of the two blurs; the others have none and do not look at them.
+
+    Raises ValueError for another name and for a blur whose kernel is not odd.
+    """
+    filters = {
+        "haar": Haar,
+        "haar_sum": HaarSum,
+        "gbfs": partial(Gaussian, kernel, gain=gain),
+        "average": partial(AveragePool, kernel, gain=gain),
+        "rgb": RGB,
+    }
+    if name not in filters:
+        raise ValueError(f"frequency filter must be one of {', '.join(filters)}, got {name!r}")
+    return filters[name]()

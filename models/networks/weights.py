@@ -1,0 +1,330 @@
+"""Weights files: any key family in use to a network, and a network to a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from models.checkpoint import write_whole
+from models.networks.de_resnet import DeResNet
+from models.networks.discriminators import PatchDiscriminator
+from models.networks.dsn import DSN
+from models.networks.lpips import LPIPS
+from models.networks.rrdbnet import RRDBNet
+from models.networks.vgg import VGG19Features
+
+State = Mapping[str, Tensor]
+Config = Mapping[str, Any]
+Rename = Callable[[str], str]  # key of our network to key in the file
+Build = Callable[[State, Config], tuple[nn.Module, Rename]]
+
+# RRDBNet's convolutions by family: those of the dense blocks, by number of block, RDB and convolution, and the others.
+# Old-arch numbers the convolution behind the blocks as if it were one block more.
+_RRDBNET = {
+    "basicsr": (
+        "body.{}.rdb{}.conv{}",
+        ("conv_first", "conv_body", "conv_up1", "conv_up2", "conv_hr", "conv_last"),
+    ),
+    "kair": (
+        "RRDB_trunk.{}.RDB{}.conv{}",
+        ("conv_first", "trunk_conv", "upconv1", "upconv2", "HRconv", "conv_last"),
+    ),
+    "old-arch": (
+        "model.1.sub.{}.RDB{}.conv{}.0",
+        ("model.0", "model.1.sub.{}", "model.3", "model.6", "model.8", "model.10"),
+    ),
+}
+_RRDBNET_SCALES = {3: 4, 12: 2, 48: 1}  # by input channels
+
+# What the tensors of a network do not tell, by attribute.
+_UNTOLD = {
+    DSN: ("scale", "bicubic_skip"),
+    DeResNet: ("bicubic_skip",),
+    RRDBNet: ("bicubic_skip",),
+    PatchDiscriminator: ("kind", "norm", "frequency", "frequency_kernel"),
+    VGG19Features: ("layers", "input_norm"),
+}
+
+_RECORD = "srkernels"
+_SUFFIXES = (".pth", ".pt", ".tar")
+_WRAPPERS = ("params_ema", "params", "state_dict", "model")
+_DSN_PARTS = {"generator": "model_g_state_dict", "discriminator": "models_d_state_dict"}
+_DSN_FILTERS = ("filter.", "DWT2.")
+_DSN_KINDS = {"fsd": "fsd", "nld_s1": "nlayer_s1", "nld_s2": "nlayer_s2"}
+
+
+def load_weights(source: str | Path | Mapping[str, Any], *, part: str | None = None) -> nn.Module:
+    """The network whose weights a file or a state dict holds, on the CPU in fp32, its sizes read from the tensors.
+
+    Known are `RRDBNet` by the keys of BasicSR, KAIR (also ESRGAN's own) and ESRGAN's old-arch files, `DSN` and
+    `DeResNet` by those of DASR, `PatchDiscriminator` by ours and by those of DASR's two discriminators, torchvision's
+    vgg19 and our `LPIPS`. Files are `.safetensors`, or `.pth`, `.pt` and `.tar` read with `weights_only=True`; the
+    wrappers `params_ema`, `params`, `state_dict` and `model`, in this order, and the prefix of DataParallel are taken
+    off.
+
+    What tensors cannot tell is read from what `save_weights` and DASR's DSN checkpoints record. Without a record there
+    is no bicubic skip, a DSN has the scale 4, 4x4 discriminators have two strided layers, one without running
+    statistics has instance norm, and VGG gives conv5_4. A discriminator that DASR trained with its DSN has the name of
+    its filter in `frequency`.
+
+    Args:
+        source: a path, or what such a file holds.
+        part: "generator" (also if None) or "discriminator", of a DSN checkpoint, which holds both.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: the file is damaged, or a pickle with more in it than tensors and plain containers; the weights are
+            of no family known, or their keys and shapes are not exactly those of their family.
+    """
+    if part not in (None, *_DSN_PARTS):
+        raise ValueError(f"load_weights: part must be one of {', '.join(_DSN_PARTS)} or None, got {part!r}")
+    try:
+        content = source if isinstance(source, Mapping) else _read(Path(source))
+        return _build(*_unwrap(content, part or "generator"))
+    except ValueError as error:
+        name = "state dict" if isinstance(source, Mapping) else source
+        raise ValueError(f"{name}: {error}") from error
+
+
+def save_weights(module: nn.Module, path: str | Path, *, family: str | None = None) -> None:
+    """Writes the state dict of a network as contiguous CPU tensors; the file appears whole or not at all.
+
+    A `.safetensors` file has the network's class and what its tensors do not tell in its metadata, for `load_weights`;
+    a `.pth` file has the weights under `params` and those two under `metadata`.
+
+    Args:
+        module: any module; `load_weights` knows those of this package.
+        path: the suffix chooses the format.
+        family: the keys of an `RRDBNet`: "basicsr" (its own, also if None), "kair" or "old-arch". Other programs read
+            all three, but know of no `bicubic_skip`.
+
+    Raises:
+        ValueError: another suffix, an unknown family, or a family for something else than an RRDBNet.
+    """
+    path = Path(path)
+    rename: Rename = str
+    if family is not None:
+        if not isinstance(module, RRDBNet) or family not in _RRDBNET:
+            known = ", ".join(_RRDBNET)
+            got = f"{family!r} for {type(module).__name__}"
+            raise ValueError(f"save_weights: family must be one of {known}, for an RRDBNet, got {got}")
+        rename = _rrdbnet_rename(family, len(module.body))
+    state = {rename(key): value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+    config = {name: getattr(module, name) for name in _UNTOLD.get(type(module), ())}
+    # One entry: safetensors writes several in an order of chance, and equal weights should be equal files.
+    record = {_RECORD: json.dumps({"network": type(module).__name__, **config})}
+    if path.suffix == ".safetensors":
+        write_whole(path, lambda temporary: save_file(state, temporary, metadata=record))
+    elif path.suffix == ".pth":
+        write_whole(path, lambda temporary: torch.save({"params": state, "metadata": record}, temporary))
+    else:
+        raise ValueError(f"save_weights: path must end in .safetensors or .pth, got {path}")
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """What a file holds; a safetensors file in the form of our `.pth` files."""
+    if path.suffix not in (".safetensors", *_SUFFIXES):
+        raise ValueError(f"weights files end in {', '.join(('.safetensors', *_SUFFIXES))}")
+    with path.open("rb"):  # the readers' own errors for a missing file or a directory differ
+        pass
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                return {"params": state, "metadata": file.metadata()}
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError("no weights can be read: damaged, or a pickle of more than tensors") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"holds a {type(content).__name__}, not a state dict")
+    return content
+
+
+def _unwrap(content: Mapping[str, Any], part: str) -> tuple[State, Config]:
+    """The state dict inside its wrappers, and what the file says about its network."""
+    config = _config(content.get("metadata"))
+    if _DSN_PARTS[part] in content:
+        if part == "discriminator":
+            config = _dsn_discriminator_config(content)
+        content = content[_DSN_PARTS[part]]
+        if not isinstance(content, Mapping):
+            raise ValueError(f"{_DSN_PARTS[part]} holds a {type(content).__name__}, not a state dict")
+    while wrapper := next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None):
+        content = content[wrapper]
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ValueError(f"entry {key!r} is not a tensor but a {type(value).__name__}")
+    return {key.removeprefix("module."): value for key, value in content.items()}, config
+
+
+def _config(metadata: Any) -> Config:
+    """What `save_weights` wrote; nothing from the metadata of other programs."""
+    if not isinstance(metadata, Mapping) or _RECORD not in metadata:
+        return {}
+    config = json.loads(str(metadata[_RECORD]))
+    if not isinstance(config, dict):
+        raise ValueError(f"metadata: {_RECORD} must be a JSON object, got {config!r}")
+    return {name: value for name, value in config.items() if name != "network"}
+
+
+def _dsn_discriminator_config(checkpoint: Mapping[str, Any]) -> Config:
+    """What a checkpoint of DASR's DSN says about its discriminator (those of 2020 nothing)."""
+    found = {
+        "kind": _DSN_KINDS.get(str(checkpoint.get("D_type")).lower()),
+        "frequency_kernel": checkpoint.get("fs_kernel_size"),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _build(state: State, config: Config) -> nn.Module:
+    family = next((family for family in _FAMILIES if family.mark in state), None)
+    if family is None:
+        names = ", ".join(family.name for family in _FAMILIES)
+        raise ValueError(f"keys of no network known ({names}): {_some(state)}")
+    network, rename = family.build(state, config)
+    expected = {rename(key): value.shape for key, value in network.state_dict().items()}
+    found = {key: value.shape for key, value in state.items() if not key.startswith(family.ignored)}
+    wrong = [key for key in {**expected, **found} if expected.get(key) != found.get(key)]
+    if wrong:
+        raise ValueError(f"{family.name}: keys that are missing, unknown or of another shape: {_some(wrong)}")
+    network.load_state_dict({key: state[rename(key)] for key in network.state_dict()})
+    return network
+
+
+def _some(keys: Any, most: int = 5) -> str:
+    keys = list(keys)
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(keys[:most]) + more if keys else "none at all"
+
+
+def _conv_shape(state: State, conv: str) -> tuple[int, int, int]:
+    """(channels out, channels in, kernel)."""
+    weight = state.get(f"{conv}.weight")
+    if weight is None or weight.dim() != 4:
+        raise ValueError(f"{conv}.weight is missing or not the weight of a convolution")
+    return weight.shape[0], weight.shape[1], weight.shape[3]
+
+
+def _depth(state: State, conv: str) -> int:
+    """How many n from 0 on the file has this convolution of."""
+    return next(n for n in count() if f"{conv}.weight".format(n, 1, 1) not in state)
+
+
+def _rrdbnet_convs(family: str, num_block: int) -> list[str]:
+    block, others = _RRDBNET[family]
+    dense = [block.format(n, rdb, conv) for n in range(num_block) for rdb in (1, 2, 3) for conv in range(1, 6)]
+    return dense + [other.format(num_block) for other in others]
+
+
+def _rrdbnet_rename(family: str, num_block: int) -> Rename:
+    names = dict(zip(_rrdbnet_convs("basicsr", num_block), _rrdbnet_convs(family, num_block), strict=True))
+
+    def rename(key: str) -> str:
+        conv, _, kind = key.rpartition(".")
+        return f"{names[conv]}.{kind}"
+
+    return rename
+
+
+def _rrdbnet(family: str) -> Build:
+    block, (first, *_) = _RRDBNET[family]
+
+    def build(state: State, config: Config) -> tuple[nn.Module, Rename]:
+        num_feat, in_channels, _ = _conv_shape(state, first)
+        num_grow_ch, _, _ = _conv_shape(state, block.format(0, 1, 1))
+        num_block = _depth(state, block)
+        if in_channels not in _RRDBNET_SCALES:
+            raise ValueError(f"RRDBNet takes 3 (x4), 12 (x2) or 48 (x1) channels, {first} takes {in_channels}")
+        network = RRDBNet(
+            num_feat,
+            num_block,
+            num_grow_ch,
+            scale=_RRDBNET_SCALES[in_channels],
+            bicubic_skip=config.get("bicubic_skip", False),
+        )
+        return network, _rrdbnet_rename(family, num_block)
+
+    return build
+
+
+def _dsn(state: State, config: Config) -> tuple[nn.Module, Rename]:
+    num_feat, _, _ = _conv_shape(state, "model.0")
+    scale, bicubic_skip = config.get("scale", 4), config.get("bicubic_skip", False)
+    return DSN(num_feat, _depth(state, "model.1.sub.{}.res.0"), scale=scale, bicubic_skip=bicubic_skip), str
+
+
+def _de_resnet(state: State, config: Config) -> tuple[nn.Module, Rename]:
+    num_feat, _, _ = _conv_shape(state, "block_input.0")
+    halvings = sum(f"down_sample.{n}.weight" in state for n in (0, 2))
+    num_block, bicubic_skip = _depth(state, "res_blocks.{}.conv1"), config.get("bicubic_skip", False)
+    return DeResNet(num_feat, num_block, scale=2**halvings, bicubic_skip=bicubic_skip), str
+
+
+def _discriminator(prefix: str) -> Build:
+    def build(state: State, config: Config) -> tuple[nn.Module, Rename]:
+        num_feat, in_channels, kernel = _conv_shape(state, f"{prefix}0")
+        network = PatchDiscriminator(
+            in_channels,
+            num_feat,
+            kind=config.get("kind", {3: "paper", 5: "fsd"}.get(kernel, "nlayer_s2")),
+            norm=config.get("norm", "batch" if f"{prefix}3.running_mean" in state else "instance"),
+            bias=f"{prefix}2.bias" in state,
+        )
+        frequency, frequency_kernel = _dsn_filter(state, in_channels) if prefix != "model." else (None, 5)
+        network.frequency = config.get("frequency", frequency)
+        network.frequency_kernel = config.get("frequency_kernel", frequency_kernel)
+        return network, lambda key: prefix + key.removeprefix("model.")
+
+    return build
+
+
+def _dsn_filter(state: State, in_channels: int) -> tuple[str | None, int]:
+    """Name and kernel size of the filter in front of a discriminator of DASR's DSN; the average leaves no key."""
+    if any(key.startswith("DWT2.") for key in state):
+        return "haar" if in_channels == 9 else "haar_sum", 5
+    for key, value in state.items():
+        if key.endswith("gaussian_filter.weight"):
+            return "gbfs", value.shape[-1]
+    return "average" if in_channels == 3 else None, 5
+
+
+def _vgg(state: State, config: Config) -> tuple[nn.Module, Rename]:
+    return VGG19Features(config.get("layers", ("conv5_4",)), input_norm=config.get("input_norm", True)), str
+
+
+def _lpips(state: State, config: Config) -> tuple[nn.Module, Rename]:
+    return LPIPS(), str
+
+
+class _Family(NamedTuple):
+    name: str
+    mark: str  # a key that files of this family have and those of the families behind it do not
+    build: Build
+    ignored: tuple[str, ...] = ()  # prefixes of what is none of our weights
+
+
+_FAMILIES = (
+    *(
+        _Family(f"RRDBNet ({family})", f"{block.format(0, 1, 1)}.weight", _rrdbnet(family))
+        for family, (block, _) in _RRDBNET.items()
+    ),
+    _Family("DSN", "model.1.sub.0.res.0.weight", _dsn),
+    _Family("DeResNet", "res_blocks.0.conv1.weight", _de_resnet),
+    *(
+        _Family(f"PatchDiscriminator ({kind} of DASR's DSN)", f"{prefix}0.weight", _discriminator(prefix), _DSN_FILTERS)
+        for kind, prefix in (("FSD", "net.net."), ("NLayer", "net.model."))
+    ),
+    _Family("PatchDiscriminator", "model.5.weight", _discriminator("model.")),
+    _Family("VGG19Features", "features.34.weight", _vgg, ("classifier.",)),
+    _Family("LPIPS", "lin0.model.1.weight", _lpips),
+)

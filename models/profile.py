@@ -1,0 +1,331 @@
+"""`python -m models profile`: where the time of a training step goes, part by part."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+import srkernels
+from models.config import option_of
+from models.data import InputError, PatchDataset, Source, make_loader, open_source
+from models.device import pick_device
+from models.loop import Batch, LoopConfig
+from models.photographs import bundled_domains
+from models.run import peak_memory
+
+C = TypeVar("C")
+
+# The module of each method; it has a `METHOD`. Imported when named.
+METHODS = {"dasr": "models.dasr.profiling"}
+
+WAIT, TRANSFER, REST = "waiting for data", "transfer to the device", "content loss and the rest"
+_END = "end"
+
+
+class Stopwatch:
+    """Time of the parts of a step; each part lasts until the next begins, so nothing is left out.
+
+    On a GPU the times are those of events on its stream: nothing waits, and where the GPU waits for the host or for
+    data, that is time of the part in which it does.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._marks: list[tuple[str, float | torch.cuda.Event]] = []
+
+    def part(self, name: str) -> None:
+        """What follows belongs to this part. `WAIT` begins a step."""
+        now: float | torch.cuda.Event = time.perf_counter()
+        if self._device.type == "cuda":
+            now = torch.cuda.Event(enable_timing=True)
+            now.record()
+        self._marks.append((name, now))
+
+    def steps(self) -> list[dict[str, float]]:
+        """Milliseconds of every step by part, in the order in which the parts began."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        steps: list[dict[str, float]] = []
+        for (name, start), (_, end) in pairwise(self._marks):
+            if name == WAIT:
+                steps.append({})
+            elapsed = 1e3 * (end - start) if isinstance(start, float) else start.elapsed_time(end)
+            steps[-1][name] = steps[-1].get(name, 0.0) + elapsed
+        return steps
+
+
+class Timed(nn.Module):
+    """`work` (a module or a function), its calls timed as the part `forward`, and what they cost in a backward pass
+    as `backward`. What runs between two timed calls belongs to `REST`.
+    """
+
+    def __init__(self, watch: Stopwatch, work: Callable[..., Any], forward: str, backward: str = "") -> None:
+        super().__init__()
+        self._watch, self._work, self._forward, self._backward = watch, work, forward, backward
+
+    def forward(self, *inputs: Any) -> Any:
+        # A view of its own: the gradient of a tensor that others use too is complete only after their backward.
+        inputs = tuple(self._until(each.view_as(each)) if _differentiable(each) else each for each in inputs)
+        self._watch.part(self._forward)
+        output = self._work(*inputs)
+        self._watch.part(REST)
+        if _differentiable(output):
+            output.register_hook(lambda gradient: self._watch.part(self._backward))
+        return output
+
+    def _until(self, given: Tensor) -> Tensor:
+        given.register_hook(lambda gradient: self._watch.part(REST))
+        return given
+
+
+def _differentiable(value: object) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A step that can be profiled.
+
+    Attributes:
+        dataset, batch: its patches.
+        update: the step as it is, on a batch that lies on the device.
+        timed: the same, its parts told to the stopwatch.
+        notes: what stands in for something that is not there.
+    """
+
+    dataset: PatchDataset
+    batch: int
+    update: Callable[[Mapping[str, Tensor]], object]
+    timed: Callable[[Stopwatch], Callable[[Mapping[str, Tensor]], object]]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Method(Generic[C]):
+    """What a method brings; `prepare` takes a stage, options, HR and real LR pictures, a folder for files, a device."""
+
+    config: type[C]
+    load_preset: Callable[[str], C]
+    check: Callable[[C], None]
+    stages: tuple[str, ...]
+    prepare: Callable[[str, C, Source, Source, Path, torch.device], Subject]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Medians over the steps, in milliseconds.
+
+    Attributes:
+        parts: of the instrumented step, in the order in which they began.
+        instrumented, plain: a whole step with and without the stopwatch in it, waiting for data included.
+        host: until the host has enqueued a step for an idle GPU; None on a CPU.
+        loader: batches per second of the loader alone.
+        memory: peak in GB, as `models.run.peak_memory` counts it.
+    """
+
+    parts: dict[str, float]
+    instrumented: float
+    plain: float
+    host: float | None
+    loader: float
+    memory: float
+
+
+@dataclass(frozen=True)
+class ProfileCommand(Generic[C]):
+    """Where the time of a training step goes: data, networks forward and backward, losses, optimisers."""
+
+    config: Annotated[C, tyro.conf.arg(name="")]
+    preset: str = "tiny"
+    """A preset's name, or a YAML file of that form; any of its numbers can be overridden here."""
+    stage: str = "all"
+    """Stage to profile, such as dsn or srn, or all."""
+    steps: int = 20
+    """Steps that are measured, medians over them are shown."""
+    warmup: int = 3
+    """Steps before those."""
+    hr: Path | None = None
+    """HR pictures, folder or database; bundled photographs without it. Needs --lr."""
+    lr: Path | None = None
+    """Real LR pictures."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU if there is one."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measures and prints a table per stage; 0 when it is done. Raises InputError for what cannot be used."""
+    name, options = next(iter(METHODS)), list(arguments)
+    if options and not options[0].startswith("-"):
+        name = options.pop(0)
+    if name not in METHODS:
+        raise InputError(f"no method {name!r}, there are {', '.join(METHODS)}")
+    method: Method[Any] = import_module(METHODS[name]).METHOD
+    command = parse(name, method, options)
+    config, device = command.config, pick_device(command.device)
+    hr, lr = _sources(command)
+    console = Console(width=None if Console().is_terminal else 110)
+    for stage in method.stages if command.stage == "all" else (command.stage,):
+        with tempfile.TemporaryDirectory() as folder:
+            subject = method.prepare(stage, config, hr, lr, Path(folder), device)
+            profile = measure(subject, config.run, command.warmup, command.steps, device)
+        title = f"{name}, stage {stage}, preset {command.preset}"
+        console.print(table(title, profile, subject.batch), *_conditions(command, subject, device), sep="\n")
+    return 0
+
+
+def parse(name: str, method: Method[C], arguments: Sequence[str]) -> ProfileCommand[C]:
+    """The command line; the preset it names gives the defaults of all that it does not."""
+    preset = option_of(arguments, "preset", ProfileCommand.preset)
+    command: ProfileCommand[C] = tyro.cli(
+        ProfileCommand[method.config],
+        args=arguments,
+        default=ProfileCommand(preset=preset, config=method.load_preset(preset)),
+        prog=f"python -m models profile {name}",
+        description=ProfileCommand.__doc__,
+    )
+    method.check(command.config)
+    if command.stage not in (*method.stages, "all"):
+        raise InputError(f"--stage must be one of {', '.join((*method.stages, 'all'))}, got {command.stage}")
+    if command.steps < 1 or command.warmup < 1:
+        raise InputError(f"--steps and --warmup must be at least 1, got {command.steps} and {command.warmup}")
+    if (command.hr is None) != (command.lr is None):
+        raise InputError("--hr and --lr go together")
+    return command
+
+
+def measure(subject: Subject, config: LoopConfig, warmup: int, steps: int, device: torch.device) -> Profile:
+    """The loader alone first, then the step as it is, then the step with a stopwatch in it, on one loader."""
+    count = warmup + steps
+
+    def batches(number: int) -> Iterator[Batch]:
+        return make_loader(
+            subject.dataset, subject.batch, 0, number, workers=config.workers, pin_memory=device.type == "cuda"
+        )
+
+    loader = _loader_rate(batches(steps + 2 * config.workers + 1), steps)
+    found = batches(3 * count)
+    plain, watch = Stopwatch(device), Stopwatch(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    _run(subject.update, found, count, plain, config, device)
+    memory = peak_memory(device)
+    host = _host_time(subject.update, found, count, config, device)[warmup:] if device.type == "cuda" else None
+    _run(subject.timed(watch), found, count, watch, config, device)
+    measured = watch.steps()[warmup:]
+    return Profile(
+        parts={name: statistics.median(step.get(name, 0.0) for step in measured) for name in measured[0]},
+        instrumented=statistics.median(sum(step.values()) for step in measured),
+        plain=statistics.median(sum(step.values()) for step in plain.steps()[warmup:]),
+        host=statistics.median(host) if host else None,
+        loader=loader,
+        memory=memory,
+    )
+
+
+def table(title: str, profile: Profile, batch: int) -> Table:
+    """The parts and their shares of the instrumented step, and what that is to be compared with."""
+    shown = Table("part of a step", "ms", "share", title=title)
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    order = [WAIT, TRANSFER, *(name for name in profile.parts if name not in (WAIT, TRANSFER, REST)), REST]
+    for name in order:
+        shown.add_row(name, f"{profile.parts[name]:.2f}", f"{profile.parts[name] / profile.instrumented:.1%}")
+    shown.add_section()
+    shown.add_row("whole step, measured by parts", f"{profile.instrumented:.2f}", "100.0%")
+    shown.add_row("whole step, as it is", f"{profile.plain:.2f}", f"{profile.plain / profile.instrumented:.1%}")
+    if profile.host is not None:
+        shown.add_row("of that, the host alone", f"{profile.host:.2f}", f"{profile.host / profile.instrumented:.1%}")
+    shown.add_row("loader alone, a batch", f"{1e3 / profile.loader:.2f}", "")
+    shown.caption = (
+        f"loader alone: {profile.loader:.1f} batches/s, {batch * profile.loader:.1f} samples/s\n"
+        f"training: {1e3 / profile.plain:.2f} updates/s, {1e3 * batch / profile.plain:.1f} samples/s\n"
+        f"peak memory {profile.memory:.2f} GB"
+    )
+    return shown
+
+
+def _sources(command: ProfileCommand[Any]) -> tuple[Source, Source]:
+    if command.hr is not None and command.lr is not None:
+        return open_source(command.hr), open_source(command.lr)
+    domains = bundled_domains(seed=0)
+    return domains.hr_source, domains.lr_source
+
+
+def _run(
+    update: Callable[[Mapping[str, Tensor]], object],
+    batches: Iterator[Batch],
+    steps: int,
+    watch: Stopwatch,
+    config: LoopConfig,
+    device: torch.device,
+) -> None:
+    for _ in range(steps):
+        watch.part(WAIT)
+        batch = next(batches)
+        watch.part(TRANSFER)
+        tensors = _on_device(batch, config, device)
+        watch.part(REST)
+        update(tensors)
+    watch.part(_END)
+
+
+def _host_time(
+    update: Callable[[Mapping[str, Tensor]], object],
+    batches: Iterator[Batch],
+    steps: int,
+    config: LoopConfig,
+    device: torch.device,
+) -> list[float]:
+    """Milliseconds until the host is done with each step, the GPU having nothing else to do."""
+    times = []
+    for _ in range(steps):
+        tensors = _on_device(next(batches), config, device)
+        torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        update(tensors)
+        times.append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def _on_device(batch: Batch, config: LoopConfig, device: torch.device) -> dict[str, Tensor]:
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    return {
+        name: value.to(device, non_blocking=True, memory_format=layout)
+        for name, value in batch.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _loader_rate(batches: Iterator[Batch], steps: int) -> float:
+    """Batches per second over the last `steps`; those before fill the workers' queues."""
+    times = [time.perf_counter() for _ in batches]
+    return steps / (times[-1] - times[-1 - steps])
+
+
+def _conditions(command: ProfileCommand[Any], subject: Subject, device: torch.device) -> list[str]:
+    config: LoopConfig = command.config.run
+    where = f"cpu, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        where = torch.cuda.get_device_name(device)
+    layout = "channels_last" if config.channels_last else "contiguous"
+    pictures = "bundled photographs" if command.hr is None else f"{command.hr}, {command.lr}"
+    return [
+        f"{where}; {config.precision}, {layout}, {'compiled' if config.compile else 'eager'}; batch {subject.batch}, "
+        f"{config.workers} loader workers; torch {torch.__version__}, srkernels {srkernels.__version__}",
+        f"medians of {command.steps} steps behind {command.warmup}; pictures: {pictures}",
+        *subject.notes,
+        "",
+    ]

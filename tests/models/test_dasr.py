@@ -1,0 +1,357 @@
+"""`python -m models dasr`: presets, all stages on folders of pictures, ablation switches, kill and resume, ranks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from models.__main__ import main
+from models.config import dump_yaml
+from models.dasr.build import WeightFiles, build_dsn_step, build_srn_step
+from models.dasr.command import parse
+from models.dasr.config import DASRConfig, load_preset, presets
+from models.data import InputError
+from models.networks import LPIPS, VGG19Features
+from models.run import read_table
+
+ROOT = Path(__file__).parents[2]
+# A run of a second: four updates of each stage on 16-pixel LR patches.
+SHORT = [
+    f"--{option}"
+    for option in (
+        *("preset=tiny", "device=cpu", "run.no-tensorboard"),
+        *("run.report-every=2", "run.save-every=2", "run.validate-every=4"),
+        *("dsn.crop=64", "dsn.batch=2", "dsn.num-feat=8", "dsn.num-block=1", "dsn.discriminator.num-feat=8"),
+        *("srn.crop=64", "srn.batch=2", "srn.num-feat=8", "srn.num-block=1", "srn.discriminator.num-feat=8"),
+        *("srn.num-grow-ch=8", "dsn.schedule.steps=4", "srn.schedule.steps=4"),
+    )
+]
+
+
+def write(path: Path, height: int, width: int, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
+    cv2.imwrite(str(path), cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC))
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[str]:
+    for index in range(3):
+        write(tmp_path / "hr" / f"{index}.png", 90, 101, index)
+        write(tmp_path / "lr" / f"{index}.jpg", 33, 40, 10 + index)
+        write(tmp_path / "val_hr" / f"{index}.png", 64, 80, 20 + index)
+        write(tmp_path / "val_lr" / f"{index}.png", 16, 20, 30 + index)
+    return [f"--hr={tmp_path / 'hr'}", f"--lr={tmp_path / 'lr'}"]
+
+
+def run(*arguments: str) -> int:
+    return main(["dasr", *arguments])
+
+
+def weights(folder: Path, stage: str, name: str = "generator", step: int = 4) -> dict[str, torch.Tensor]:
+    return load_file(folder / stage / "models" / f"{step}_{name}.safetensors")
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(value, b[key]) for key, value in a.items())
+
+
+def test_all_stages_leave_what_they_promise(folders, tmp_path):
+    out = tmp_path / "out"
+    pairs = [f"--val-hr={tmp_path / 'val_hr'}", f"--val-lr={tmp_path / 'val_lr'}"]
+    assert run(*SHORT, *folders, *pairs, f"--out={out}") == 0
+    for stage in ("dsn", "srn"):
+        assert weights(out, stage) and weights(out, stage, "discriminator")
+        assert [row["step"] for row in read_table(out / stage / "validation.csv")] == [0, 4]
+        assert {row["step"] for row in read_table(out / stage / "losses.csv")} == {2, 4}
+        assert (out / stage / "visualization" / "4.png").stat().st_size > 10_000
+    assert sorted(path.name for path in (out / "generated" / "lr").iterdir()) == ["0.png", "1.png", "2.png"]
+    assert np.load(out / "generated" / "maps" / "0.npy").shape == (11, 12)  # 90 x 101 is cut to 88 x 96
+    assert yaml.safe_load((out / "config.yaml").read_text())["srn"]["num_grow_ch"] == 8
+    assert parse([*SHORT, *folders, "--out=x", f"--preset={out / 'config.yaml'}"]).config.srn.num_grow_ch == 8
+    # Again: everything is there, nothing is trained.
+    before = (out / "srn" / "models" / "4_generator.safetensors").stat().st_mtime_ns
+    assert run(*SHORT, *folders, *pairs, f"--out={out}") == 0
+    assert (out / "srn" / "models" / "4_generator.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        ["--source=bicubic", "--no-domain-gap", "--no-weighting"],
+        ["--source=bicubic", "--domain-gap"],
+        ["--no-domain-gap", "--srn.weigh-features"],
+        ["--no-weighting", "--frequency=gbfs", "--dsn-input=bicubic"],
+        ["--frequency=rgb", "--maps.on-the-fly"],
+        ["--frequency=gbfs", "--maps.smoothing=none", "--dsn.discriminator.kind=paper", "--maps.padding=zero"],
+        ["--scale=2", "--dsn.network=dsn", "--srn.crop=32", "--dsn.crop=32", "--run.ema=0.9"],
+        ["--scale=1", "--srn.crop=32", "--dsn.crop=16", "--run.precision=bf16"],
+        ["--dsn.discriminator.gan=relativistic", "--srn.discriminator.gan=least_squares", "--run.recompute"],
+    ],
+    ids=lambda switches: " ".join(switches),
+)
+def test_every_switch_runs_through(folders, tmp_path, switches):
+    out = tmp_path / "out"
+    assert run(*SHORT, *folders, *switches, f"--out={out}") == 0
+    assert weights(out, "srn")
+    assert ("--source=bicubic" in switches) != (out / "dsn").exists()
+    mapped = not {"--source=bicubic", "--no-weighting", "--maps.on-the-fly"} & set(switches)
+    assert (out / "generated" / "maps").exists() == mapped
+
+
+def test_stages_one_by_one_are_the_whole(folders, tmp_path):
+    assert run(*SHORT, *folders, f"--out={tmp_path / 'whole'}") == 0
+    for stage in ("dsn", "maps", "srn"):
+        assert run(*SHORT, *folders, f"--out={tmp_path / 'parts'}", f"--stage={stage}") == 0
+    assert equal(weights(tmp_path / "whole", "srn"), weights(tmp_path / "parts", "srn"))
+
+
+def test_maps_go_on_where_they_were(folders, tmp_path):
+    out = tmp_path / "out"
+    run(*SHORT, *folders, f"--out={out}", "--stage=dsn")
+    run(*SHORT, *folders, f"--out={out}", "--stage=maps")
+    kept, lost = (out / "generated" / "lr" / f"{index}.png" for index in (0, 1))
+    time_of_kept, content = kept.stat().st_mtime_ns, lost.read_bytes()
+    lost.unlink()
+    run(*SHORT, *folders, f"--out={out}", "--stage=maps")
+    assert kept.stat().st_mtime_ns == time_of_kept
+    assert lost.read_bytes() == content
+
+
+def environment(**more: str) -> dict[str, str]:
+    # One thread, so that sums come in one order in every process.
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **more}
+
+
+def test_killed_at_any_moment_and_resumed_the_weights_are_the_same(folders, tmp_path):
+    """kill -9 as soon as the second checkpoint is there; from the last good one on every bit is the same."""
+    command = [sys.executable, "-m", "models", "dasr", *SHORT, *folders, "--run.save-every=1", "--dsn.schedule.steps=6"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    process = subprocess.Popen([*command, f"--out={cut}"], cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (cut / "dsn" / "training_states" / "2.state").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    for out in (cut, whole):
+        done = subprocess.run(
+            [*command, f"--out={out}"], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        resumed = "dsn: resumed behind update" in done.stdout
+        assert resumed == (out == cut)
+    for name in ("generator", "discriminator"):
+        assert equal(weights(whole, "dsn", name, 6), weights(cut, "dsn", name, 6)), name
+        assert equal(weights(whole, "srn", name), weights(cut, "srn", name)), name
+
+
+def test_two_ranks_are_one(folders, tmp_path):
+    """The same global batch on two ranks and on one: the same weights, up to the order of a sum."""
+    # Networks that start as bicubic start with an L1 of rounding errors, whose sign is chance, and the gradient of a
+    # bias in front of a norm is nothing but rounding; Adam makes whole steps of both.
+    start = ["--dsn.no-bicubic-skip", "--srn.no-bicubic-skip", "--dsn.discriminator.no-bias"]
+    command = ["-m", "models", "dasr", *SHORT, *start, *folders]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29577"]
+    for name, launcher in (("one", []), ("two", torchrun)):
+        done = subprocess.run(
+            [sys.executable, *launcher, *command, f"--out={tmp_path / name}"],
+            cwd=ROOT,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+    for stage in ("dsn", "srn"):
+        for name in ("generator", "discriminator"):
+            one, two, start = (
+                flat(tmp_path / ranks, stage, name, at) for ranks, at in (("one", 4), ("two", 4), ("one", 2))
+            )
+            assert float((two - one).norm()) < 0.01 * float((one - start).norm()), (stage, name)
+
+
+def flat(folder: Path, stage: str, name: str, step: int) -> torch.Tensor:
+    return torch.cat([value.flatten() for _, value in sorted(weights(folder, stage, name, step).items())])
+
+
+def test_sigterm_saves_and_exits(folders, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "models", "dasr", *SHORT, *folders, f"--out={out}", "--dsn.schedule.steps=100000"]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not (out / "dsn" / "training_states" / "2.state").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143
+    step = int(said.decode().split("behind update ")[1].split()[0])
+    assert (out / "dsn" / "training_states" / f"{step}.state").exists()
+
+
+def test_a_bad_picture_is_named_and_too_many_stop_the_run(folders, tmp_path, capsys):
+    broken = tmp_path / "hr" / "broken.png"
+    broken.write_bytes(b"\x89PNG not a picture")
+    assert run(*SHORT, *folders, f"--out={tmp_path / 'out'}") == 2
+    assert str(broken) in capsys.readouterr().err
+    assert run(*SHORT, *folders, f"--out={tmp_path / 'out'}", "--run.max-bad-images=0.5") == 0
+    assert f"left out: cannot read the image {broken}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_refusals_name_what_is_wrong(folders, tmp_path, capsys):
+    out = f"--out={tmp_path / 'out'}"
+    for arguments, message in (
+        (["--preset=nothing"], "--preset must be one of official-aim, official-ntire, official-realsr, paper, tiny"),
+        (["--dsn.crop=60"], "--dsn.crop must be a multiple of 8"),
+        (
+            ["--srn.crop=32", "--scale=1", "--dsn.crop=8", "--srn.crop=16"],
+            "--srn.discriminator does not work on crops of 16",
+        ),
+        (["--srn.batch=0"], "--srn.batch must be at least 1, got 0"),
+        (["--val-hr=x"], "--val-hr and --val-lr go together"),
+        (["--stage=srn"], "no such folder: "),
+        (["--stage=maps"], "no weights of a generator in "),
+        (["--dsn.perceptual.network=vgg19"], "--weights.vgg is needed: torchvision's vgg19-dcbb9e9d.pth"),
+        (["--hr=/nowhere"], "no such folder: /nowhere"),
+    ):
+        assert run(*SHORT, *folders, out, *arguments) == 2, arguments
+        assert message in capsys.readouterr().err, arguments
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("crop", "large", r"dsn\.crop must be int, got 'large'"),
+        ("crop", None, r"missing key dsn\.crop"),
+        ("extra", 1, r"unknown key dsn\.extra"),
+        ("input", "lr", r"dsn\.input must be one of hr, bicubic, got 'lr'"),
+        ("betas", [0.9], r"dsn\.betas must be .*, got \[0\.9\]"),
+        ("learning_rate", "1e-3", None),
+    ],
+)
+def test_a_preset_states_every_key_and_no_other(tmp_path, key, value, message):
+    mapping = yaml.safe_load((ROOT / "models/dasr/presets/tiny.yaml").read_text())
+    mapping["dsn"].pop(key, None)
+    if value is not None:
+        mapping["dsn"][key] = value
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(mapping))
+    if message is None:
+        assert load_preset(str(tmp_path / "own.yaml")) == load_preset("tiny")
+        return
+    with pytest.raises(InputError, match=message):
+        load_preset(str(tmp_path / "own.yaml"))
+
+
+def test_other_settings_than_those_of_the_checkpoint_are_refused(folders, tmp_path, capsys):
+    out = f"--out={tmp_path / 'out'}"
+    run(*SHORT, *folders, out, "--stage=dsn")
+    assert run(*SHORT, *folders, out, "--stage=dsn", "--dsn.learning-rate=0.5") == 1
+    assert "dsn.learning_rate was 0.001, is 0.5" in capsys.readouterr().err
+    assert run(*SHORT, *folders, out, "--stage=dsn", "--dsn.learning-rate=0.5", "--resume=never") == 0
+    assert len(list(tmp_path.glob("out_archived_*"))) == 1
+
+
+def test_the_presets_state_what_paper_and_code_state():
+    """dasr.md's table: the four configurations."""
+    assert load_preset("paper") == DASRConfig()
+    paper, aim, realsr, ntire = (load_preset(n) for n in ("paper", "official-aim", "official-realsr", "official-ntire"))
+    dsn, srn = paper.dsn, paper.srn
+    assert (dsn.num_block, dsn.crop, dsn.batch, dsn.schedule.pretrain, dsn.schedule.steps) == (
+        23,
+        192,
+        16,
+        25_000,
+        50_000,
+    )
+    assert (dsn.content_weight, dsn.perceptual_weight, dsn.adversarial_weight) == (0.01, 1, 0.0005)
+    assert (srn.content_weight, srn.perceptual_weight, srn.adversarial_weight) == (0.01, 1, 0.005)
+    assert (dsn.learning_rate, srn.learning_rate) == (1e-4, 2e-4)
+    assert [dsn.schedule.factor(n) for n in (0, 34_999, 35_000, 45_000)] == [1, 1, 0.5, 0.25]
+    assert (aim.dsn.adversarial_weight, aim.dsn.crop, aim.srn.adversarial_weight, aim.srn.batch) == (
+        0.006,
+        256,
+        0.005,
+        6,
+    )
+    assert [aim.srn.schedule.factor(n) for n in (34_999, 35_000, 80_000, 100_000, 150_000)] == [
+        1,
+        0.5,
+        0.25,
+        0.125,
+        0.0625,
+    ]
+    assert aim.dsn.schedule.factor(83_000) == 1 and aim.dsn.schedule.factor(132_799) < 1e-4
+    assert (realsr.srn.perceptual.network, realsr.srn.perceptual_weight, realsr.srn.adversarial_weight) == (
+        "vgg19",
+        0.01,
+        1e-4,
+    )
+    assert (ntire.srn.discriminator.frequency, ntire.srn.discriminator.frequency_kernel, ntire.srn.learning_rate) == (
+        "gbfs",
+        9,
+        1e-5,
+    )
+    assert presets() == ["official-aim", "official-ntire", "official-realsr", "paper", "tiny"]
+
+
+@pytest.fixture(scope="module")
+def made_up_weights(tmp_path_factory) -> WeightFiles:
+    """Files in the form of torchvision's and LPIPS's, with random numbers in them."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    torch.save(VGG19Features().state_dict(), folder / "vgg.pth")
+    channels, lpips = (64, 192, 384, 256, 256), LPIPS()
+    alex = {key.removeprefix("net."): value for key, value in alexnet_state(lpips).items()}
+    torch.save(alex, folder / "alex.pth")
+    torch.save({f"lin{k}.model.1.weight": torch.rand(1, c, 1, 1) for k, c in enumerate(channels)}, folder / "lin.pth")
+    return WeightFiles(folder / "vgg.pth", folder / "alex.pth", folder / "lin.pth")
+
+
+def alexnet_state(lpips: LPIPS) -> dict[str, torch.Tensor]:
+    sizes = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
+    return {
+        f"features.{at}.{kind}": torch.randn(shape) * 0.05
+        for at, (out, channels, kernel) in sizes.items()
+        for kind, shape in (("weight", (out, channels, kernel, kernel)), ("bias", (out,)))
+    }
+
+
+@pytest.mark.parametrize("preset", ["paper", "official-aim", "official-realsr", "official-ntire"])
+def test_the_presets_take_two_steps_at_full_network_size(preset, made_up_weights):
+    """Small crops and one picture of each domain; the networks and losses are the whole ones."""
+    config = load_preset(preset)
+    device = torch.device("cpu")
+    torch.manual_seed(0)
+    dsn = build_dsn_step(config, made_up_weights, device)
+    batch = {"hr": torch.rand(1, 3, 128, 128), "real_lr": torch.rand(1, 3, 32, 32)}
+    found = [dsn(batch), dsn(batch)]
+    assert sum(p.numel() for p in dsn.players.generator.parameters()) == (1_776_067 if preset == "paper" else 668_238)
+    srn = build_srn_step(config, made_up_weights, device)
+    assert sum(p.numel() for p in srn.players.generator.parameters()) == 16_697_987
+    sizes = {"fake_lr": 16, "hr": 64, "real_lr": 16, "other_hr": 64}
+    batch = {name: torch.rand(1, 3, side, side) for name, side in sizes.items()} | {"weight": torch.rand(1, 1, 8, 8)}
+    found += [srn(batch), srn(batch)]
+    assert all(bool(value.isfinite()) for losses in found for value in losses.values())
+    assert all("perceptual" in losses for losses in found)
+    assert set(found[2]) == set(srn.names) - ({"low_band"} if preset == "paper" else set())
+    assert any(float(a) != float(b) for a, b in zip(found[2].values(), found[3].values(), strict=True))
+
+
+def test_a_full_run_config_survives_yaml(tmp_path):
+    config = replace(load_preset("tiny"), weighting=False)
+
+    (tmp_path / "a.yaml").write_text(dump_yaml(config))
+    assert load_preset(str(tmp_path / "a.yaml")) == config

@@ -1,0 +1,406 @@
+"""Image files and sources, random patches, what becomes of bad images, and the loader."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import random
+import signal
+import struct
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from models import data
+from models.data import ArraySource, BadImage, Cached, FolderSource, InputError, MapSource, PatchDataset, Stream
+
+ROOT = Path(__file__).parents[2]
+
+
+def noise(*shape: int, seed: int = 0, dtype: type = np.uint8) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, shape).astype(dtype)
+
+
+def smooth(height: int, width: int) -> np.ndarray:
+    return cv2.resize(noise(height // 8, width // 8, 3), (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def write(path: Path, pixels: np.ndarray) -> Path:
+    data.write_picture(path, pixels)
+    return path
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_picture_comes_back_as_it_was_written(tmp_path, dtype, channels):
+    pixels = noise(20, 30, channels, dtype=dtype)
+    pixels[pixels == 0] = 1  # WebP forgets the colour of what is fully transparent
+    for suffix in (".png", ".tif", *([".webp"] if channels > 1 and dtype == np.uint8 else [])):
+        back = data.read_image(write(tmp_path / "made" / f"a{suffix}", pixels))
+        assert back.dtype == dtype
+        np.testing.assert_array_equal(back, pixels)
+    rgb = data.read_photo(tmp_path / "made" / "a.png").pixels
+    assert rgb.shape == (20, 30, 3) and rgb.dtype == np.uint8
+    assert np.abs(rgb / 255 - data.as_rgb(pixels) / np.iinfo(dtype).max).max() <= 0.5 / 255 + 1e-9
+    assert [path.name for path in (tmp_path / "made").iterdir() if path.name.startswith(".")] == []
+
+
+def test_red_is_first_in_the_file_and_in_the_tensor(tmp_path):
+    red = np.zeros((4, 4, 3), np.uint8)
+    red[..., 0] = 255
+    assert cv2.imread(str(write(tmp_path / "red.png", red)))[0, 0].tolist() == [0, 0, 255]
+    assert data.to_tensor(data.read_image(tmp_path / "red.png"))[:, 0, 0].tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "pixels", "message"),
+    [
+        (".jpg", noise(4, 4, 4), "keeps no 4 channels of uint8, .png does"),
+        (".webp", noise(4, 4, 3, dtype=np.uint16), "keeps no 3 channels of uint16"),
+        (".gif", noise(4, 4, 3), "must end in one of .png"),
+    ],
+)
+def test_a_format_that_would_lose_something_is_refused(tmp_path, suffix, pixels, message):
+    with pytest.raises(InputError, match=message):
+        write(tmp_path / f"a{suffix}", pixels)
+
+
+def test_a_jpeg_is_turned_upright(tmp_path):
+    pixels = smooth(40, 64)
+    plain = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
+    # One EXIF entry, orientation 6: to be turned by 90 degrees clockwise.
+    tiff = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, 3, 1, 6, 0, 0)
+    exif = b"\xff\xe1" + struct.pack(">H", len(tiff) + 8) + b"Exif\0\0" + tiff
+    turned = data.decode(plain[:2] + exif + plain[2:], "turned")
+    np.testing.assert_array_equal(turned, np.rot90(data.decode(plain, "plain"), -1))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tif"])
+def test_a_file_cut_short_is_refused_by_name(tmp_path, suffix):
+    path = write(tmp_path / f"half{suffix}", smooth(80, 96))
+    encoded = path.read_bytes()
+    for kept in (0, len(encoded) // 2, len(encoded) - 4):
+        path.write_bytes(encoded[:kept])
+        with pytest.raises(InputError, match=rf"cannot read the image .*half{suffix}: .*\({kept} bytes\)"):
+            data.read_image(path)
+
+
+def test_other_files_are_refused_by_name(tmp_path):
+    damaged = bytearray(write(tmp_path / "damaged.png", smooth(80, 96)).read_bytes())
+    damaged[len(damaged) // 2] ^= 255
+    (tmp_path / "damaged.png").write_bytes(damaged)
+    cv2.imwrite(str(tmp_path / "float.tif"), np.zeros((4, 4), np.float32))
+    for name, message in (
+        ("damaged.png", "not an image, or damaged"),
+        ("float.tif", "float32 values, expected 8 or 16 bits"),
+        ("gone.png", "No such file"),
+    ):
+        with pytest.raises(InputError, match=f"{name}: {message}"):
+            data.read_image(tmp_path / name)
+
+
+def test_tensors_and_back():
+    for dtype in (np.uint8, np.uint16):
+        pixels = noise(5, 6, 3, dtype=dtype)
+        tensor = data.to_tensor(pixels)
+        assert tensor.dtype == torch.float32 and 0 <= tensor.min() <= tensor.max() <= 1
+        np.testing.assert_array_equal(data.to_pixels(tensor, dtype), pixels)
+    assert data.to_pixels(torch.tensor([[[-1.0, 0.5, 2.0]]])).ravel().tolist() == [0, 128, 255]
+    values = np.random.default_rng(0).standard_normal((2, 3, 1)).astype(np.float32)
+    tensor = data.to_tensor(values)
+    np.testing.assert_array_equal(tensor[0], values[..., 0])
+    tensor.zero_()
+    assert values.all(), "the tensor must be a copy: sources hand out what they keep"
+
+
+def test_a_folder_is_read_in_order_without_what_is_hidden_or_no_image(tmp_path):
+    for name in ("b.png", "a.webp", ".c.png"):
+        write(tmp_path / name, noise(4, 5, 3))
+    (tmp_path / "notes.txt").write_text("")
+    source = data.open_source(tmp_path)
+    assert source.names == ["a", "b"] and len(source) == 2
+    assert source.label(1) == str(tmp_path / "b.png")
+    (tmp_path / "empty").mkdir()
+    for folder, message in (("empty", "no image .* in the folder"), ("gone", "no such folder")):
+        with pytest.raises(InputError, match=message):
+            FolderSource(tmp_path / folder)
+
+
+def test_maps_of_every_published_shape(tmp_path):
+    values = np.random.default_rng(0).random((6, 8))
+    for index, stored in enumerate((values, values[None].astype(np.float32), values[None, None])):
+        np.save(tmp_path / f"{index}.npy", stored)
+    source = MapSource(tmp_path)
+    for index in range(3):
+        read = source.read(index)
+        assert read.shape == (6, 8, 1) and read.dtype == np.float32
+        np.testing.assert_array_equal(read[..., 0], values.astype(np.float32))
+    assert isinstance(source.read(1), np.memmap)
+    np.save(tmp_path / "0.npy", np.zeros((2, 6, 8)))
+    (tmp_path / "1.npy").write_bytes(b"no array")
+    for index, message in ((0, r"0\.npy: float64 \(2, 6, 8\), expected"), (1, r"1\.npy: not a \.npy file")):
+        with pytest.raises(InputError, match=message):
+            source.read(index)
+
+
+def test_arrays_must_be_pictures():
+    with pytest.raises(ValueError, match="2 names for 1 arrays"):
+        ArraySource(["a", "b"], [noise(4, 4, 3)])
+    with pytest.raises(ValueError, match="a is \\(4, 4\\)"):
+        ArraySource(["a"], [noise(4, 4)])
+
+
+class Counted(ArraySource):
+    """Counts its reads; `source.reads` is shared with nobody."""
+
+    reads = 0
+
+    def read(self, index: int) -> np.ndarray:
+        self.reads += 1
+        return super().read(index)
+
+
+def test_a_cache_holds_what_was_read_last_within_its_limit():
+    images = [noise(10, 10, 3, seed=index) for index in range(4)] + [noise(40, 40, 3)]
+    counted = Counted("abcde", images)
+    cached = Cached(counted, limit_bytes=2 * 300)
+    for index, reads in ((0, 1), (1, 2), (0, 2), (2, 3), (0, 3), (1, 4), (4, 5), (4, 6), (1, 6)):
+        np.testing.assert_array_equal(cached.read(index), images[index])
+        assert counted.reads == reads, index
+    assert len(cached) == 5 and cached.label(3) == "d"
+    assert len(pickle.dumps(cached)) < len(pickle.dumps(counted)) + 300
+
+
+def coordinates(height: int, width: int, cell: int, number: int) -> np.ndarray:
+    """A map, as a float image, that tells of every pixel which picture and which cell it is from."""
+    rows, columns = np.indices((height * cell, width * cell)) // cell
+    return (number * 1e4 + rows * 100 + columns)[..., None].astype(np.float32)
+
+
+def pairs(count: int = 3, augment: bool = True) -> Stream:
+    names = [f"{index}" for index in range(count)]
+    lr, hr, weight = (
+        ArraySource(names, [coordinates(7 + index, 9, cell, index) for index in range(count)]) for cell in (2, 8, 1)
+    )
+    # Partners are found by name, not by place.
+    backwards = ArraySource(names[::-1], [hr.read(index) for index in range(count)][::-1])
+    return Stream(("lr", "hr", "weight"), (lr, backwards, weight), (8, 32, 4), augment)
+
+
+def test_patches_of_one_place_stay_together_through_every_turn():
+    dataset = PatchDataset([pairs()], seed=3)
+    turned = Counter()
+    for n in range(300):
+        sample = dataset[n]
+        assert {name: tuple(sample[name].shape) for name in ("lr", "hr", "weight")} == {
+            "lr": (1, 8, 8),
+            "hr": (1, 32, 32),
+            "weight": (1, 4, 4),
+        }
+        torch.testing.assert_close(sample["lr"][:, ::2, ::2], sample["weight"], rtol=0, atol=0)
+        torch.testing.assert_close(sample["hr"][:, ::8, ::8], sample["weight"], rtol=0, atol=0)
+        (here, right), (below, _) = sample["weight"][0, :2, :2].tolist()
+        turned[int(below - here), int(right - here)] += 1
+        assert sample["files"] == [str(int(sample["weight"].min()) // 10000)] * 3
+    assert set(turned) == {(a * x, b * y) for a in (1, -1) for b in (1, -1) for x, y in ((100, 1), (1, 100))}
+    assert min(turned.values()) > 15
+    upright = PatchDataset([pairs(augment=False)], seed=3)
+    assert all((upright[n]["weight"].diff(dim=1) == 100).all() for n in range(20))
+
+
+def test_every_picture_once_per_epoch_and_every_position_equally_often():
+    source = ArraySource("abc", [coordinates(7, 6, 1, number) for number in range(3)])
+    dataset = PatchDataset([Stream(("x",), (source,), (5,))], seed=0)
+    drawn = [dataset[n] for n in range(1800)]
+    for epoch in range(0, 1800, 3):
+        assert sorted(sample["files"][0] for sample in drawn[epoch : epoch + 3]) == ["a", "b", "c"]
+    assert len({tuple(sample["files"][0] for sample in drawn[n : n + 3]) for n in range(0, 60, 3)}) > 1
+    corners = Counter(int(sample["x"].min()) for sample in drawn)
+    assert len(corners) == 3 * 3 * 2
+    # 100 each are expected; five standard deviations.
+    assert all(abs(count - 100) < 50 for count in corners.values())
+
+
+def test_a_sample_depends_on_seed_and_number_alone():
+    dataset = PatchDataset([pairs()], seed=1)
+    again = pickle.loads(pickle.dumps(dataset))
+    for n in (5, 0, 10**12, 2**40 + 1):
+        a, b = dataset[n], again[n]
+        assert all(torch.equal(a[name], b[name]) for name in ("lr", "hr", "weight"))
+    other = PatchDataset([pairs()], seed=2)
+    assert any(not torch.equal(dataset[n]["lr"], other[n]["lr"]) for n in range(4))
+    assert any(not torch.equal(dataset[n]["lr"], dataset[n + 3]["lr"]) for n in range(4))
+
+
+def test_streams_walk_through_the_same_pictures_in_orders_of_their_own():
+    source = ArraySource([str(index) for index in range(50)], [coordinates(9, 9, 1, index) for index in range(50)])
+    dataset = PatchDataset([Stream(("a",), (source,), (4,)), Stream(("b",), (source,), (4,))], seed=0)
+    samples = [dataset[n] for n in range(50)]
+    assert sum(sample["files"][0] == sample["files"][1] for sample in samples) < 10
+    assert dataset.total == 50
+
+
+def test_images_are_rgb_in_the_unit_range_whatever_the_file(tmp_path):
+    deep, clear = noise(20, 20, 3, dtype=np.uint16), noise(20, 20, 4, seed=1)
+    write(tmp_path / "deep.png", deep)
+    write(tmp_path / "clear.png", clear)
+    write(tmp_path / "grey.png", noise(20, 20, 1))
+    dataset = PatchDataset([Stream(("x",), (FolderSource(tmp_path),), (20,), augment=False)], 0, grey_images="convert")
+    found = {Path(sample["files"][0]).stem: sample["x"] for sample in (dataset[n] for n in range(3))}
+    np.testing.assert_allclose(found["deep"], deep.transpose(2, 0, 1) / 65535, atol=1e-7)
+    np.testing.assert_allclose(found["clear"], clear[..., :3].transpose(2, 0, 1) / 255, atol=1e-7)
+    assert torch.equal(found["grey"][0], found["grey"][1]) and torch.equal(found["grey"][0], found["grey"][2])
+
+
+def test_partners_are_required_by_name():
+    few, many = ArraySource("ab", [noise(8, 8, 3)] * 2), ArraySource("abc", [noise(8, 8, 3)] * 3)
+    assert len(Stream(("lr", "hr"), (few, many), (4, 4))) == 2
+    with pytest.raises(InputError, match="no image of hr is named c, to go with c"):
+        Stream(("lr", "hr"), (many, few), (4, 4))
+    twice = ArraySource("aba", [noise(8, 8, 3)] * 3)
+    with pytest.raises(InputError, match="two images of hr are named a"):
+        Stream(("lr", "hr"), (few, twice), (4, 4))
+    with pytest.raises(ValueError, match="a source and a positive size per field"):
+        Stream(("lr", "hr"), (few, many), (4,))
+    with pytest.raises(ValueError, match="a name of its own"):
+        PatchDataset([Stream(("x",), (few,), (4,)), Stream(("x",), (many,), (4,))], 0)
+
+
+@pytest.fixture
+def mixed(tmp_path) -> Path:
+    for index in range(6):
+        write(tmp_path / f"good{index}.png", noise(24, 24, 3, seed=index))
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    write(tmp_path / "tiny.png", noise(24, 15, 3))
+    write(tmp_path / "grey.png", noise(24, 24, 1))
+    return tmp_path
+
+
+def dataset_of(folder: Path, **policy: str) -> PatchDataset:
+    return PatchDataset([Stream(("x",), (FolderSource(folder),), (16,))], 0, **policy)
+
+
+def test_a_bad_image_gives_way_to_the_next_good_one_and_is_named(mixed):
+    dataset = dataset_of(mixed)
+    samples = [dataset[n] for n in range(9)]
+    assert all(Path(sample["files"][0]).stem.startswith("good") for sample in samples)
+    found = {Path(bad.label).name: bad.reason for sample in samples for bad in sample["bad"]}
+    assert found == {
+        "broken.jpg": f"cannot read the image {mixed / 'broken.jpg'}: not an image, or damaged (10 bytes)",
+        "tiny.png": f"the image {mixed / 'tiny.png'} is too small: 15 x 24 pixels, a patch needs 16",
+        "grey.png": f"the image {mixed / 'grey.png'} is grey",
+    }
+    again = dataset_of(mixed)
+    assert [again[n]["files"] for n in range(9)] == [sample["files"] for sample in samples]
+    converted = dataset_of(mixed, grey_images="convert")
+    assert any(Path(converted[n]["files"][0]).stem == "grey" for n in range(9))
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ({"bad_images": "stop", "grey_images": "convert"}, "tiny.png is too small|broken.jpg: not an image"),
+        ({"grey_images": "stop"}, "grey.png is grey"),
+    ],
+)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_stopping_at_once_names_the_image_in_one_line(mixed, policy, message, workers):
+    with pytest.raises(InputError, match=message) as caught:
+        list(data.make_loader(dataset_of(mixed, **policy), 3, 0, 3, workers=workers))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_source_without_a_usable_image_is_refused(tmp_path):
+    write(tmp_path / "tiny.png", noise(4, 4, 3))
+    with pytest.raises(InputError, match=r"no usable image of x; the last one: the image .*tiny\.png is too small"):
+        dataset_of(tmp_path)[0]
+
+
+def test_partners_of_other_scales_do_not_fit():
+    lr, hr = ArraySource("ab", [noise(10, 11, 3)] * 2), ArraySource("ab", [noise(40, 44, 3), noise(60, 66, 3)])
+    dataset = PatchDataset([Stream(("lr", "hr"), (lr, hr), (4, 16))], 0)
+    (bad,) = {bad for n in range(2) for bad in dataset[n]["bad"]}
+    assert bad == BadImage(
+        "b", "these images do not fit together, patches being (4, 16) pixels wide: b 11 x 10, b 66 x 60"
+    )
+    # 43 pixels at x1/4 are 10 or 11.
+    for side in (10, 11):
+        rounded = ArraySource("a", [noise(43, 43, 3)])
+        stream = Stream(("lr", "hr"), (ArraySource("a", [noise(side, side, 3)]), rounded), (4, 16))
+        assert PatchDataset([stream], 0)[0]["bad"] == []
+
+
+def test_too_many_bad_images_stop_the_run():
+    said: list[str] = []
+    bad = data.BadImages(total=300, max_bad=0.01, say=said.append)
+    for name in "abcab":
+        bad.note([BadImage(name, f"{name} is grey")])
+    assert said == ["left out: a is grey", "left out: b is grey", "left out: c is grey"]
+    with pytest.raises(InputError, match=r"4 of 300 images cannot be used, more than the 1\.0% .* d is grey"):
+        bad.note([BadImage("a", "a is grey"), BadImage("d", "d is grey")])
+
+
+def same(a: list[data.patches.Batch], b: list[data.patches.Batch]) -> bool:
+    return len(a) == len(b) and all(
+        x.keys() == y.keys()
+        and all(torch.equal(x[k], y[k]) if isinstance(x[k], torch.Tensor) else x[k] == y[k] for k in x)
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+def test_workers_ranks_and_resuming_change_nothing(mixed):
+    dataset = PatchDataset([pairs(), Stream(("x",), (FolderSource(mixed),), (16,))], seed=0)
+    torch.manual_seed(1)
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    whole = list(data.make_loader(dataset, 4, 0, 5))
+    assert whole[0]["lr"].shape == (4, 1, 8, 8) and whole[0]["x"].shape == (4, 3, 16, 16)
+    assert len(whole[0]["files"]) == 16 and any(batch["bad"] for batch in whole)
+    assert same(whole, list(data.make_loader(dataset, 4, 0, 5, workers=2)))
+    assert same(whole[3:], list(data.make_loader(dataset, 4, 3, 2)))
+    ranks = [list(data.make_loader(dataset, 4, 0, 5, rank=rank, world_size=2)) for rank in range(2)]
+    for step, (first, second) in enumerate(zip(*ranks, strict=True)):
+        assert torch.equal(torch.cat((first["hr"], second["hr"])), whole[step]["hr"])
+        assert first["files"] + second["files"] == whole[step]["files"]
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert states[1:] == (random.getstate(), np.random.get_state()[1].tolist())
+
+
+def test_steps_are_counted_without_end():
+    (batch,) = data.make_loader(PatchDataset([pairs()], seed=0), 2, 10**12, 1)
+    assert batch["lr"].shape == (2, 1, 8, 8)
+
+
+def test_a_batch_must_be_shared_out_equally():
+    with pytest.raises(ValueError, match="a batch of 5 cannot be shared out equally to 2"):
+        data.make_loader(PatchDataset([pairs()], seed=0), 5, 0, 1, world_size=2)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_workers_outlive_the_signals_that_ask_a_run_to_stop():
+    batches = iter(data.make_loader(PatchDataset([pairs()], seed=0), 2, 0, 12, workers=1))
+    next(batches)
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGINT)
+        os.kill(worker.pid, signal.SIGTERM)
+    assert len(list(batches)) == 11
+
+
+def test_a_worker_starts_after_opencv_has_worked_in_its_parent(tmp_path):
+    """A forked process waits for ever for OpenCV's threads, if its parent had any."""
+    write(tmp_path / "a.png", noise(64, 64, 3))
+    program = f"""
+import cv2, numpy, pathlib
+from models.data import FolderSource, PatchDataset, Stream, make_loader
+cv2.GaussianBlur(numpy.ones((2000, 2000, 3), numpy.float32), (0, 0), 3)
+dataset = PatchDataset([Stream(("x",), (FolderSource(pathlib.Path({str(tmp_path)!r})),), (16,))], 0)
+print(len(list(make_loader(dataset, 2, 0, 3, workers=1))))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "3", done.stderr

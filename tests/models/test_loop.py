@@ -1,0 +1,182 @@
+"""The training loop on a network of two weights: exact resuming, checkpoints that survive, how a run ends early."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from models import checkpoint
+from models.checkpoint import TrainingStates, write_whole
+from models.loop import LoopConfig, Stage, train
+from models.networks import RRDBNet
+from models.run import Interrupted, Run, RunError, read_table
+
+CPU = torch.device("cpu")
+CONFIG = LoopConfig(report_every=3, validate_every=4, save_every=2, keep_checkpoints=2, tensorboard=False, ema=0.9)
+
+
+def batches(done: int) -> Iterator[dict]:
+    for number in range(done, 100):
+        image = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(number))
+        yield {"image": image, "files": [f"picture_{number}.png"], "bad": []}
+
+
+def make_stage(steps: int = 9, break_at: int = -1, on_step=lambda done: None) -> Stage:
+    torch.manual_seed(0)
+    network = RRDBNet(4, 1, 4)
+    critic = nn.Conv2d(3, 1, 3)
+    optimizers = {
+        name: torch.optim.Adam(each.parameters(), 1e-3)
+        for name, each in (("generator", network), ("discriminator", critic))
+    }
+
+    def step(done, batch):
+        on_step(done)
+        noise = torch.rand(())  # the loop must carry the global generator over
+        loss = (network(batch["image"]).mean() - noise).square() + critic(batch["image"]).square().mean()
+        for optimizer in optimizers.values():
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in optimizers.values():
+            optimizer.step()
+        return {"fit": loss.detach() * (float("nan") if done == break_at else 1.0)}
+
+    return Stage(
+        "toy",
+        {"generator": network, "discriminator": critic},
+        optimizers,
+        steps,
+        step,
+        ("fit",),
+        lambda done: 0.5 ** (done // 4),
+        batches,
+        images=100,
+        validate=lambda generator, done: {"norm": float(sum(p.detach().norm() for p in generator.parameters()))},
+        measures=("norm",),
+    )
+
+
+def go(folder: Path, stage: Stage, config: LoopConfig = CONFIG, settings: object = None):
+    run = Run(folder)
+    try:
+        return train(stage, run, folder / "toy", config, settings or {"rate": 1}, CPU)
+    finally:
+        run.close()
+
+
+def weights(folder: Path, step: int, name: str) -> dict:
+    return load_file(folder / "toy" / "models" / f"{step}_{name}.safetensors")
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(value, b[key]) for key, value in a.items())
+
+
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
+    """Weights, average, optimisers, schedules, random state and position all go on where they were."""
+    go(tmp_path / "whole", make_stage())
+    with pytest.raises(Interrupted, match="behind update 5 of toy; the state is saved"):
+        go(tmp_path / "cut", make_stage(on_step=lambda done: done == 4 and os.kill(os.getpid(), signal.SIGTERM)))
+    torch.manual_seed(99)
+    history = go(tmp_path / "cut", make_stage())
+    for name in ("generator", "discriminator", "generator_ema"):
+        assert same(weights(tmp_path / "whole", 9, name), weights(tmp_path / "cut", 9, name)), name
+    assert not same(weights(tmp_path / "whole", 9, "generator"), weights(tmp_path / "whole", 9, "generator_ema"))
+    whole, cut = (read_table(tmp_path / name / "toy" / "validation.csv") for name in ("whole", "cut"))
+    assert whole == cut
+    assert [row["step"] for row in whole] == [0, 4, 8, 9]
+    assert history.losses["fit"][0] == [3, 6, 9]
+
+
+def test_a_finished_run_is_left_alone(tmp_path):
+    go(tmp_path, make_stage())
+    before = weights(tmp_path, 9, "generator")
+    go(tmp_path, make_stage(on_step=lambda done: pytest.fail("trained again")))
+    assert same(before, weights(tmp_path, 9, "generator"))
+
+
+def test_checkpoints_are_bounded_and_older_ones_go_last(tmp_path):
+    go(tmp_path, make_stage())
+    assert TrainingStates(tmp_path / "toy" / "training_states", 2).steps() == [8, 9]
+    kept = {path.name.split("_")[0] for path in (tmp_path / "toy" / "models").iterdir()}
+    assert kept == {"8", "9"}
+
+
+def test_other_settings_are_refused_by_name(tmp_path):
+    go(tmp_path, make_stage(steps=4), settings={"dsn": {"crop": 64, "batch": 4}})
+    with pytest.raises(RunError, match=r"dsn\.crop was 64, is 128\. Start anew with --resume never"):
+        go(tmp_path, make_stage(), settings={"dsn": {"crop": 128, "batch": 4}})
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_files_and_checkpoint(tmp_path):
+    with pytest.raises(RunError) as error:
+        go(tmp_path, make_stage(break_at=6))
+    message = str(error.value)
+    assert "the loss fit is not finite at update 7" in message
+    assert "picture_6.png" in message and "picture_5.png" not in message
+    assert str(tmp_path / "toy" / "training_states" / "6.state") in message
+    assert TrainingStates(tmp_path / "toy" / "training_states", 2).steps() == [4, 6]
+
+
+def test_a_full_disk_loses_nothing_that_was_saved(tmp_path, monkeypatch):
+    def save(state, path):
+        Path(path).write_bytes(b"half")
+        if state["step"] == 6:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(state, path)
+
+    original = torch.save
+    monkeypatch.setattr(checkpoint.torch, "save", save)
+    with pytest.raises(RunError, match=r"cannot write the checkpoint of update 6: .*No space left(.|\n)*4\.state"):
+        go(tmp_path, make_stage())
+    states = TrainingStates(tmp_path / "toy" / "training_states", 2)
+    assert states.steps() == [2, 4]
+    assert states.latest()["step"] == 4
+    assert sorted(path.name for path in states.folder.iterdir()) == ["2.state", "4.state"]
+    assert {"2_generator.safetensors", "4_generator.safetensors"} <= {
+        path.name for path in (tmp_path / "toy" / "models").iterdir()
+    }
+
+
+def test_a_damaged_state_gives_way_to_the_one_before(tmp_path):
+    go(tmp_path, make_stage(steps=4))
+    (tmp_path / "toy" / "training_states" / "4.state").write_bytes(b"PK\x03\x04 cut short")
+    assert TrainingStates(tmp_path / "toy" / "training_states", 2).latest()["step"] == 2
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text("ne")
+        raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        write_whole(path, fail)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+    write_whole(path, lambda temporary: temporary.write_text("new") and None)
+    assert path.read_text() == "new"
+
+
+def test_losses_are_read_back_only_at_reports(tmp_path, monkeypatch):
+    reads = []
+    tolist = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: reads.append(1) or tolist(self))
+    config = replace(CONFIG, report_every=4, save_every=100, validate_every=100)
+    stage = replace(make_stage(steps=8), validate=None)
+    seen = []
+    step = stage.step
+    stage.step = lambda done, batch: seen.append(len(reads)) or step(done, batch)
+    go(tmp_path, stage, config)
+    assert seen == [0, 0, 0, 0, 4, 4, 4, 4]
