@@ -1,9 +1,9 @@
 """Frequency filters: what a discriminator sees of an image, and the low frequencies that a colour loss compares.
 
 Each is a module without parameters or state-dict keys. `forward(x)` takes (N, 3, H, W) and gives the input of a
-discriminator, `channels` of them, one position for `stride` pixels; `low(x)` gives the low frequencies, at half the
-size or without a border. Both are differentiable and keep the dtype of the image under autocast: bf16 would drown the
-high frequencies in rounding.
+discriminator, `channels` of them, one position for `stride` pixels, which looks `reach` pixels beyond those; `low(x)`
+gives the low frequencies, at half the size or without a border. Both are differentiable and keep the dtype of the image
+under autocast: bf16 would drown the high frequencies in rounding.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class Haar(nn.Module):
 
     channels = 9
     stride = 2
+    reach = 0
     convention = "dasr"
 
     def low(self, x: Tensor) -> Tensor:
@@ -56,6 +57,7 @@ class _Blur(nn.Module):
         if kernel < 1 or kernel % 2 == 0:
             raise ValueError(f"{type(self).__name__}: kernel must be odd and positive, got {kernel}")
         self.kernel = kernel
+        self.reach = kernel // 2
         self.gain = gain
 
     def low(self, x: Tensor) -> Tensor:
@@ -110,6 +112,7 @@ class RGB(nn.Module):
 
     channels = 3
     stride = 1
+    reach = 0
 
     def low(self, x: Tensor) -> Tensor:
         return x

@@ -228,8 +228,8 @@ class _Loop:
         learning_rate = next(iter(self._schedules.values())).get_last_lr()[0]
         words = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
         self._run.say(
-            f"  {stage.name} {self._done}/{stage.steps}  {words}  lr {learning_rate:.2g}  {rate:.2f} updates/s  "
-            f"{waiting:.0%} waiting for data  {peak_memory(self._device):.1f} GB  {_duration(left)} left"
+            f"  {self._done}/{stage.steps}  {words}  lr {learning_rate:.2g}  {rate:.2f}/s  data {waiting:.0%}  "
+            f"{peak_memory(self._device):.1f} GB  {_duration(left)} left"
         )
         self._losses.add(self._done, {**means, "learning_rate": learning_rate, "seconds": 1 / rate})
         self._write_board({f"loss/{name}": value for name, value in means.items()})
@@ -241,7 +241,7 @@ class _Loop:
             self._measured.add(self._done, values)
             self._write_board({f"validation/{name}": value for name, value in values.items()})
             words = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-            self._run.say(f"  {self._stage.name} {self._done}/{self._stage.steps}  validation: {words}")
+            self._run.say(f"  {self._done}/{self._stage.steps}  held out: {words or 'no pairs, pictures only'}")
         distributed.barrier()
 
     def _must_stop(self, wanted: bool) -> bool:

@@ -77,7 +77,7 @@ def save_maps(path: Path, rows: Sequence[tuple[str, Pixels, Pixels, NDArray[np.f
     aspects = [row[1].shape[0] / row[1].shape[1] for row in rows]
     figure = Figure(figsize=(12, 3.6 * sum(aspects) + 0.6), dpi=110, layout="constrained")
     axes = figure.subplots(len(rows), 3, squeeze=False, height_ratios=aspects)
-    titles = ("bicubic LR", "generated LR (stage 1)", "distance map over it (stage 2)")
+    titles = ("bicubic LR", "generated LR", "distance map over it")
     shown = None
     for index, (name, bicubic_lr, generated, distance) in enumerate(rows):
         height, width = generated.shape[:2]

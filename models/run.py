@@ -49,8 +49,9 @@ class Run:
 
     def say(self, *renderables: RenderableType) -> None:
         for renderable in renderables:
-            self.console.print(renderable, highlight=False)
-            self._log.print(renderable)
+            lines = isinstance(renderable, str)  # a line of figures is easier to read, and to search, unbroken
+            self.console.print(renderable, highlight=False, soft_wrap=lines)
+            self._log.print(renderable, soft_wrap=lines)
         self._log_file.flush()
 
     def progress(self, *columns: str) -> Progress:

@@ -32,26 +32,26 @@ class DistanceMap(nn.Module):
 
     @torch.no_grad()
     def forward(self, lr: Tensor) -> Tensor:
-        step = self.view.stride * self.discriminator.jump  # LR pixels between two scores
-        margin = 0
-        if self._config.padding == "reflect":
-            # Zero padding in D's convolutions makes odd scores along the border; here they fall outside the picture.
-            margin = math.ceil(self.view.stride * self.discriminator.receptive_field / 2 / step) * step
-            lr = F.pad(lr, (margin,) * 4, mode="reflect")
-        scores = self.discriminator(self.view(lr)).float().sigmoid()
         height, width = (side // self.view.stride for side in lr.shape[-2:])
-        if self.discriminator.jump == 1:
-            scores = scores[..., :height, :width]  # of an odd side the Haar view makes half a place more
+        jump = self.discriminator.jump
+        beyond = 0  # scores beyond each border
+        if self._config.padding == "reflect":
+            # The zero padding of D's convolutions makes odd scores along a border; here that is not the picture's.
+            beyond = math.ceil((self.discriminator.receptive_field / 2 + self.view.reach) / jump)
+            lr = F.pad(lr, (beyond * jump * self.view.stride,) * 4, mode="reflect")
+        scores = self.discriminator(self.view(lr)).float().sigmoid()
+        rows, columns = scores.shape[-2:]
+        if jump == 1:
+            rows, columns = (
+                height + 2 * beyond,
+                width + 2 * beyond,
+            )  # of an odd side the Haar view makes half a place more
+        scores = scores[..., beyond : rows - beyond, beyond : columns - beyond]
         if self._config.smoothing == "receptive_field":
-            weight = spread(
-                scores, self._box, self.discriminator.jump, self.discriminator.first_centre, (height, width)
-            )
-        elif scores.shape[-2:] == (height, width):
-            weight = scores
-        else:
-            weight = F.interpolate(scores, size=(height, width), mode="bilinear", align_corners=False)
-        cut = margin // self.view.stride
-        return weight[..., cut : height - cut, cut : width - cut]
+            return spread(scores, self._box, jump, self.discriminator.first_centre, (height, width))
+        if scores.shape[-2:] == (height, width):
+            return scores
+        return F.interpolate(scores, size=(height, width), mode="bilinear", align_corners=False)
 
 
 def spread(scores: Tensor, box: int, jump: int, first_centre: float, size: tuple[int, int]) -> Tensor:

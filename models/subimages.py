@@ -1,0 +1,65 @@
+"""`python -m models subimages`: cuts photographs into overlapping squares, which a loader decodes a crop's worth of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.progress import track
+
+from models.data import FolderSource, InputError, write_lmdb, write_picture
+
+
+@dataclass(frozen=True)
+class SubimagesOptions:
+    """Cuts the pictures of a folder into overlapping PNG squares, named as BasicSR names them: photo_s001.png."""
+
+    input: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
+    """A folder of pictures."""
+    output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """The folder to write, or with --lmdb the folder that goes into OUT.lmdb."""
+    size: int = 480
+    """Side of a square in pixels; a smaller picture is kept as it is."""
+    step: int = 240
+    """Distance between two squares; the last ones touch the border."""
+    lmdb: bool = False
+    """Writes the database OUT.lmdb besides."""
+    workers: int = 2
+    """Pictures cut at once."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    return run_subimages(tyro.cli(SubimagesOptions, args=arguments, prog="python -m models subimages"))
+
+
+def run_subimages(options: SubimagesOptions) -> int:
+    """Writes the squares, each whole or not at all, and returns 0. Raises InputError naming what cannot be used."""
+    if options.size < 1 or not 1 <= options.step <= options.size:
+        raise InputError(f"--size must be positive and --step from 1 to it, got {options.size} and {options.step}")
+    source = FolderSource(options.input)
+    if options.output.resolve() == options.input.resolve():
+        raise InputError(f"{options.output} is the folder to read")
+
+    def cut(index: int) -> None:
+        pixels = source.read(index)
+        corners = (
+            (top, left) for top in _starts(pixels.shape[0], options) for left in _starts(pixels.shape[1], options)
+        )
+        for number, (top, left) in enumerate(corners, 1):
+            square = pixels[top : top + options.size, left : left + options.size]
+            write_picture(options.output / f"{source.names[index]}_s{number:03}.png", square)
+
+    with ThreadPoolExecutor(options.workers) as pool:
+        list(track(pool.map(cut, range(len(source))), total=len(source), description="pictures"))
+    if options.lmdb:
+        write_lmdb(options.output, options.output.with_name(f"{options.output.name}.lmdb"))
+    return 0
+
+
+def _starts(side: int, options: SubimagesOptions) -> list[int]:
+    last = max(0, side - options.size)
+    return sorted({*range(0, last + 1, options.step), last})

@@ -1,0 +1,34 @@
+"""Squares cover the whole picture, and a database holds the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from models.__main__ import main
+from models.data import FolderSource, LMDBSource, write_picture
+
+
+def test_squares_cover_the_picture_and_end_at_its_border(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 75, 3), dtype=np.uint8)
+    write_picture(tmp_path / "in" / "a.png", pixels)
+    write_picture(tmp_path / "in" / "small.png", pixels[:10, :12])
+    assert main(["subimages", str(tmp_path / "in"), str(tmp_path / "out"), "--size=32", "--step=20", "--lmdb"]) == 0
+    squares = FolderSource(tmp_path / "out")
+    assert squares.names == [*(f"a_s{number:03}" for number in range(1, 9)), "small_s001"]
+    corners = [(top, left) for top in (0, 18) for left in (0, 20, 40, 43)]
+    for index, (top, left) in enumerate(corners):
+        assert np.array_equal(squares.read(index), pixels[top : top + 32, left : left + 32])
+    assert np.array_equal(squares.read(8), pixels[:10, :12])
+    database = LMDBSource(tmp_path / "out.lmdb")
+    assert database.names == squares.names
+    assert np.array_equal(database.read(3), squares.read(3))
+
+
+@pytest.mark.parametrize("options", [["--size=8", "--step=9"], ["--step=0"]])
+def test_a_step_that_leaves_gaps_is_refused(tmp_path, options, capsys):
+    write_picture(tmp_path / "in" / "a.png", np.zeros((20, 20, 3), np.uint8))
+    assert main(["subimages", str(tmp_path / "in"), str(tmp_path / "out"), *options]) == 2
+    assert "--size must be positive and --step from 1 to it" in capsys.readouterr().err
+    assert main(["subimages", str(tmp_path / "in"), str(tmp_path / "in")]) == 2
+    assert "is the folder to read" in capsys.readouterr().err
