@@ -42,13 +42,13 @@ from models.networks import DSN, DeResNet, PatchDiscriminator
 from models.pictures import enlarge_nearest
 from models.resize import bicubic
 from models.run import Run
-from models.upscale import enlarge_tiled
+from models.tiling import enlarge_tiled, shrink_tiled
 from models.validation import Example, validate
 
 Pixels = NDArray[np.uint8]
 HeldOut = Iterable[tuple[str, Pixels, Pixels]]
 
-# How a large picture is enlarged for validation, in LR pixels.
+# How large pictures go through a network, in LR pixels; the overlap is the reach of the paper's down-sampling network.
 TILES = {"tile": 256, "overlap": 16}
 
 # What is tried on training pictures where nothing is held out: how many, and how large at most (LR pixels).
@@ -266,7 +266,11 @@ def load_generator(context: Context) -> Callable[[Tensor], Tensor]:
     path = context.weights.dsn or newest_weights(context.folder("dsn"), "generator")
     network = load_network(path, "--weights.dsn", (DSN, DeResNet), "generator").to(context.device).eval()
     bicubic_lr = _bicubic_lr(config.scale)
-    return (lambda hr: network(bicubic_lr(hr))) if config.dsn.input == "bicubic" else network
+
+    def generate(hr: Tensor) -> Tensor:
+        return network(bicubic_lr(hr) if config.dsn.input == "bicubic" else hr)
+
+    return lambda hr: shrink_tiled(generate, config.scale, hr, **TILES)
 
 
 def load_distance(context: Context) -> DistanceMap:

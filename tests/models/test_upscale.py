@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.data import InputError, imresize, read_image, to_pixels, to_tensor, write_picture
-from models.networks import DeResNet, RRDBNet, save_weights
-from models.upscale import UpscaleOptions, enlarge_tiled, main, run_upscale
+from models.networks import DSN, DeResNet, RRDBNet, save_weights
+from models.tiling import enlarge_tiled, shrink_tiled
+from models.upscale import UpscaleOptions, main, run_upscale
 
 
 @pytest.fixture(autouse=True)
@@ -160,3 +161,13 @@ def test_what_cannot_be_enlarged_is_refused(tmp_path, weights):
         with pytest.raises(InputError, match=message):
             run_upscale(options)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("network", [DSN(4, 2, bicubic_skip=True), DeResNet(4, 2, scale=4)])
+def test_a_shrunk_picture_has_no_seams(network):
+    """Both reach less than 8 LR pixels, and their tiles start on the same phase."""
+    image = torch.rand(1, 3, 88, 120)
+    with torch.inference_mode():
+        whole = network(image)
+    torch.testing.assert_close(shrink_tiled(network, 4, image, 9, 8), whole, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(shrink_tiled(network, 4, image, 9, 0), whole, rtol=1e-5, atol=1e-6)
