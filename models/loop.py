@@ -41,7 +41,7 @@ class LoopConfig:
     recompute: bool = False
     """Blocks of the generator keep their input alone and compute the rest again in the backward pass: less memory."""
     compile: bool = False
-    """Compiles the generator and the discriminator with torch.compile."""
+    """Compiles the generator with torch.compile."""
     fused_adam: bool = True
     """One kernel for all weights of an optimiser."""
     ema: float = 0.0
@@ -74,7 +74,7 @@ class Stage:
 
     Attributes:
         name: shown, and the name of its folder.
-        networks: by the name of their weight files; `generator` is the one that is averaged and compiled first.
+        networks: by the name of their weight files; `generator` is the one that is averaged.
         optimizers: by name.
         steps: updates in all.
         step: one update from (its number, counted from 0; the batch on the device); gives detached scalar losses.

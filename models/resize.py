@@ -45,11 +45,16 @@ def bicubic(image: Tensor, scale: float) -> Tensor:
         return (rows @ image.to(dtype) @ columns.T).to(image.dtype)
 
 
-# Called, not traced, by torch.compile, which takes the matrix as a constant; it would trace through the cache itself.
-@torch.compiler.assume_constant_result
+# An op, so that torch.compile calls it: it would trace through the cache, and through numpy.
+@torch.library.custom_op("models::resize_matrix", mutates_args=())
 def _matrix(size: int, scale: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(ceil(size * scale), size): the resize of one axis as a matrix."""
-    return _cached_matrix(size, scale, dtype, device)
+    return _cached_matrix(size, scale, dtype, device).clone()  # a compiled graph may write into what an op returned
+
+
+@_matrix.register_fake
+def _(size: int, scale: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.empty(math.ceil(size * scale), size, dtype=dtype, device=device)
 
 
 @lru_cache(maxsize=64)

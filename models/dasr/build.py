@@ -148,10 +148,10 @@ def _players(
     discriminator.frequency, discriminator.frequency_kernel = options.frequency, options.frequency_kernel
     if run.recompute:
         recompute_blocks(generator)
+    if run.compile:
+        generator.compile()  # the discriminator's graph is run backward twice, which a compiled one does not stand
     for network in (generator, discriminator):
         network.to(device, memory_format=torch.channels_last if run.channels_last else torch.contiguous_format)
-        if run.compile:
-            network.compile()
     return Players(
         generator,
         discriminator,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import srkernels
+from bench.plain_networks import PLAIN
 from models.networks import DSN, DeResNet, PatchDiscriminator, RRDBNet, VGG19Features
 from models.resize import bicubic
 
@@ -272,3 +273,64 @@ def test_with_a_skip_the_untrained_networks_are_bicubic():
         for network in (DSN, DeResNet):
             down = network(8, 1, scale=scale, bicubic_skip=True)
             torch.testing.assert_close(down(image), bicubic(image, 1 / scale))
+
+
+def strong(network: nn.Module) -> nn.Module:
+    """The network in fp64 with weights large enough for every layer to show in the output."""
+    torch.manual_seed(0)
+    for parameter in network.double().parameters():
+        nn.init.normal_(parameter, std=0.15)
+    return network
+
+
+@pytest.mark.parametrize("network", [RRDBNet(6, 2, 4), DSN(6, 2), VGG19Features(("conv2_2",))])
+def test_generators_and_features_are_what_plain_pytorch_makes_of_their_weights(network):
+    image = torch.rand(2, 3, 16, 24, dtype=torch.float64)
+    strong(network)
+    found, plain = network(image), PLAIN[type(network)](network, image)
+    if isinstance(network, VGG19Features):
+        found, plain = found["conv2_2"], plain["conv2_2"]
+    torch.testing.assert_close(found, plain, rtol=1e-10, atol=1e-10)
+    assert float(found.abs().max()) > 0.1
+
+
+def test_de_resnet_written_out():
+    network = strong(DeResNet(6, 2))
+    weights = network.state_dict()
+
+    def conv(name: str, x: torch.Tensor, stride: int = 1) -> torch.Tensor:
+        return F.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], stride=stride, padding=1)
+
+    def prelu(name: str, x: torch.Tensor) -> torch.Tensor:
+        return torch.where(x > 0, x, weights[f"{name}.weight"] * x)
+
+    image = torch.rand(1, 3, 17, 24, dtype=torch.float64)
+    x = prelu("block_input.1", conv("block_input.0", image))
+    for n in range(2):
+        block = f"res_blocks.{n}"
+        x = x + conv(f"{block}.conv2", prelu(f"{block}.prelu", conv(f"{block}.conv1", x)))
+    for at in (0, 2):
+        x = prelu(f"down_sample.{at + 1}", conv(f"down_sample.{at}", x, stride=2))
+    torch.testing.assert_close(network(image), 1 / (1 + torch.exp(-conv("block_output", x))), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("kind", "layers"),
+    [
+        ("paper", [(2, 1), (2, 1), (1, 1), (1, 1)]),
+        ("fsd", [(1, 2), (1, 2), (1, 2), (1, 0)]),
+        ("nlayer_s2", [(2, 1), (2, 1), (1, 1), (1, 1)]),
+    ],
+)
+def test_discriminators_written_out(kind, layers):
+    """Stride and padding by layer; instance norm by its definition, behind the second and third convolution."""
+    network = strong(PatchDiscriminator(9, 4, kind=kind))
+    x = image = torch.rand(2, 9, 32, 40, dtype=torch.float64)
+    for at, (stride, padding) in zip((0, 2, 5, 8), layers, strict=True):
+        x = F.conv2d(x, network.model[at].weight, network.model[at].bias, stride=stride, padding=padding)
+        if at in (2, 5):
+            variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
+            x = (x - mean) / (variance + 1e-5).sqrt()
+        if at < 8:
+            x = torch.maximum(x, 0.2 * x)
+    torch.testing.assert_close(network(image), x, rtol=1e-10, atol=1e-10)

@@ -233,3 +233,14 @@ def test_a_step_runs_in_both_precisions_and_keeps_fp32_weights(precision):
         assert all(value.dtype == torch.float32 and bool(value.isfinite()) for value in terms.values())
         for network in players_of(step).values():
             assert {p.dtype for p in network.parameters()} == {torch.float32}
+
+
+def test_a_compiled_generator_makes_the_same_step():
+    batch = srn_batch()
+    found = {}
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        step = build_srn_step(replace(SMALL, run=replace(SMALL.run, compile=compiled)), WeightFiles(), CPU)
+        found[compiled] = [step(batch) for _ in range(2)][-1]
+    for name, value in found[False].items():
+        torch.testing.assert_close(found[True][name], value, rtol=1e-3, atol=1e-5)
