@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -91,15 +91,21 @@ class FeatureLoss(nn.Module):
 
     def forward(self, image: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """A scalar; images are (N, 3, H, W), `weight` (N, 1, h, w) of any size. No gradient goes to `target`."""
+        (loss,) = self.each([image], target, weight)
+        return loss
+
+    def each(self, images: Sequence[Tensor], target: Tensor, weight: Tensor | None = None) -> list[Tensor]:
+        """The loss of several images against one target, whose features are computed once."""
         with torch.no_grad():
             wanted = self.features(target)
-        total = image.new_zeros((), dtype=torch.float32)
-        for name, found in self.features(image).items():
+        totals = [target.new_zeros((), dtype=torch.float32) for _ in images]
+        for name, found in self.features(torch.cat(list(images))).items():
             resized = weight
             if weight is not None and self._map_resize == "area":
                 resized = F.adaptive_avg_pool2d(weight, found.shape[-2:])
-            total = total + srkernels.weighted_l1_loss(found, wanted[name], resized)
-        return total
+            for index, part in enumerate(found.chunk(len(images))):
+                totals[index] = totals[index] + srkernels.weighted_l1_loss(part, wanted[name], resized)
+        return totals
 
 
 class DistanceLoss(nn.Module):

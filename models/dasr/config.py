@@ -19,7 +19,7 @@ PRESETS = Path(__file__).parent / "presets"
 
 Frequency = Literal["haar", "haar_sum", "gbfs", "average", "rgb"]
 Kind = Literal["paper", "fsd", "nlayer_s1", "nlayer_s2"]
-Norm = Literal["instance", "batch", "none"]
+Norm = Literal["instance", "batch", "spectral", "none"]
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from models.networks.de_resnet import DeResNet
-from models.networks.discriminators import PatchDiscriminator
+from models.networks.discriminators import PatchDiscriminator, VGGDiscriminator
 from models.networks.dsn import DSN
+from models.networks.encoder import Encoder
 from models.networks.lpips import LPIPS
-from models.networks.rrdbnet import RRDBNet
+from models.networks.rrdbnet import Decoder, RRDBNet
 from models.networks.vgg import VGG19Features
 from models.networks.weights import load_weights, save_weights
 
@@ -14,9 +15,12 @@ __all__ = [
     "DSN",
     "LPIPS",
     "DeResNet",
+    "Decoder",
+    "Encoder",
     "PatchDiscriminator",
     "RRDBNet",
     "VGG19Features",
+    "VGGDiscriminator",
     "load_weights",
     "save_weights",
 ]

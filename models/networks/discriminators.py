@@ -1,10 +1,11 @@
-"""Patch discriminators of four convolutions: the paper's, and those of DASR's code."""
+"""Patch discriminators of four convolutions, those of DASR's paper and code, and one with a score for a whole image."""
 
 from __future__ import annotations
 
 import math
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from models.networks.blocks import kaiming_init
 
@@ -15,7 +16,12 @@ _KINDS = {
     "nlayer_s1": ((4, 1), (4, 1), (4, 1), (4, 1)),
     "nlayer_s2": ((4, 2), (4, 2), (4, 1), (4, 1)),
 }
-_NORMS = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d, "none": nn.Identity}
+_NORMS = {
+    "instance": nn.InstanceNorm2d,
+    "batch": nn.BatchNorm2d,
+    "spectral": nn.Identity,  # of weights, not of activations
+    "none": nn.Identity,
+}
 
 
 class PatchDiscriminator(nn.Module):
@@ -30,7 +36,8 @@ class PatchDiscriminator(nn.Module):
             a score for every position, with which DASR's code trains the DSN and makes its distance maps.
             "nlayer_s1", "nlayer_s2": 4x4 (PatchGAN), the latter with two strided layers; `nld_s1` and `nld_s2` of the
             DSN's code.
-        norm: "instance" (no parameters, statistics of each image in evaluation too), "batch" or "none".
+        norm: "instance" (no parameters, statistics of each image in evaluation too), "batch", "spectral" (every layer's
+            weight over its largest singular value, estimated anew by each call in training mode) or "none".
         bias: whether the two convolutions in front of a norm have one. The discriminator of DASR's SR network is
             "nlayer_s2" with bias=False and init="kaiming".
         init: "default" of PyTorch, or "kaiming": normal, biases 0.
@@ -78,6 +85,8 @@ class PatchDiscriminator(nn.Module):
         self.model = nn.Sequential(*layers[:-1])
         if init == "kaiming":
             kaiming_init(self)
+        if norm == "spectral":
+            _normalise_spectra(self)
 
     @property
     def receptive_field(self) -> int:
@@ -99,3 +108,59 @@ class PatchDiscriminator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)
+
+
+class VGGDiscriminator(nn.Module):
+    """One score for an image or feature map of a fixed size: ten 3x3 convolutions, five of them strided, two linear.
+
+    Input (N, in_channels, image_size, image_size), output raw scores (N, 1). USR-DA's paper does not say what its
+    discriminators are; this one, its keys and its batch norm are those of the unofficial code
+    (github.com/anse3832/USR_DA). Channels num_feat, twice, four times and for the last four eight times as many, a norm
+    behind all convolutions but the first, LeakyReLU 0.2. Where no norm layer follows, a convolution has a bias.
+
+    Args:
+        image_size: divisible by 32, and at least 64 for instance norm, which has no say on a single position.
+        norm: as `PatchDiscriminator`.
+
+    Raises:
+        ValueError: naming the argument, or for an input of another size.
+    """
+
+    def __init__(self, in_channels: int, image_size: int, num_feat: int = 64, *, norm: str = "batch") -> None:
+        super().__init__()
+        if image_size < 32 or image_size % 32:
+            raise ValueError(f"VGGDiscriminator: image_size must be a positive multiple of 32, got {image_size}")
+        if norm not in _NORMS:
+            raise ValueError(f"VGGDiscriminator: norm must be one of {', '.join(_NORMS)}, got {norm!r}")
+        self.image_size = image_size
+        self.norm = norm
+        channels = (in_channels, *(num_feat * factor for factor in (1, 1, 2, 2, 4, 4, 8, 8, 8, 8)))
+        layers: list[nn.Module] = []
+        for n in range(10):
+            bias = n == 0 or _NORMS[norm] is nn.Identity
+            layers.append(nn.Conv2d(*channels[n : n + 2], 3, stride=1 + n % 2, padding=1, bias=bias))
+            if n > 0:
+                layers.append(_NORMS[norm](channels[n + 1]))
+            layers.append(_leaky())
+        self.features = nn.Sequential(*layers)
+        values = 8 * num_feat * (image_size // 32) ** 2
+        self.classifier = nn.Sequential(nn.Linear(values, 100), _leaky(), nn.Linear(100, 1))
+        if norm == "spectral":
+            _normalise_spectra(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2:] != (self.image_size, self.image_size):
+            size = f"{self.image_size} x {self.image_size}"
+            raise ValueError(f"VGGDiscriminator: x must be (N, C, H, W) of {size}, got {tuple(x.shape)}")
+        return self.classifier(self.features(x).flatten(1))
+
+
+def _leaky() -> nn.LeakyReLU:
+    # In place: what goes in would otherwise be kept beside what comes out, a copy of every full-size map.
+    return nn.LeakyReLU(0.2, inplace=True)
+
+
+def _normalise_spectra(network: nn.Module) -> None:
+    for layer in [*network.modules()]:
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            spectral_norm(layer)

@@ -1,4 +1,4 @@
-"""RRDBNet, the super-resolution generator of ESRGAN and DASR."""
+"""RRDBNet, the super-resolution generator of ESRGAN and DASR, and the decoders of USR-DA, which share its trunk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,33 @@ from models.resize import bicubic
 from srkernels import conv2d_act
 
 
-class RRDBNet(nn.Module):
+class _RRDBTrunk(nn.Module):
+    """Dense blocks under one global skip, `doublings` (2 at most) nearest x2 resizes, and the convolutions around them.
+
+    Input (N, in_channels, h, w), output (N, 3, h * 2^doublings, w * 2^doublings), not clamped; keys of BasicSR.
+    """
+
+    def __init__(self, in_channels: int, num_feat: int, num_block: int, num_grow_ch: int, doublings: int) -> None:
+        super().__init__()
+        self.conv_first = conv3x3(in_channels, num_feat)
+        self.body = nn.Sequential(*(RRDB(num_feat, num_grow_ch) for _ in range(num_block)))
+        self.conv_body = conv3x3(num_feat, num_feat)
+        self._ups = ("conv_up1", "conv_up2")[:doublings]
+        for name in self._ups:
+            self.add_module(name, conv3x3(num_feat, num_feat))
+        self.conv_hr = conv3x3(num_feat, num_feat)
+        self.conv_last = conv3x3(num_feat, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shallow = self.conv_first(x)
+        trunk = self.body(shallow)
+        features = conv2d_act(trunk, self.conv_body.weight, self.conv_body.bias, activation="none", residual=shallow)
+        for name in self._ups:
+            features = _leaky(getattr(self, name), F.interpolate(features, scale_factor=2, mode="nearest"))
+        return self.conv_last(_leaky(self.conv_hr, features))
+
+
+class RRDBNet(_RRDBTrunk):
     """ESRGAN's generator for x1, x2 or x4, with the keys of BasicSR's `RRDBNet`.
 
     Input (N, 3, h, w) in [0, 1], output (N, 3, scale * h, scale * w), not clamped. Published size: 64 features, 23
@@ -30,28 +56,30 @@ class RRDBNet(nn.Module):
         scale: int = 4,
         bicubic_skip: bool = False,
     ) -> None:
-        super().__init__()
         check_scale(self, scale)
+        super().__init__(3 * (4 // scale) ** 2, num_feat, num_block, num_grow_ch, doublings=2)
         self.scale = scale
         self.bicubic_skip = bicubic_skip
-        self.conv_first = conv3x3(3 * (4 // scale) ** 2, num_feat)
-        self.body = nn.Sequential(*(RRDB(num_feat, num_grow_ch) for _ in range(num_block)))
-        self.conv_body = conv3x3(num_feat, num_feat)
-        self.conv_up1 = conv3x3(num_feat, num_feat)
-        self.conv_up2 = conv3x3(num_feat, num_feat)
-        self.conv_hr = conv3x3(num_feat, num_feat)
-        self.conv_last = conv3x3(num_feat, 3)
         if bicubic_skip:
             zero_init(self.conv_last)
 
     def forward(self, x: Tensor) -> Tensor:
-        shallow = self.conv_first(F.pixel_unshuffle(x, 4 // self.scale))
-        trunk = self.body(shallow)
-        features = conv2d_act(trunk, self.conv_body.weight, self.conv_body.bias, activation="none", residual=shallow)
-        for conv in (self.conv_up1, self.conv_up2):
-            features = _leaky(conv, F.interpolate(features, scale_factor=2, mode="nearest"))
-        out = self.conv_last(_leaky(self.conv_hr, features))
+        out = super().forward(F.pixel_unshuffle(x, 4 // self.scale))
         return out + bicubic(x, self.scale) if self.bicubic_skip else out
+
+
+class Decoder(_RRDBTrunk):
+    """Features to a picture `scale` times their size, 1, 2 or 4: G_SR (scale 4) and G_t (scale 1) of USR-DA.
+
+    Input (N, num_feat, h, w), from an `Encoder` of that width; output (N, 3, scale * h, scale * w), not clamped. The
+    paper leaves sizes open; those of the unofficial code (github.com/anse3832/USR_DA), whose keys these are, are 64
+    features and growth 32, and 23 blocks in G_SR, 10 in G_t.
+    """
+
+    def __init__(self, num_feat: int = 64, num_block: int = 23, num_grow_ch: int = 32, *, scale: int = 4) -> None:
+        check_scale(self, scale)
+        super().__init__(num_feat, num_feat, num_block, num_grow_ch, doublings=scale // 2)
+        self.scale = scale
 
 
 def _leaky(conv: nn.Conv2d, x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 
 from models.checkpoint import write_whole
 from models.networks.de_resnet import DeResNet
-from models.networks.discriminators import PatchDiscriminator
+from models.networks.discriminators import PatchDiscriminator, VGGDiscriminator
 from models.networks.dsn import DSN
+from models.networks.encoder import Encoder
 from models.networks.lpips import LPIPS
-from models.networks.rrdbnet import RRDBNet
+from models.networks.rrdbnet import Decoder, RRDBNet
 from models.networks.vgg import VGG19Features
 
 State = Mapping[str, Tensor]
@@ -56,7 +58,18 @@ _UNTOLD = {
 _RECORD = "srkernels"
 _SUFFIXES = (".pth", ".pt", ".tar")
 _WRAPPERS = ("params_ema", "params", "state_dict", "model")
-_DSN_PARTS = {"generator": "model_g_state_dict", "discriminator": "models_d_state_dict"}
+# Files of several networks: the checkpoints of DASR's DSN, and those of the unofficial USR-DA.
+_PARTS = {
+    "generator": "model_g_state_dict",
+    "discriminator": "models_d_state_dict",
+    "decoder_sr": "model_Dec_SR",
+    "decoder_t": "model_Dec_Id",
+    "encoder": "model_Enc",
+    "discriminator_f": "model_Disc_feat",
+    "discriminator_t": "model_Disc_img_LR",
+    "discriminator_y": "model_Disc_img_HR",
+}
+_SPECTRAL_WEIGHT = "parametrizations.weight.original"
 _DSN_FILTERS = ("filter.", "DWT2.")
 _DSN_KINDS = {"fsd": "fsd", "nld_s1": "nlayer_s1", "nld_s2": "nlayer_s2"}
 
@@ -65,30 +78,32 @@ def load_weights(source: str | Path | Mapping[str, Any], *, part: str | None = N
     """The network whose weights a file or a state dict holds, on the CPU in fp32, its sizes read from the tensors.
 
     Known are `RRDBNet` by the keys of BasicSR, KAIR (also ESRGAN's own) and ESRGAN's old-arch files, `DSN` and
-    `DeResNet` by those of DASR, `PatchDiscriminator` by ours and by those of DASR's two discriminators, torchvision's
-    vgg19 and our `LPIPS`. Files are `.safetensors`, or `.pth`, `.pt` and `.tar` read with `weights_only=True`; the
-    wrappers `params_ema`, `params`, `state_dict` and `model`, in this order, and the prefix of DataParallel are taken
-    off.
+    `DeResNet` by those of DASR, `PatchDiscriminator` by ours and by those of DASR's two discriminators, `Encoder`,
+    `Decoder` and `VGGDiscriminator` by those of the unofficial USR-DA, torchvision's vgg19 and our `LPIPS`. Files are
+    `.safetensors`, or `.pth`, `.pt` and `.tar` read with `weights_only=True`; the wrappers `params_ema`, `params`,
+    `state_dict` and `model`, in this order, and the prefix of DataParallel are taken off.
 
     What tensors cannot tell is read from what `save_weights` and DASR's DSN checkpoints record. Without a record there
     is no bicubic skip, a DSN has the scale 4, 4x4 discriminators have two strided layers, one without running
-    statistics has instance norm, and VGG gives conv5_4. A discriminator that DASR trained with its DSN has the name of
-    its filter in `frequency`.
+    statistics has instance norm, VGG gives conv5_4, and BasicSR's keys are an RRDBNet's where it takes 3, 12 or 48
+    channels. A discriminator that DASR trained with its DSN has the name of its filter in `frequency`.
 
     Args:
         source: a path, or what such a file holds.
-        part: "generator" (also if None) or "discriminator", of a DSN checkpoint, which holds both.
+        part: which network of a file that holds several: "generator" or "discriminator" of a DSN checkpoint;
+            "decoder_sr", "decoder_t", "encoder", "discriminator_f", "discriminator_t" or "discriminator_y" of a USR-DA
+            checkpoint. None is the first of these that the file has.
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: the file is damaged, or a pickle with more in it than tensors and plain containers; the weights are
-            of no family known, or their keys and shapes are not exactly those of their family.
+        ValueError: the file is damaged, or a pickle with more in it than tensors and plain containers; it lacks that
+            part; the weights are of no family known, or their keys and shapes are not exactly those of their family.
     """
-    if part not in (None, *_DSN_PARTS):
-        raise ValueError(f"load_weights: part must be one of {', '.join(_DSN_PARTS)} or None, got {part!r}")
+    if part not in (None, *_PARTS):
+        raise ValueError(f"load_weights: part must be one of {', '.join(_PARTS)} or None, got {part!r}")
     try:
         content = source if isinstance(source, Mapping) else _read(Path(source))
-        return _build(*_unwrap(content, part or "generator"))
+        return _build(*_unwrap(content, part))
     except ValueError as error:
         name = "state dict" if isinstance(source, Mapping) else source
         raise ValueError(f"{name}: {error}") from error
@@ -150,15 +165,18 @@ def _read(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _unwrap(content: Mapping[str, Any], part: str) -> tuple[State, Config]:
+def _unwrap(content: Mapping[str, Any], part: str | None) -> tuple[State, Config]:
     """The state dict inside its wrappers, and what the file says about its network."""
     config = _config(content.get("metadata"))
-    if _DSN_PARTS[part] in content:
+    if parts := [name for name, key in _PARTS.items() if key in content]:
+        part = part or parts[0]
+        if part not in parts:
+            raise ValueError(f"has no part {part!r}, only {', '.join(parts)}")
         if part == "discriminator":
             config = _dsn_discriminator_config(content)
-        content = content[_DSN_PARTS[part]]
+        content = content[_PARTS[part]]
         if not isinstance(content, Mapping):
-            raise ValueError(f"{_DSN_PARTS[part]} holds a {type(content).__name__}, not a state dict")
+            raise ValueError(f"{_PARTS[part]} holds a {type(content).__name__}, not a state dict")
     while wrapper := next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None):
         content = content[wrapper]
     for key, value in content.items():
@@ -174,7 +192,7 @@ def _config(metadata: Any) -> Config:
     config = json.loads(str(metadata[_RECORD]))
     if not isinstance(config, dict):
         raise ValueError(f"metadata: {_RECORD} must be a JSON object, got {config!r}")
-    return {name: value for name, value in config.items() if name != "network"}
+    return config
 
 
 def _dsn_discriminator_config(checkpoint: Mapping[str, Any]) -> Config:
@@ -187,7 +205,7 @@ def _dsn_discriminator_config(checkpoint: Mapping[str, Any]) -> Config:
 
 
 def _build(state: State, config: Config) -> nn.Module:
-    family = next((family for family in _FAMILIES if family.mark in state), None)
+    family = next((each for each in _FAMILIES if each.mark in state and each.fits(state, config)), None)
     if family is None:
         names = ", ".join(family.name for family in _FAMILIES)
         raise ValueError(f"keys of no network known ({names}): {_some(state)}")
@@ -207,12 +225,17 @@ def _some(keys: Any, most: int = 5) -> str:
     return ", ".join(keys[:most]) + more if keys else "none at all"
 
 
+def _weight(state: State, layer: str, dim: int) -> Tensor:
+    weight = state.get(f"{layer}.weight", state.get(f"{layer}.{_SPECTRAL_WEIGHT}"))
+    if weight is None or weight.dim() != dim:
+        raise ValueError(f"{layer}.weight is missing or not of {dim} dimensions")
+    return weight
+
+
 def _conv_shape(state: State, conv: str) -> tuple[int, int, int]:
     """(channels out, channels in, kernel)."""
-    weight = state.get(f"{conv}.weight")
-    if weight is None or weight.dim() != 4:
-        raise ValueError(f"{conv}.weight is missing or not the weight of a convolution")
-    return weight.shape[0], weight.shape[1], weight.shape[3]
+    shape = _weight(state, conv, 4).shape
+    return shape[0], shape[1], shape[3]
 
 
 def _depth(state: State, conv: str) -> int:
@@ -257,6 +280,25 @@ def _rrdbnet(family: str) -> Build:
     return build
 
 
+def _decoder(state: State, config: Config) -> tuple[nn.Module, Rename]:
+    block, (first, _, *ups, _, _) = _RRDBNET["basicsr"]
+    num_feat, _, _ = _conv_shape(state, first)
+    num_grow_ch, _, _ = _conv_shape(state, block.format(0, 1, 1))
+    doublings = sum(f"{up}.weight" in state for up in ups)
+    return Decoder(num_feat, _depth(state, block), num_grow_ch, scale=2**doublings), str
+
+
+def _is_decoder(state: State, config: Config) -> bool:
+    """Whether a trunk takes features, as many as it has itself; so does an RRDBNet of 3, 12 or 48 features."""
+    num_feat, in_channels, _ = _conv_shape(state, "conv_first")
+    return in_channels == num_feat and (in_channels not in _RRDBNET_SCALES or config.get("network") == Decoder.__name__)
+
+
+def _encoder(state: State, config: Config) -> tuple[nn.Module, Rename]:
+    num_feat, _, _ = _conv_shape(state, "conv_featmap.0")
+    return Encoder(num_feat, sum(key.endswith(".weight") for key in state)), str
+
+
 def _dsn(state: State, config: Config) -> tuple[nn.Module, Rename]:
     num_feat, _, _ = _conv_shape(state, "model.0")
     scale, bicubic_skip = config.get("scale", 4), config.get("bicubic_skip", False)
@@ -277,7 +319,7 @@ def _discriminator(prefix: str) -> Build:
             in_channels,
             num_feat,
             kind=config.get("kind", {3: "paper", 5: "fsd"}.get(kernel, "nlayer_s2")),
-            norm=config.get("norm", "batch" if f"{prefix}3.running_mean" in state else "instance"),
+            norm=config.get("norm", _norm(state, prefix)),
             bias=f"{prefix}2.bias" in state,
         )
         frequency, frequency_kernel = _dsn_filter(state, in_channels) if prefix != "model." else (None, 5)
@@ -286,6 +328,22 @@ def _discriminator(prefix: str) -> Build:
         return network, lambda key: prefix + key.removeprefix("model.")
 
     return build
+
+
+def _vgg_discriminator(state: State, config: Config) -> tuple[nn.Module, Rename]:
+    num_feat, in_channels, _ = _conv_shape(state, "features.0")
+    norm = _norm(state, "features.")
+    if norm == "instance" and "features.2.bias" in state:
+        norm = "none"
+    positions = _weight(state, "classifier.0", 2).shape[1] // (8 * num_feat)
+    return VGGDiscriminator(in_channels, 32 * math.isqrt(positions), num_feat, norm=norm), str
+
+
+def _norm(state: State, prefix: str) -> str:
+    """Of a discriminator; "instance" may be "none", which has no tensors either."""
+    if f"{prefix}0.{_SPECTRAL_WEIGHT}" in state:
+        return "spectral"
+    return "batch" if f"{prefix}3.running_mean" in state else "instance"
 
 
 def _dsn_filter(state: State, in_channels: int) -> tuple[str | None, int]:
@@ -311,9 +369,11 @@ class _Family(NamedTuple):
     mark: str  # a key that files of this family have and those of the families behind it do not
     build: Build
     ignored: tuple[str, ...] = ()  # prefixes of what is none of our weights
+    fits: Callable[[State, Config], bool] = lambda state, config: True  # where the mark alone does not tell
 
 
 _FAMILIES = (
+    _Family("Decoder", "body.0.rdb1.conv1.weight", _decoder, fits=_is_decoder),
     *(
         _Family(f"RRDBNet ({family})", f"{block.format(0, 1, 1)}.weight", _rrdbnet(family))
         for family, (block, _) in _RRDBNET.items()
@@ -325,6 +385,9 @@ _FAMILIES = (
         for kind, prefix in (("FSD", "net.net."), ("NLayer", "net.model."))
     ),
     _Family("PatchDiscriminator", "model.5.weight", _discriminator("model.")),
+    _Family("PatchDiscriminator (spectral norm)", f"model.5.{_SPECTRAL_WEIGHT}", _discriminator("model.")),
+    _Family("VGGDiscriminator", "classifier.2.bias", _vgg_discriminator),
+    _Family("Encoder", "conv_featmap.0.weight", _encoder),
     _Family("VGG19Features", "features.34.weight", _vgg, ("classifier.",)),
     _Family("LPIPS", "lin0.model.1.weight", _lpips),
 )

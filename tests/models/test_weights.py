@@ -17,10 +17,13 @@ from torch import Tensor, nn
 from models.networks import (
     DSN,
     LPIPS,
+    Decoder,
     DeResNet,
+    Encoder,
     PatchDiscriminator,
     RRDBNet,
     VGG19Features,
+    VGGDiscriminator,
     load_weights,
     save_weights,
 )
@@ -94,6 +97,8 @@ def test_rrdbnet_of_each_family(family, rename, scale, tmp_path):
 PATCHES = torch.rand(2, 9, 24, 24)
 RGB_PATCHES = PATCHES[:, :3]
 IMAGE = torch.rand(1, 3, 16, 24)
+FEATURES = torch.rand(1, 6, 8, 12)
+SQUARES = torch.rand(2, 3, 32, 32)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -113,6 +118,16 @@ IMAGE = torch.rand(1, 3, 16, 24)
         (partial(PatchDiscriminator, 9, 4, kind="fsd", norm="batch"), PATCHES),
         (partial(PatchDiscriminator, 9, 4, kind="nlayer_s1", bias=False), PATCHES),
         (partial(PatchDiscriminator, 9, 4, kind="nlayer_s2"), PATCHES),
+        (partial(PatchDiscriminator, 9, 4, norm="spectral"), PATCHES),
+        (partial(VGGDiscriminator, 3, 32, 2), SQUARES),
+        (partial(VGGDiscriminator, 3, 32, 4, norm="none"), SQUARES),
+        (partial(VGGDiscriminator, 3, 32, 2, norm="spectral"), SQUARES),
+        (partial(VGGDiscriminator, 6, 64, 2, norm="instance"), torch.rand(2, 6, 64, 64)),
+        (partial(Encoder, 6, 3), IMAGE),
+        (partial(Decoder, 6, 2, 3), FEATURES),
+        (partial(Decoder, 6, 1, 3, scale=2), FEATURES),
+        (partial(Decoder, 6, 1, 3, scale=1), FEATURES),
+        (partial(Decoder, 3, 1, 3), IMAGE),  # the tensors of an RRDBNet
     ],
 )
 def test_our_files_say_all_that_a_network_needs(network, x, suffix, tmp_path):
@@ -226,8 +241,62 @@ def test_checkpoint_of_the_dsn(tmp_path):
     loaded = load_weights(path, part="discriminator")
     assert (loaded.frequency, loaded.frequency_kernel) == ("average", 7)
     assert_same(loaded, discriminator, RGB_PATCHES)
-    with pytest.raises(ValueError, match="part must be one of generator, discriminator or None, got 'other'"):
+    with pytest.raises(ValueError, match=r"part must be one of generator, .*discriminator_y or None, got 'other'"):
         load_weights(path, part="other")
+    with pytest.raises(ValueError, match=r"has no part 'encoder', only generator, discriminator$"):
+        load_weights(path, part="encoder")
+
+
+def test_checkpoint_of_the_unofficial_usrda(tmp_path):
+    """A dict of everything under the names of its networks; a fork's encoder and decoders are wrapped for two GPUs."""
+    networks = {
+        "encoder": ("model_Enc", Encoder(6), IMAGE),
+        "decoder_t": ("model_Dec_Id", Decoder(6, 1, 3, scale=1), FEATURES),
+        "decoder_sr": ("model_Dec_SR", Decoder(6, 2, 3), FEATURES),
+        "discriminator_f": ("model_Disc_feat", VGGDiscriminator(6, 32, 2), torch.rand(2, 6, 32, 32)),
+        "discriminator_t": ("model_Disc_img_LR", VGGDiscriminator(3, 32, 2), SQUARES),
+        "discriminator_y": ("model_Disc_img_HR", VGGDiscriminator(3, 64, 2), torch.rand(2, 3, 64, 64)),
+    }
+    optimizer = torch.optim.Adam(networks["encoder"][1].parameters(), amsgrad=True)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2.5e5, 3.5e5])
+    others = {"epoch": 3, "optimizer_G": optimizer.state_dict(), "scheduler_G": scheduler.state_dict()}
+    for prefix in ("", "module."):
+        checkpoint = {
+            key: renamed(randomised(network), (prefix if "Disc" not in key else "").__add__)
+            for key, network, _ in networks.values()
+        }
+        torch.save({**others, **checkpoint}, tmp_path / "a.pth")
+        for part, (_, network, x) in networks.items():
+            assert_same(load_weights(tmp_path / "a.pth", part=part), network, x)
+        assert_same(load_weights(tmp_path / "a.pth"), networks["decoder_sr"][1], FEATURES)
+    with pytest.raises(ValueError, match=r"has no part 'generator', only decoder_sr, .*, discriminator_y$"):
+        load_weights(tmp_path / "a.pth", part="generator")
+    with pytest.raises(ValueError, match="model_Enc holds a list, not a state dict"):
+        load_weights({"model_Enc": []})
+
+
+def test_decoder_and_generator_are_told_by_what_they_take():
+    for scale in (1, 2, 4):
+        decoder = randomised(Decoder(6, 2, 3, scale=scale))
+        assert_same(load_weights(decoder.state_dict()), decoder, FEATURES)
+    # Real-ESRGAN's x1 takes 48 channels: without a record these are its.
+    assert isinstance(load_weights(Decoder(48, 1, 3).state_dict()), RRDBNet)
+    with pytest.raises(ValueError, match=r"RRDBNet takes 3 .*, conv_first takes 7"):
+        load_weights({**Decoder(6, 1, 3).state_dict(), "conv_first.weight": torch.zeros(6, 7, 3, 3)})
+
+
+def test_classifiers_and_other_discriminators_are_refused():
+    """ESRGAN's has 4x4 kernels under the same keys; torchvision's classifiers are numbered otherwise."""
+    state = VGGDiscriminator(3, 32, 2).state_dict()
+    with pytest.raises(ValueError, match=r"VGGDiscriminator: keys .* of another shape: features\.2\.weight$"):
+        load_weights({**state, "features.2.weight": torch.zeros(2, 2, 4, 4)})
+    with pytest.raises(ValueError, match=r"classifier\.0\.weight$"):  # no square of positions
+        load_weights({**state, "classifier.0.weight": torch.zeros(100, 16 * 5)})
+    vgg16 = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+    for convs, linears in ((vgg16, (0, 3, 6)), ((0, 3, 6, 8, 10), (1, 4, 6))):  # the second is AlexNet
+        names = [*(f"features.{n}" for n in convs), *(f"classifier.{n}" for n in linears)]
+        with pytest.raises(ValueError, match="keys of no network known"):
+            load_weights({f"{name}.{kind}": torch.zeros(1) for name in names for kind in ("weight", "bias")})
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt"])
@@ -253,7 +322,18 @@ def test_half_precision_files_become_fp32():
     assert_same(loaded, network.float(), IMAGE)
 
 
-@pytest.mark.parametrize("network", [RRDBNet(6, 2, 3), DSN(6, 1), DeResNet(6, 1), PatchDiscriminator(9, 4)])
+@pytest.mark.parametrize(
+    "network",
+    [
+        RRDBNet(6, 2, 3),
+        DSN(6, 1),
+        DeResNet(6, 1),
+        PatchDiscriminator(9, 4),
+        Encoder(6),
+        Decoder(6, 1, 3),
+        VGGDiscriminator(3, 32, 2, norm="none"),
+    ],
+)
 def test_every_key_and_shape_must_fit(network):
     state = network.state_dict()
     first, *_, last = state

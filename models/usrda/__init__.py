@@ -1,0 +1,1 @@
+"""USR-DA: unsupervised real-world super-resolution as domain adaptation."""

@@ -1,0 +1,120 @@
+"""USR-DA's training step.
+
+Wang, Zhang, Yuan, Wang: "Unsupervised Real-World Super-Resolution: A Domain Adaptation Perspective". x_s are LR
+pictures synthesised from HR pictures y_s, x_t real LR pictures.
+
+Every tensor is computed once: three passes of E, two of G_t and two of G_SR, each pair in one call. The generators'
+and the discriminators' losses are differentiated from those passes, each with respect to its own weights alone. Nothing
+in the step waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from models import distributed
+from models.losses import FeatureLoss
+from models.usrda import losses
+
+Batch = Mapping[str, Tensor]
+Losses = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of Eq. 9. Parts of the step that only terms of weight 0 need are not computed (Table 3)."""
+
+    align: float
+    rec: float
+    res: float
+    sty: float
+    idt: float
+    cyc: float
+
+
+@dataclass(frozen=True)
+class USRDAStep:
+    """One update of E, G_t and G_SR by Eq. 9, and of D_f, D_t and D_y by Eqs. 2 and 6.
+
+    The batch holds `source_lr` x_s (N, 3, h, w), its `hr` y_s (N, 3, sh, sw) and `real_lr` x_t (N, 3, h, w).
+
+    Attributes:
+        generator: has the parts `encoder`, `decoder_sr` and `decoder_t`.
+        discriminators: `f`, `t` and `y`.
+        perceptual, adversarial: alpha and beta of Eqs. 3 and 8.
+        features: phi; None drops the perceptual part.
+        detach_source: f_s is constant in Eq. 7 (ours; the paper prints it trainable).
+    """
+
+    generator: nn.Module
+    discriminators: nn.ModuleDict
+    optimizer_g: Optimizer
+    optimizer_d: Optimizer
+    weights: Weights
+    perceptual: float
+    adversarial: float
+    features: FeatureLoss | None = None
+    detach_source: bool = False
+    precision: torch.dtype | None = None
+
+    def __call__(self, batch: Batch) -> Losses:
+        device = batch["hr"].device
+        with torch.autocast(device.type, self.precision, enabled=self.precision is not None):
+            loss_g, loss_d, terms = self.forward(batch)
+        self.optimizer_d.zero_grad()
+        loss_d.backward(inputs=list(self.discriminators.parameters()), retain_graph=True)
+        self.optimizer_g.zero_grad()
+        loss_g.backward(inputs=list(self.generator.parameters()))
+        for network, optimizer in ((self.discriminators, self.optimizer_d), (self.generator, self.optimizer_g)):
+            distributed.average_gradients(network.parameters())
+            optimizer.step()
+        return {name: term.detach() for name, term in terms.items()}
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Losses]:
+        """Eq. 9, the discriminators' losses, and all terms before their weights."""
+        g, d, w = self.generator, self.discriminators, self.weights
+        x_s, x_t, y_s = batch["source_lr"], batch["real_lr"], batch["hr"]
+        target_domain = any((w.align, w.res, w.sty, w.idt, w.cyc))
+        cycle = any((w.sty, w.idt, w.cyc))
+
+        if not target_domain:
+            f_s = g.encoder(x_s)
+        else:
+            f_t, f_s = g.encoder(torch.cat((x_t, x_s))).chunk(2)
+        if w.res or cycle:
+            x_tt, x_st = g.decoder_t(torch.cat((f_t, f_s))).chunk(2)
+        made = [f_s]
+        if cycle:
+            f_st = g.encoder(x_st)
+            made.append(f_st)
+        images = g.decoder_sr(torch.cat(made)).chunk(len(made))
+
+        scores = [d["y"](image) for image in images]
+        terms = dict(zip(("rec", "cyc"), self._reconstruction(y_s, images, scores), strict=False))
+        players = {"d_y": losses.style_discriminator_loss(d["y"](y_s), *scores)}
+        if w.align:
+            score_t, score_s = d["f"](f_t), d["f"](f_s)
+            terms["align"] = losses.alignment_loss(score_t, score_s)
+            players["d_f"] = losses.alignment_discriminator_loss(score_t, score_s)
+        if w.res:
+            terms["res"] = losses.l1_loss(x_tt, x_t)
+        if cycle:
+            score_st = d["t"](x_st)
+            terms["sty"] = losses.style_loss(score_st)
+            terms["idt"] = losses.l1_loss(f_st, f_s.detach() if self.detach_source else f_s)
+            players["d_t"] = losses.style_discriminator_loss(d["t"](x_t), score_st)
+        loss_g = torch.stack([getattr(w, name) * term for name, term in terms.items()]).sum()
+        return loss_g, torch.stack(list(players.values())).sum(), {**terms, **players}
+
+    def _reconstruction(self, target: Tensor, made: Sequence[Tensor], scores: Sequence[Tensor]) -> list[Tensor]:
+        """Eqs. 3 and 8, which share the features of the target."""
+        terms = [losses.l1_loss(image, target) for image in made]
+        if self.features is not None:
+            parts = zip(terms, self.features.each(made, target), strict=True)
+            terms = [term + self.perceptual * distance for term, distance in parts]
+        return [term + self.adversarial * losses.style_loss(score) for term, score in zip(terms, scores, strict=True)]

@@ -1,0 +1,54 @@
+"""Source LR pictures: exact, seeded, and what their numbers say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from models.resize import bicubic
+from models.usrda.synthesis import SourceLR, SynthesisConfig, _blurred
+
+PLAIN = SynthesisConfig((0, 0), (0, 0), eight_bit=False)
+
+
+def test_without_blur_and_noise_it_is_bicubic():
+    hr = torch.rand(2, 3, 32, 48)
+    torch.testing.assert_close(SourceLR(PLAIN, 4, 0)(hr, 7), bicubic(hr, 0.25).clamp(0, 1))
+    eight = SourceLR(SynthesisConfig((0, 0), (0, 0)), 4, 0)(hr, 0)
+    torch.testing.assert_close(eight * 255, (eight * 255).round())
+
+
+def test_a_picture_depends_on_seed_and_number_alone():
+    hr = torch.rand(4, 3, 64, 64)
+    make = SourceLR(SynthesisConfig(), 4, 3)
+    whole = make(hr, 100)
+    assert torch.equal(whole, torch.cat([make(hr[:1], 100), make(hr[1:], 101)]))
+    assert not torch.equal(whole, make(hr, 101))
+    assert not torch.equal(whole, SourceLR(SynthesisConfig(), 4, 4)(hr, 100))
+    state = torch.get_rng_state()
+    make(hr, 0)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_noise_has_the_stated_range():
+    hr = torch.full((64, 3, 128, 128), 0.5)
+    noisy = SourceLR(SynthesisConfig((0, 0), (5.0, 15.0), eight_bit=False), 4, 0)(hr, 0)
+    levels = 255 * (noisy - 0.5).std((1, 2, 3))
+    assert 4.5 < float(levels.min()) < 6.5 and 13.5 < float(levels.max()) < 15.5
+    assert float((noisy - 0.5).mean()) == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize("sigma", [0.7, 2.0])
+def test_blur_is_the_gaussian_it_says(sigma):
+    """A point spreads to a picture of deviation sigma; the sum is kept, at the border too."""
+    point = torch.zeros(1, 1, 31, 31)
+    point[..., 15, 15] = 1
+    spread = _blurred(point, sigma)[0, 0]
+    places = torch.arange(31) - 15.0
+    assert float(spread.sum()) == pytest.approx(1, rel=1e-5)
+    assert float((spread.sum(0) * places**2).sum()) ** 0.5 == pytest.approx(sigma, rel=0.05)
+    flat = torch.full((1, 3, 5, 6), 0.3)
+    torch.testing.assert_close(_blurred(flat, sigma), flat)
+    assert torch.equal(_blurred(flat, 0.0), flat)
+    assert F.l1_loss(spread, spread.T) < 1e-7
