@@ -182,7 +182,7 @@ def train_rows(
                 config = replace(unseeded.config, run=replace(unseeded.config.run, seed=seed))
                 row = replace(unseeded, config=config)
                 what = ", ".join(f"{column} {cell}" for column, cell in zip(table.columns, row.cells, strict=True))
-                run.say(f"[bold]{row.name}[/] of {table.name}, seed {seed}: {what}")
+                run.say(f"{row.name} of {table.name}, seed {seed}: {what}", style="bold")
                 folder = trial.folder / row.name
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")

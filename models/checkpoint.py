@@ -22,12 +22,26 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         write(temporary)
+        os.chmod(temporary, 0o666 & ~_umask())  # some writers keep their files to themselves
         _flush(temporary)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     _flush(path.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Deletes the temporary files that killed processes left in `folder`; nobody else may be writing there."""
+    for path in folder.glob(".*"):
+        if re.fullmatch(r"\..+\.\d+\.\w+", path.name):
+            path.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _flush(path: Path) -> None:

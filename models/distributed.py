@@ -15,6 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+# A group on the CPU for what only hosts need to agree on.
+_flags: dist.ProcessGroup | None = None
+
 
 def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
@@ -38,10 +41,13 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     # Ranks wait for one that validates or writes maps, which on full-size photographs takes long.
+    global _flags
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=6))
+    _flags = dist.new_group(backend="gloo")
     try:
         yield device
     finally:
+        _flags = None
         dist.destroy_process_group()
 
 
@@ -50,12 +56,12 @@ def barrier() -> None:
         dist.barrier()
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is set anywhere; waits for all ranks."""
+def any_rank(flag: bool) -> bool:
+    """Whether the flag is set anywhere. Waits for the other ranks' hosts, and for no device."""
     if not dist.is_initialized():
         return flag
-    value = torch.tensor([float(flag)], device=device)
-    dist.all_reduce(value, dist.ReduceOp.MAX)
+    value = torch.tensor([float(flag)])
+    dist.all_reduce(value, dist.ReduceOp.MAX, group=_flags)
     return bool(value.item())
 
 

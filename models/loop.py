@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,13 +20,16 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models import distributed
-from models.checkpoint import TrainingStates
-from models.data import BadImages
+from models.checkpoint import TrainingStates, remove_leftovers
+from models.data import BadImages, InputError
 from models.networks import save_weights
 from models.run import Interrupted, Run, RunError, Table, peak_memory, read_table
 
 Batch = Mapping[str, Any]
 Losses = dict[str, Tensor]
+
+# Updates between two times that ranks ask each other for a signal.
+_ASK_EVERY = 10
 
 
 @dataclass(frozen=True)
@@ -138,19 +142,34 @@ class _Loop:
         distributed.broadcast_weights(stage.networks.values())
         generator = stage.networks["generator"]
         self._average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
-        self._done = self._restore()
         self._unread: list[tuple[Losses, list[str]]] = []
         self._read: list[dict[str, float]] = []
-        self._bad = BadImages(stage.images, config.max_bad_images, run.say)
+        if distributed.is_main():
+            for each in ("training_states", "models"):
+                remove_leftovers(folder / each)
+        self._done = self._restore()
+        self._bad = BadImages(stage.images, config.max_bad_images, run.say_anywhere)
         self._losses = Table(folder / "losses.csv", (*stage.losses, "learning_rate", "seconds"), self._done)
         self._measured = Table(folder / "validation.csv", stage.measures, self._done)
         self._board = self._open_board()
 
     def train(self) -> History:
-        stage, config, start = self._stage, self._config, time.perf_counter()
+        start = time.perf_counter()
+        try:
+            self._train()
+        except InputError:
+            if self._states.steps()[-1:] != [self._done] and not self._unread:
+                self._write_checkpoint()
+            raise
+        except OSError as error:
+            raise RunError(f"{self._stage.name}: {error}\nlast good checkpoint: {self._last_good()}") from error
+        return self._history(start)
+
+    def _train(self) -> None:
+        stage, config = self._stage, self._config
         if self._done >= stage.steps:
             self._run.say(f"  {stage.name}: all {stage.steps} updates were done before")
-            return self._history(start)
+            return
         if self._done:
             self._run.say(f"  {stage.name}: resumed behind update {self._done}")
         elif stage.validate:
@@ -178,12 +197,11 @@ class _Loop:
                 if stage.validate and (self._done % config.validate_every == 0 or last):
                     self._validate()
                     since = time.perf_counter()
-                stop = self._must_stop(bool(wanted))
+                stop = self._must_stop(bool(wanted), last)
                 if self._done % config.save_every == 0 or last or stop:
                     self._save()
-                if stop and not last:
+                if stop:
                     raise Interrupted(f"stopped behind update {self._done} of {stage.name}; the state is saved")
-        return self._history(start)
 
     def _update(self, batch: Batch) -> None:
         self._bad.note(batch["bad"])
@@ -202,9 +220,13 @@ class _Loop:
 
     def _read_back(self) -> None:
         """Reads the losses since the last call; the only place where training waits for the device."""
+        if not self._unread:
+            return
         first = self._done - len(self._unread) + 1
-        for step, (losses, files) in enumerate(self._unread, first):
-            row = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
+        values = iter(torch.stack([value for losses, _ in self._unread for value in losses.values()]).tolist())
+        unread, self._unread = self._unread, []
+        for step, (losses, files) in enumerate(unread, first):
+            row = {name: next(values) for name in losses}
             wrong = [name for name, value in row.items() if not math.isfinite(value)]
             if wrong:
                 raise RunError(
@@ -212,7 +234,6 @@ class _Loop:
                     f"files of that batch: {', '.join(files)}\nlast good checkpoint: {self._last_good()}"
                 )
             self._read.append(row)
-        self._unread.clear()
 
     def _means(self) -> dict[str, float]:
         """Means of the losses since the last call."""
@@ -225,11 +246,12 @@ class _Loop:
         if not distributed.is_main():
             return
         stage, left = self._stage, (self._stage.steps - self._done) / rate
-        learning_rate = next(iter(self._schedules.values())).get_last_lr()[0]
+        first = next(iter(self._schedules.values()))
+        learning_rate = first.base_lrs[0] * stage.schedule(self._done - 1)
         words = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
         self._run.say(
-            f"  {self._done}/{stage.steps}  {words}  lr {learning_rate:.2g}  {rate:.2f}/s  data {waiting:.0%}  "
-            f"{peak_memory(self._device):.1f} GB  {_duration(left)} left"
+            f"  {stage.name} {self._done}/{stage.steps}  {words}  lr {learning_rate:.2g}  {rate:.2f}/s  "
+            f"data {waiting:.0%}  {peak_memory(self._device):.1f} GB  {_duration(left)} left"
         )
         self._losses.add(self._done, {**means, "learning_rate": learning_rate, "seconds": 1 / rate})
         self._write_board({f"loss/{name}": value for name, value in means.items()})
@@ -241,29 +263,42 @@ class _Loop:
             self._measured.add(self._done, values)
             self._write_board({f"validation/{name}": value for name, value in values.items()})
             words = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-            self._run.say(f"  {self._done}/{self._stage.steps}  held out: {words or 'no pairs, pictures only'}")
+            self._run.say(
+                f"  {self._stage.name} {self._done}/{self._stage.steps}  held out: {words or 'no pairs, pictures only'}"
+            )
         distributed.barrier()
 
-    def _must_stop(self, wanted: bool) -> bool:
-        if distributed.world_size() == 1:
-            return wanted
-        # Ranks must stop behind the same update. Asking costs a wait for the device, so it is asked with the reports.
-        return self._done % self._config.report_every == 0 and distributed.any_rank(wanted, self._device)
+    def _must_stop(self, wanted: bool, last: bool) -> bool:
+        """Whether a signal came, to any rank; ranks stop behind the same update."""
+        if distributed.world_size() > 1 and self._done % _ASK_EVERY and not last:
+            return False
+        return distributed.any_rank(wanted)
 
     def _save(self) -> None:
         self._read_back()  # a state behind a loss that is not finite is no good one
+        self._write_checkpoint()
+        distributed.barrier()  # the next stage reads these weights
+
+    def _write_checkpoint(self) -> None:
         if not distributed.is_main():
             return
         stage = self._stage
         networks = dict(stage.networks)
         if self._average is not None:
             networks["generator_ema"] = self._average.module
+        for name, network in networks.items():
+            if not all(bool(value.isfinite().all()) for value in network.state_dict().values()):
+                raise RunError(
+                    f"{stage.name}: weights of the {name} are not finite behind update {self._done}.\n"
+                    f"last good checkpoint: {self._last_good()}"
+                )
         state = {
             "step": self._done,
             "settings": self._settings,
             "networks": {name: network.state_dict() for name, network in networks.items()},
             "optimizers": {name: each.state_dict() for name, each in stage.optimizers.items()},
             "schedules": {name: each.state_dict() for name, each in self._schedules.items()},
+            "unreported": self._read,
             "rng": torch.get_rng_state(),
         }
         if self._average is not None:
@@ -280,8 +315,9 @@ class _Loop:
                 f"last good checkpoint: {self._last_good()}"
             ) from error
         kept = self._states.steps()
-        for path in (self._folder / "models").glob("*_*.safetensors"):
-            if int(path.name.split("_")[0]) not in kept:
+        for path in (self._folder / "models").iterdir():
+            match = re.fullmatch(r"(\d+)_\w+\.safetensors", path.name)
+            if match and int(match[1]) not in kept:
                 path.unlink()
 
     def _restore(self) -> int:
@@ -303,6 +339,7 @@ class _Loop:
         if self._average is not None:
             self._average.module.load_state_dict(state["networks"]["generator_ema"])
             self._average.n_averaged.copy_(state["averaged"])
+        self._read = state["unreported"]
         torch.set_rng_state(state["rng"])
         if self._device.type == "cuda" and "cuda_rng" in state:
             torch.cuda.set_rng_state(state["cuda_rng"], self._device)

@@ -47,12 +47,20 @@ class Run:
             raise InputError(f"cannot make the run's folder {folder}: {error.strerror}") from error
         self._log = Console(file=self._log_file, width=110)
 
-    def say(self, *renderables: RenderableType) -> None:
+    def say(self, *renderables: RenderableType, style: str | None = None) -> None:
+        """Prints lines, taken as they are, and tables."""
         for renderable in renderables:
             lines = isinstance(renderable, str)  # a line of figures is easier to read, and to search, unbroken
-            self.console.print(renderable, highlight=False, soft_wrap=lines)
-            self._log.print(renderable, soft_wrap=lines)
+            for console in (self.console, self._log):
+                console.print(renderable, style=style, highlight=False, markup=False, soft_wrap=lines)
         self._log_file.flush()
+
+    def say_anywhere(self, line: str) -> None:
+        """Prints a line on whatever rank it is said."""
+        if distributed.is_main():
+            self.say(line)
+        else:
+            print(f"rank {distributed.rank()}: {line}", flush=True)
 
     def progress(self, *columns: str) -> Progress:
         """A progress bar; `columns` are the names of task fields to show behind the times."""
@@ -72,6 +80,7 @@ class Run:
 
 def set_aside(folder: Path) -> None:
     """Keeps what an earlier run left in `folder` under another name. Raises InputError if that is refused."""
+    folder = folder.resolve()
     if not folder.exists():
         return
     now = datetime.now().strftime("%Y%m%d_%H%M%S")

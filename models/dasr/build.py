@@ -19,7 +19,7 @@ from models.frequency import FrequencyFilter, frequency_filter
 from models.loop import LoopConfig
 from models.losses import DistanceLoss, FeatureLoss, GANLoss
 from models.networks import DSN, LPIPS, DeResNet, PatchDiscriminator, RRDBNet, VGG19Features, load_weights
-from models.networks.blocks import recompute_blocks
+from models.networks.blocks import kaiming_init, recompute_blocks, zero_init
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ def build_dsn_step(config: DASRConfig, weights: WeightFiles, device: torch.devic
     generator: nn.Module
     if weights.dsn is not None:
         generator = load_network(weights.dsn, "--weights.dsn", (DSN, DeResNet))
+        check_scale(generator, "--weights.dsn", 1 if dsn.input == "bicubic" else config.scale)
     else:
         # The published generator for bicubic input is DeResNet without its down-sampling.
         scale = 1 if dsn.input == "bicubic" else config.scale
@@ -74,10 +75,15 @@ def build_srn_step(
     generator: nn.Module
     if weights.srn is not None:
         generator = load_network(weights.srn, "--weights.srn", (RRDBNet,))
+        check_scale(generator, "--weights.srn", config.scale)
     else:
         generator = RRDBNet(
             srn.num_feat, srn.num_block, srn.num_grow_ch, scale=config.scale, bicubic_skip=srn.bicubic_skip
         )
+        if srn.init == "kaiming":
+            kaiming_init(generator, 0.1)
+            if srn.bicubic_skip:
+                zero_init(generator.conv_last)
     return SRNStep(
         _players(generator, srn.discriminator, srn.learning_rate, srn.betas, config.run, device),
         content=srn.content_weight,
@@ -123,6 +129,12 @@ def load_network(path: Path, option: str, kinds: tuple[type[nn.Module], ...], pa
     return network
 
 
+def check_scale(network: nn.Module, option: str, scale: int) -> None:
+    """Raises InputError if a network from a file is of another scale than the run."""
+    if network.scale != scale:
+        raise InputError(f"{option} holds a network of scale {network.scale}, the run needs {scale}")
+
+
 def build_filter(discriminator: DiscriminatorConfig) -> FrequencyFilter:
     """H(.) of a discriminator."""
     return frequency_filter(discriminator.frequency, discriminator.frequency_kernel, discriminator.frequency_gain)
@@ -149,7 +161,8 @@ def _players(
     if run.recompute:
         recompute_blocks(generator)
     if run.compile:
-        generator.compile()  # the discriminator's graph is run backward twice, which a compiled one does not stand
+        # The discriminator's graph is run backward twice, which a compiled one does not stand. Crops have one size.
+        generator.compile(dynamic=False)
     for network in (generator, discriminator):
         network.to(device, memory_format=torch.channels_last if run.channels_last else torch.contiguous_format)
     return Players(
@@ -169,9 +182,11 @@ def _state(option: str, what: str, path: Path | None) -> dict[str, Tensor]:
             f"{option} is needed: {what}, for the perceptual loss; to train without one, set perceptual.network to none"
         )
     try:
-        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-        raise InputError(f"{option}: cannot read {path} as {what}: {error}") from error
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(f"{option}: cannot read {path} as {what}: {' '.join(str(error).split())}") from error
+    if not isinstance(state, dict):
+        raise InputError(f"{option}: {path} holds a {type(state).__name__}, wanted {what}")
     return state
 
 

@@ -13,7 +13,7 @@ from models import distributed
 from models.config import option_of
 from models.dasr.build import WeightFiles
 from models.dasr.config import DASRConfig, Frequency, check, load_preset
-from models.dasr.stages import Context, HeldOut, Inputs, run_stages
+from models.dasr.stages import Context, HeldOut, Inputs, newest_weights, run_stages
 from models.data import InputError, open_source
 from models.device import pick_device
 from models.run import Run, set_aside
@@ -82,13 +82,17 @@ def main(arguments: Sequence[str]) -> int:
     inputs = Inputs(open_source(command.hr), open_source(command.lr), _held_out(command))
     with distributed.process_group(pick_device(command.device)) as device:
         if command.resume == "never" and distributed.is_main():
-            set_aside(command.out)
+            of_stage = {"all": ".", "maps": "generated"}.get(command.stage, command.stage)
+            set_aside(command.out / of_stage)
         distributed.barrier()
         run = Run(command.out)
         try:
             context = Context(config, inputs, command.weights, run, device)
             run_stages(context, command.stage)
             run.say(f"done: {command.out}")
+            if command.stage in ("srn", "all"):
+                weights = newest_weights(command.out / "srn", "generator", config.srn)
+                run.say(f"enlarge pictures with: python -m models upscale --weights {weights} IN OUT")
         finally:
             run.close()
     return 0

@@ -146,6 +146,8 @@ class SRNConfig:
     """RRDB blocks."""
     num_grow_ch: int = 32
     """Growth of the dense blocks."""
+    init: Literal["kaiming", "default"] = "kaiming"
+    """First weights: normal x 0.1, biases zero, everywhere (published) or in the dense blocks alone (BasicSR)."""
     bicubic_skip: bool = False
     """The network gives the difference to the bicubic picture (ours; a short training then starts from there)."""
     discriminator: DiscriminatorConfig = field(default_factory=lambda: DiscriminatorConfig(learning_rate=2e-4))
@@ -214,7 +216,20 @@ def load_preset(name: str) -> DASRConfig:
 
 def check(config: DASRConfig) -> None:
     """Raises InputError naming the first option that cannot be used."""
-    scale = config.scale
+    scale, run = config.scale, config.run
+    for option, value, least in (
+        ("seed", run.seed, 0),
+        ("workers", run.workers, 0),
+        ("report-every", run.report_every, 1),
+        ("validate-every", run.validate_every, 1),
+        ("save-every", run.save_every, 1),
+        ("keep-checkpoints", run.keep_checkpoints, 1),
+        ("cache-megabytes", run.cache_megabytes, 0),
+    ):
+        if value < least:
+            raise InputError(f"--run.{option} must be at least {least}, got {value}")
+    if not 0 <= run.ema < 1:
+        raise InputError(f"--run.ema must be from 0 to below 1, got {run.ema}")
     for name, stage in (("dsn", config.dsn), ("srn", config.srn)):
         for key, value in (
             ("batch", stage.batch),
@@ -229,6 +244,10 @@ def check(config: DASRConfig) -> None:
             raise InputError(
                 f"--{name}.crop must be a multiple of {2 * scale} and at least {8 * scale}, got {stage.crop}"
             )
+        if stage.learning_rate <= 0 or stage.discriminator.learning_rate <= 0 or stage.schedule.pretrain < 0:
+            raise InputError(f"--{name}: learning rates must be positive and schedule.pretrain not negative")
+        if not all(0 <= beta < 1 for beta in stage.betas):
+            raise InputError(f"--{name}.betas must be from 0 to below 1, got {stage.betas}")
         _check_discriminator(name, stage.discriminator, stage.crop // scale if name == "dsn" else stage.crop)
         schedule = stage.schedule
         if not schedule.at or min(schedule.at) < 1:

@@ -84,7 +84,8 @@ def _run(options: DemoOptions, device: torch.device, domains: Domains, run: Run)
     start, config = time.perf_counter(), options.config
     threads = f" with {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     versions = f"torch {torch.__version__}, srkernels {srkernels.__version__}"
-    run.say(f"[bold]DASR in miniature[/] on {device}{threads}; {versions}", report.roles_table(domains))
+    run.say(f"DASR in miniature on {device}{threads}; {versions}", style="bold")
+    run.say(report.roles_table(domains))
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
 
@@ -94,7 +95,7 @@ def _run(options: DemoOptions, device: torch.device, domains: Domains, run: Run)
 
     torch.manual_seed(config.run.seed)  # the network as it was before its first update
     untrained = build_srn_step(config, WeightFiles(), device).players.generator
-    trained = load_weights(newest_weights(context.folder("srn"), "generator")).to(device)
+    trained = load_weights(newest_weights(context.folder("srn"), "generator", config.srn)).to(device)
     by_bicubic = [_enlarged(lambda lr: bicubic(lr, config.scale), lr.pixels, device) for lr, _ in domains.held_out]
     before = [_enlarged(untrained, lr.pixels, device) for lr, _ in domains.held_out]
     after = [_enlarged(trained, lr.pixels, device) for lr, _ in domains.held_out]
@@ -150,9 +151,11 @@ def _first_batch(streams: Sequence[Stream], batch: int, device: torch.device) ->
 def _verdict(run: Run, results: report.Results, seconds: float) -> int:
     gain = results.gain()
     change = f"PSNR {gain.psnr:+.2f} dB, SSIM {gain.ssim:+.4f}"
-    word = "[bold green]It learned[/]" if results.learned() else "[bold red]It did not learn[/]"
-    run.say(f"\n{word}: held-out pictures against this network's own step 0: {change} ({report.CONVENTION}).")
-    if not results.learned():
+    learned = results.learned()
+    word, colour = ("It learned", "green") if learned else ("It did not learn", "red")
+    against = f"held-out pictures against this network's own step 0: {change} ({report.CONVENTION})"
+    run.say(f"\n{word}: {against}.", style=f"bold {colour}")
+    if not learned:
         run.say("Mean PSNR must rise by 0.01 dB and mean SSIM by 0.0001; longer schedules may help.")
     run.say(f"{seconds:.0f} s in all. Pictures: {run.folder / 'visualization'}")
-    return 0 if results.learned() else 1
+    return 0 if learned else 1

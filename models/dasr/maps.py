@@ -30,15 +30,25 @@ class DistanceMap(nn.Module):
         self.discriminator, self.view, self._config = discriminator, view, config
         self._box = config.box or discriminator.receptive_field
 
+    @property
+    def margin(self) -> int:
+        """Pixels by which an LR picture is continued beyond each border; its sides must be longer."""
+        return self._beyond * self.discriminator.jump * self.view.stride
+
+    @property
+    def _beyond(self) -> int:
+        """Scores beyond each border."""
+        if self._config.padding == "zero":
+            return 0
+        # The zero padding of D's convolutions makes odd scores along a border; here that is not the picture's.
+        return math.ceil((self.discriminator.receptive_field / 2 + self.view.reach) / self.discriminator.jump)
+
     @torch.no_grad()
     def forward(self, lr: Tensor) -> Tensor:
         height, width = (side // self.view.stride for side in lr.shape[-2:])
         jump = self.discriminator.jump
-        beyond = 0  # scores beyond each border
-        if self._config.padding == "reflect":
-            # The zero padding of D's convolutions makes odd scores along a border; here that is not the picture's.
-            beyond = math.ceil((self.discriminator.receptive_field / 2 + self.view.reach) / jump)
-            lr = F.pad(lr, (beyond * jump * self.view.stride,) * 4, mode="reflect")
+        beyond = self._beyond
+        lr = F.pad(lr, (self.margin,) * 4, mode="reflect")
         scores = self.discriminator(self.view(lr)).float().sigmoid()
         rows, columns = scores.shape[-2:]
         if jump == 1:
@@ -62,16 +72,17 @@ def spread(scores: Tensor, box: int, jump: int, first_centre: float, size: tuple
     """
     start = math.floor(first_centre - (box - 1) / 2)
     rows, columns = (
-        _covers(n, jump, start, box, places).to(scores) for n, places in zip(scores.shape[-2:], size, strict=True)
+        _covers(count, jump, start, box, places, scores.device).to(scores.dtype)
+        for count, places in zip(scores.shape[-2:], size, strict=True)
     )
     return rows @ scores @ columns.T / (rows.sum(1)[:, None] * columns.sum(1))
 
 
-def _covers(scores: int, jump: int, start: int, box: int, places: int) -> Tensor:
+def _covers(scores: int, jump: int, start: int, box: int, places: int, device: torch.device) -> Tensor:
     """Which places (rows) each score (columns) judged, as a boolean matrix."""
-    first = torch.arange(scores) * jump + start
-    place = torch.arange(places)[:, None]
+    first = torch.arange(scores, device=device) * jump + start
+    place = torch.arange(places, device=device)[:, None]
     covers = (place >= first) & (place < first + box)
     # Places beyond the last field (a grid that the strides do not divide) take the last score.
-    covers[~covers.any(1), -1] = True
+    covers[:, -1] |= ~covers.any(1)
     return covers

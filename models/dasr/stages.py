@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+import yaml
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models import distributed
-from models.checkpoint import write_whole
+from models.checkpoint import TrainingStates, write_whole
 from models.config import dump_yaml, to_mapping
-from models.dasr.build import WeightFiles, build_dsn_step, build_filter, build_srn_step, load_network
+from models.dasr.build import WeightFiles, build_dsn_step, build_filter, build_srn_step, check_scale, load_network
 from models.dasr.config import DASRConfig, DSNConfig, SRNConfig
 from models.dasr.maps import DistanceMap
 from models.dasr.steps import DSNStep, SRNStep
@@ -41,14 +43,14 @@ from models.loop import Batch, History, Stage, train
 from models.networks import DSN, DeResNet, PatchDiscriminator
 from models.pictures import enlarge_nearest
 from models.resize import bicubic
-from models.run import Run
+from models.run import Run, set_aside
 from models.tiling import enlarge_tiled, shrink_tiled
 from models.validation import Example, validate
 
 Pixels = NDArray[np.uint8]
 HeldOut = Iterable[tuple[str, Pixels, Pixels]]
 
-# How large pictures go through a network, in LR pixels; the overlap is the reach of the paper's down-sampling network.
+# How large pictures go through a network, in LR pixels; at x4 the overlap is the reach of the paper's DSN.
 TILES = {"tile": 256, "overlap": 16}
 
 # What is tried on training pictures where nothing is held out: how many, and how large at most (LR pixels).
@@ -87,17 +89,18 @@ class Context:
 def run_stages(context: Context, which: Literal["dsn", "maps", "srn", "all"]) -> dict[str, History]:
     """Runs one stage, or all that the configuration needs; gives the history of those that train."""
     run, config = context.run, context.config
+    _check_names(context.inputs.hr)
     if distributed.is_main():
         (run.folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
     histories = {}
     if which == "dsn" or (which == "all" and config.source == "dsn" and context.weights.dsn is None):
-        run.say("[bold]Stage dsn[/]  the down-sampling network learns the look of the real LR pictures")
+        run.say("Stage dsn: the down-sampling network learns the look of the real LR pictures", style="bold")
         histories["dsn"] = train_dsn(context)
     if which in ("maps", "all"):
-        run.say("[bold]Stage maps[/]  an LR picture and a domain-distance map for every HR picture")
+        run.say("Stage maps: an LR picture and a domain-distance map for every HR picture", style="bold")
         write_pairs(context)
     if which in ("srn", "all"):
-        run.say("[bold]Stage srn[/]  the SR network learns from those pairs and from real LR")
+        run.say("Stage srn: the SR network learns from those pairs and from real LR", style="bold")
         histories["srn"] = train_srn(context)
     return histories
 
@@ -120,7 +123,7 @@ def train_dsn(context: Context) -> History:
 
     def examples() -> Iterator[Example]:
         if inputs.held_out is None:
-            tried = _tried(inputs.hr, config.scale * _TRIED_SIDE)
+            tried = _tried(inputs.hr, config.dsn.crop, config.scale * _TRIED_SIDE)
             pairs = ((name, None, _whole_cells(hr, config.scale)) for name, hr in tried)
         else:
             pairs = inputs.held_out()
@@ -128,7 +131,11 @@ def train_dsn(context: Context) -> History:
             yield Example(name, hr, {"bicubic": resized(hr, 1 / config.scale)}, lr)
 
     def infer(generator: nn.Module, hr: Pixels) -> Pixels:
-        return to_pixels(step.generate(generator, to_tensor(hr, context.device)[None])[0][0])
+        image = to_tensor(hr, context.device)[None]
+        # Not the compiled one, which would be compiled anew for every size.
+        return to_pixels(
+            shrink_tiled(lambda x: step.generate(generator.forward, x)[0], config.scale, image, **TILES)[0]
+        )
 
     return _train("dsn", context, step, config.dsn, streams, examples, infer, border=0)
 
@@ -142,7 +149,9 @@ def write_pairs(context: Context) -> None:
     config, source, folder = context.config, context.inputs.hr, context.folder("generated")
     generate = load_generator(context) if config.source == "dsn" else _bicubic_lr(config.scale)
     distance = load_distance(context) if config.weighted and not config.maps.on_the_fly else None
-    bad = BadImages(len(source), config.run.max_bad_images, context.run.say)
+    least = max(config.srn.crop, config.scale * (distance.margin + 1) if distance is not None else 0)
+    _set_aside_other_pairs(context, folder)
+    bad = BadImages(len(source), config.run.max_bad_images, context.run.say_anywhere)
     mine = range(distributed.rank(), len(source), distributed.world_size())
     with context.run.progress() as progress:
         for index in progress.track(mine, description="maps"):
@@ -151,7 +160,7 @@ def write_pairs(context: Context) -> None:
             if lr_path.exists() and (distance is None or map_path.exists()):
                 continue
             try:
-                hr = as_rgb(source.read(index))
+                hr = _usable(source, index, least, config.run.grey_images)
             except InputError as error:
                 if config.run.bad_images == "stop":
                     raise
@@ -164,6 +173,51 @@ def write_pairs(context: Context) -> None:
                     write_whole(map_path, lambda path, weight=weight: np.save(path, weight))
             write_picture(lr_path, to_pixels(lr[0]))
     distributed.barrier()
+    context.run.say(f"  {len(list((folder / 'lr').glob('*.png')))} of {len(source)} pictures have their pair")
+
+
+def _usable(source: Source, index: int, least: int, grey_images: str) -> Pixels:
+    """The HR picture in its own depth. Raises InputError where stage srn would not use it."""
+    pixels = source.read(index)
+    if min(pixels.shape[:2]) < least:
+        extent = f"{pixels.shape[1]} x {pixels.shape[0]}"
+        raise InputError(f"the image {source.label(index)} is too small: {extent} pixels, {least} are needed")
+    if pixels.shape[2] == 1 and grey_images != "convert":
+        raise InputError(f"the image {source.label(index)} is grey")
+    return as_rgb(pixels)
+
+
+def _set_aside_other_pairs(context: Context, folder: Path) -> None:
+    """Keeps pairs that were made with other settings or weights under another name."""
+    config = to_mapping(context.config)
+    made = {key: config[key] for key in ("scale", "source", "maps")}
+    if context.config.source == "dsn":
+        made |= {"input": config["dsn"]["input"], "view": config["dsn"]["discriminator"]["frequency"]}
+        made |= {"weights": [_fingerprint(path) for path in _dsn_weights(context) if path is not None]}
+    record = folder / "made_with.yaml"
+    text = yaml.safe_dump(made, sort_keys=False)
+    if distributed.is_main() and folder.exists() and (not record.exists() or record.read_text("utf-8") != text):
+        context.run.say(f"  {folder} holds pairs made with other settings or weights: set aside")
+        set_aside(folder)
+    if distributed.is_main():
+        folder.mkdir(exist_ok=True)
+        write_whole(record, lambda path: path.write_text(text, "utf-8"))
+    distributed.barrier()
+
+
+def _dsn_weights(context: Context) -> tuple[Path, Path | None]:
+    """Files of the down-sampling network and its discriminator; only maps need the latter."""
+    config, named = context.config, context.weights
+    generator = named.dsn or newest_weights(context.folder("dsn"), "generator", config.dsn)
+    discriminator = named.dsn_discriminator
+    if discriminator is None and (config.weighted or named.dsn is None):
+        discriminator = newest_weights(context.folder("dsn"), "discriminator", config.dsn)
+    return generator, discriminator
+
+
+def _fingerprint(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 def srn_streams(config: DASRConfig, inputs: Inputs, generated: Path) -> list[Stream]:
@@ -195,7 +249,9 @@ def train_srn(context: Context) -> History:
 
     def examples() -> Iterator[Example]:
         if inputs.held_out is None:
-            pairs = ((name, lr, None) for name, lr in _tried(inputs.real_lr, _TRIED_SIDE))
+            pairs = (
+                (name, lr, None) for name, lr in _tried(inputs.real_lr, config.srn.crop // config.scale, _TRIED_SIDE)
+            )
         else:
             pairs = inputs.held_out()
         for name, lr, hr in pairs:
@@ -204,7 +260,7 @@ def train_srn(context: Context) -> History:
             yield Example(name, lr, shown, hr)
 
     def infer(generator: nn.Module, lr: Pixels) -> Pixels:
-        return enlarge_tiled(lambda x: generator(x.to(context.device)), config.scale, lr, **TILES)
+        return enlarge_tiled(lambda x: generator.forward(x.to(context.device)), config.scale, lr, **TILES)
 
     return _train("srn", context, step, config.srn, streams, examples, infer, border=config.scale)
 
@@ -224,6 +280,8 @@ def _train(
     dataset = PatchDataset(streams, run.seed, run.bad_images, run.grey_images, run.max_bad_images)
     schedule = options.schedule
     steps = schedule.pretrain + schedule.steps
+    if options.batch % distributed.world_size():
+        raise InputError(f"--{name}.batch of {options.batch} cannot be shared out to {distributed.world_size()} ranks")
 
     def update(done: int, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return step.pretrain(batch) if done < schedule.pretrain else step(batch)
@@ -262,9 +320,9 @@ def _train(
 
 def load_generator(context: Context) -> Callable[[Tensor], Tensor]:
     """The trained down-sampling network as a function of HR pictures, from `--weights.dsn` or from stage dsn."""
-    config = context.config
-    path = context.weights.dsn or newest_weights(context.folder("dsn"), "generator")
+    config, path = context.config, _dsn_weights(context)[0]
     network = load_network(path, "--weights.dsn", (DSN, DeResNet), "generator").to(context.device).eval()
+    check_scale(network, "--weights.dsn", 1 if config.dsn.input == "bicubic" else config.scale)
     bicubic_lr = _bicubic_lr(config.scale)
 
     def generate(hr: Tensor) -> Tensor:
@@ -276,32 +334,47 @@ def load_generator(context: Context) -> Callable[[Tensor], Tensor]:
 def load_distance(context: Context) -> DistanceMap:
     """What computes domain-distance maps, from `--weights.dsn-discriminator` or from stage dsn.
 
-    The view of the picture is the one that the discriminator was trained with, where its file says so.
+    Its view of a picture is the one that its file names; a file that names none takes the configuration's. Raises
+    InputError if the two disagree.
     """
-    config = context.config
-    path = context.weights.dsn_discriminator or newest_weights(context.folder("dsn"), "discriminator")
+    options, path = context.config.dsn.discriminator, _dsn_weights(context)[1]
+    assert path is not None  # maps are made where losses are weighted
     network = load_network(path, "--weights.dsn-discriminator", (PatchDiscriminator,), "discriminator")
-    options = config.dsn.discriminator
-    if network.frequency not in (None, options.frequency):
-        raise InputError(
-            f"the discriminator {path} was trained on {network.frequency}, the run says --frequency {options.frequency}"
-        )
-    view = build_filter(options)
-    return DistanceMap(network, view, config.maps).to(context.device).requires_grad_(False).eval()
+    if network.frequency is not None:
+        if network.frequency != options.frequency:
+            raise InputError(f"{path} was trained on {network.frequency}, the run says --frequency {options.frequency}")
+        options = replace(options, frequency_kernel=network.frequency_kernel)
+    distance = DistanceMap(network, build_filter(options), context.config.maps)
+    return distance.to(context.device).requires_grad_(False).eval()
 
 
-def newest_weights(folder: Path, name: str) -> Path:
-    """The weights of a stage's last checkpoint, the averaged ones where there are some; InputError without any."""
-    for kind in (f"{name}_ema", name):
-        found = {int(path.name.split("_")[0]): path for path in (folder / "models").glob(f"[0-9]*_{kind}.safetensors")}
-        if found:
-            return found[max(found)]
-    raise InputError(f"no weights of a {name} in {folder / 'models'}: train that stage first, or name a file")
+def newest_weights(folder: Path, name: str, options: DSNConfig | SRNConfig) -> Path:
+    """The weights that a finished stage left, the averaged ones where there are some.
+
+    Raises InputError if the stage was not trained, or not to its end.
+    """
+    steps = TrainingStates(folder / "training_states", keep=1).steps()
+    if not steps:
+        raise InputError(f"no weights of a {name} in {folder / 'models'}: train that stage first, or name a file")
+    whole = options.schedule.pretrain + options.schedule.steps
+    if steps[-1] < whole:
+        raise InputError(f"stage {folder.name} stopped behind update {steps[-1]} of {whole}: train it to its end first")
+    averaged = folder / "models" / f"{steps[-1]}_{name}_ema.safetensors"
+    return averaged if averaged.exists() else averaged.with_name(f"{steps[-1]}_{name}.safetensors")
+
+
+def _check_names(source: Source) -> None:
+    seen: dict[str, int] = {}
+    for index, name in enumerate(source.names):
+        if name in seen:
+            raise InputError(f"two pictures are named {name}: {source.label(seen[name])} and {source.label(index)}")
+        seen[name] = index
 
 
 def settings_of(config: DASRConfig, stage: str) -> dict[str, object]:
     """What must be the same when a stage is resumed: its own numbers, and none that only say how to go about it."""
     whole = to_mapping(config)
+    del whole[stage]["schedule"]["steps"]  # training longer is no other run
     own = {key: whole[key] for key in ("scale", "source", "domain_gap", "weighting", "maps", stage)}
     return {**own, "run": {key: whole["run"][key] for key in ("seed", "precision", "ema")}}
 
@@ -314,13 +387,15 @@ def _cached(source: Source, config: DASRConfig) -> Source:
     return Cached(source, config.run.cache_megabytes * 2**20) if config.run.cache_megabytes else source
 
 
-def _tried(source: Source, side: int) -> Iterator[tuple[str, Pixels]]:
-    """The middles of the first pictures that can be read, as uint8 RGB."""
+def _tried(source: Source, least: int, side: int) -> Iterator[tuple[str, Pixels]]:
+    """The middles of the first pictures that can be read and have `least` pixels a side, as uint8 RGB."""
     found = 0
     for index in range(len(source)):
         try:
             pixels = eight_bit_rgb(source.read(index))
         except InputError:
+            continue
+        if min(pixels.shape[:2]) < least:
             continue
         top, left = (max(0, (whole - side) // 2) for whole in pixels.shape[:2])
         yield source.names[index], pixels[top : top + side, left : left + side]

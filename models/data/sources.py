@@ -236,6 +236,8 @@ class Cached:
         image = self._source.read(index)
         if image.nbytes > self._limit:
             return image
+        if isinstance(image.base, np.memmap) or isinstance(image, np.memmap):
+            image = np.array(image)  # kept as it is, it would keep its file open
         self._kept[index] = image
         self._bytes += image.nbytes
         while self._bytes > self._limit:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -122,6 +122,7 @@ def save_weights(module: nn.Module, path: str | Path, *, family: str | None = No
             all three, but know of no `bicubic_skip`.
 
     Raises:
+        OSError: the file cannot be written.
         ValueError: another suffix, an unknown family, or a family for something else than an RRDBNet.
     """
     path = Path(path)
@@ -137,7 +138,10 @@ def save_weights(module: nn.Module, path: str | Path, *, family: str | None = No
     # One entry: safetensors writes several in an order of chance, and equal weights should be equal files.
     record = {_RECORD: json.dumps({"network": type(module).__name__, **config})}
     if path.suffix == ".safetensors":
-        write_whole(path, lambda temporary: save_file(state, temporary, metadata=record))
+        try:
+            write_whole(path, lambda temporary: save_file(state, temporary, metadata=record))
+        except SafetensorError as error:  # what it makes of a full disk
+            raise OSError(f"cannot write {path}: {error}") from error
     elif path.suffix == ".pth":
         write_whole(path, lambda temporary: torch.save({"params": state, "metadata": record}, temporary))
     else:

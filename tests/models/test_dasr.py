@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -22,6 +23,7 @@ from models.config import dump_yaml
 from models.dasr.build import WeightFiles, build_dsn_step, build_srn_step
 from models.dasr.command import parse
 from models.dasr.config import DASRConfig, load_preset, presets
+from models.dasr.stages import Context, load_distance
 from models.data import InputError
 from models.networks import LPIPS, VGG19Features
 from models.run import read_table
@@ -221,6 +223,8 @@ def test_refusals_name_what_is_wrong(folders, tmp_path, capsys):
             "--srn.discriminator does not work on crops of 16",
         ),
         (["--srn.batch=0"], "--srn.batch must be at least 1, got 0"),
+        (["--run.validate-every=0"], "--run.validate-every must be at least 1, got 0"),
+        (["--dsn.betas", "2", "3"], "--dsn.betas must be from 0 to below 1"),
         (["--val-hr=x"], "--val-hr and --val-lr go together"),
         (["--stage=srn"], "no such folder: "),
         (["--stage=maps"], "no weights of a generator in "),
@@ -261,7 +265,44 @@ def test_other_settings_than_those_of_the_checkpoint_are_refused(folders, tmp_pa
     assert run(*SHORT, *folders, out, "--stage=dsn", "--dsn.learning-rate=0.5") == 1
     assert "dsn.learning_rate was 0.001, is 0.5" in capsys.readouterr().err
     assert run(*SHORT, *folders, out, "--stage=dsn", "--dsn.learning-rate=0.5", "--resume=never") == 0
-    assert len(list(tmp_path.glob("out_archived_*"))) == 1
+    assert len(list((tmp_path / "out").glob("dsn_archived_*"))) == 1
+    assert run(*SHORT, *folders, out, "--stage=dsn", "--dsn.learning-rate=0.5", "--dsn.schedule.steps=6") == 0
+    assert weights(tmp_path / "out", "dsn", step=6)
+
+
+def test_pairs_of_other_settings_or_weights_are_made_anew(folders, tmp_path, capsys):
+    out = tmp_path / "out"
+    run(*SHORT, *folders, f"--out={out}")
+    by_dsn = (out / "generated" / "lr" / "0.png").read_bytes()
+    run(*SHORT, *folders, f"--out={out}", "--stage=maps", "--source=bicubic")
+    assert (out / "generated" / "lr" / "0.png").read_bytes() != by_dsn
+    assert len(list(out.glob("generated_archived_*"))) == 1
+    run(*SHORT, *folders, f"--out={out}", "--stage=maps")
+    assert (out / "generated" / "lr" / "0.png").read_bytes() == by_dsn
+    assert run(*SHORT, *folders, f"--out={out}", "--stage=maps", "--dsn.schedule.steps=6") == 2
+    assert "stage dsn stopped behind update 4 of 6: train it to its end first" in capsys.readouterr().err
+
+
+def test_a_picture_too_small_for_the_sr_network_has_no_pair(folders, tmp_path, capsys):
+    """Also where it would be among the first, which are drawn, and where nothing is trained on its size."""
+    write(tmp_path / "hr" / "00.png", 6, 6, 5)
+    write(tmp_path / "hr" / "01.png", 60, 60, 5)
+    out = tmp_path / "out"
+    assert run(*SHORT, *folders, f"--out={out}", "--run.max-bad-images=0.5") == 0
+    assert sorted(path.stem for path in (out / "generated" / "lr").iterdir()) == ["0", "1", "2"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "00.png is too small: 6 x 6 pixels" in said
+    assert "3 of 5 pictures have their pair" in said
+
+
+def test_a_published_discriminator_judges_with_its_own_kernel(folders, tmp_path):
+    out = tmp_path / "out"
+    run(*SHORT, *folders, f"--out={out}", "--stage=dsn", "--frequency=gbfs", "--dsn.discriminator.frequency-kernel=9")
+    command = parse([*SHORT, *folders, f"--out={out}", "--frequency=gbfs"])
+    context = Context(command.resolved(), None, WeightFiles(), SimpleNamespace(folder=out), torch.device("cpu"))
+    assert load_distance(context).view.kernel == 9
+    with pytest.raises(InputError, match="was trained on gbfs, the run says --frequency haar"):
+        load_distance(replace(context, config=parse([*SHORT, *folders, f"--out={out}"]).resolved()))
 
 
 def test_the_presets_state_what_paper_and_code_state():

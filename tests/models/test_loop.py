@@ -16,6 +16,7 @@ from torch import nn
 
 from models import checkpoint
 from models.checkpoint import TrainingStates, write_whole
+from models.data import InputError
 from models.loop import LoopConfig, Stage, train
 from models.networks import RRDBNet
 from models.run import Interrupted, Run, RunError, read_table
@@ -169,6 +170,54 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "new"
 
 
+def test_a_signal_in_the_last_update_is_not_lost(tmp_path):
+    """The stage is done and saved, but what comes behind it must not start."""
+    with pytest.raises(Interrupted, match="behind update 9"):
+        go(tmp_path, make_stage(on_step=lambda done: done == 8 and os.kill(os.getpid(), signal.SIGTERM)))
+    assert TrainingStates(tmp_path / "toy" / "training_states", 2).steps()[-1] == 9
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    stage = make_stage()
+
+    def spoil(done: int) -> None:
+        if done == 5:
+            stage.networks["discriminator"].bias.data.fill_(float("nan"))
+
+    step = stage.step
+    stage.step = lambda done, batch: (step(done, batch), spoil(done))[0]
+    with pytest.raises(RunError, match=r"weights of the discriminator are not finite behind update 6(.|\n)*4\.state"):
+        go(tmp_path, stage)
+    assert TrainingStates(tmp_path / "toy" / "training_states", 2).steps() == [2, 4]
+
+
+def test_what_a_killed_process_left_is_removed_and_own_files_are_not(tmp_path):
+    go(tmp_path, make_stage(steps=4))
+    leftovers = ["training_states/.6.4711.state", "models/.6_generator.4711.safetensors"]
+    own = tmp_path / "toy" / "models" / "best_generator.safetensors"
+    for name in leftovers:
+        (tmp_path / "toy" / name).write_bytes(b"half")
+    own.write_bytes(b"mine")
+    go(tmp_path, make_stage(steps=9))
+    assert not any((tmp_path / "toy" / name).exists() for name in leftovers)
+    assert own.exists()
+    assert (
+        oct(own.stat().st_mode)[-3:]
+        == oct((tmp_path / "toy" / "models" / "9_generator.safetensors").stat().st_mode)[-3:]
+    )
+
+
+def test_too_many_bad_pictures_stop_the_run_behind_a_checkpoint(tmp_path):
+    stage = replace(make_stage(), images=1)
+    stage.batches = lambda done: (
+        {**batch, "bad": [("x.png", "x.png is grey")] if number == 3 else []}
+        for number, batch in enumerate(batches(done))
+    )
+    with pytest.raises(InputError, match=r"x\.png is grey"):
+        go(tmp_path, stage, replace(CONFIG, save_every=100, report_every=1))
+    assert TrainingStates(tmp_path / "toy" / "training_states", 2).steps() == [3]
+
+
 def test_losses_are_read_back_only_at_reports(tmp_path, monkeypatch):
     reads = []
     tolist = torch.Tensor.tolist
@@ -179,4 +228,4 @@ def test_losses_are_read_back_only_at_reports(tmp_path, monkeypatch):
     step = stage.step
     stage.step = lambda done, batch: seen.append(len(reads)) or step(done, batch)
     go(tmp_path, stage, config)
-    assert seen == [0, 0, 0, 0, 4, 4, 4, 4]
+    assert seen == [0, 0, 0, 0, 1, 1, 1, 1]
