@@ -6,8 +6,8 @@ import math
 import re
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -97,7 +97,7 @@ class Stage:
     step: Callable[[int, Mapping[str, Tensor]], Losses]
     losses: Sequence[str]
     schedule: Callable[[int], float]
-    batches: Callable[[int], Iterable[Batch]]
+    batches: Callable[[int], Generator[Batch, None, None]]
     images: int
     validate: Callable[[nn.Module, int], dict[str, float]] | None = None
     measures: Sequence[str] = ()
@@ -175,9 +175,9 @@ class _Loop:
         elif stage.validate:
             self._validate()
         waited, reported, since = 0.0, self._done, time.perf_counter()
-        with _signals() as wanted, self._run.progress("losses", "rate") as progress:
+        batches = stage.batches(self._done)
+        with closing(batches), _signals() as wanted, self._run.progress("losses", "rate") as progress:
             task = progress.add_task(stage.name, total=stage.steps, completed=self._done, losses="", rate="")
-            batches = iter(stage.batches(self._done))
             while self._done < stage.steps:
                 asked = time.perf_counter()
                 batch = next(batches)

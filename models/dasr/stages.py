@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -286,7 +286,7 @@ def _train(
     def update(done: int, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return step.pretrain(batch) if done < schedule.pretrain else step(batch)
 
-    def batches(done: int) -> Iterator[Batch]:
+    def batches(done: int) -> Generator[Batch, None, None]:
         return make_loader(
             dataset,
             options.batch,

@@ -6,8 +6,9 @@ distributed run share out one global batch, and a run resumes by starting at ano
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from functools import lru_cache
 from itertools import chain
 from math import gcd
@@ -26,6 +27,9 @@ Batch = dict[str, Any]
 
 # First words of seeds: an order and a patch never share a generator.
 _ORDER, _PATCH = 1, 2
+
+# Seconds that a worker goes on working after SIGTERM.
+_GRACE = 10
 
 
 class BadImage(NamedTuple):
@@ -235,7 +239,7 @@ def make_loader(
     world_size: int = 1,
     workers: int = 0,
     pin_memory: bool = False,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The batches of steps first_step, ..., first_step + steps - 1; step k holds samples k * batch to (k + 1) * batch.
 
     `batch` counts all ranks; rank r gets the r-th of `world_size` equal shares, so world_size must divide it (else
@@ -259,11 +263,15 @@ def make_loader(
     )
 
 
-def _run(loader: DataLoader[Batch | InputError]) -> Iterator[Batch]:
-    for batch in loader:
-        if isinstance(batch, InputError):
-            raise batch
-        yield batch
+def _run(loader: DataLoader[Batch | InputError]) -> Generator[Batch, None, None]:
+    batches = iter(loader)
+    try:
+        for batch in batches:
+            if isinstance(batch, InputError):
+                raise batch
+            yield batch
+    finally:
+        del batches  # ends the workers at once, and not when the interpreter does
 
 
 class _Steps(Dataset[Batch | InputError]):
@@ -301,6 +309,8 @@ def _as_it_is(batch: Batch | InputError) -> Batch | InputError:
 
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
-    # These often go to all processes of a run. Only its main one may end it, after it has saved its state.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    # These often go to all processes of a run. Only its main one may end it, after it has saved its state; a worker
+    # that is still there a while after it was told to go has no one left to work for.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))

@@ -191,7 +191,8 @@ def flat(folder: Path, stage: str, name: str, step: int) -> torch.Tensor:
 
 def test_sigterm_saves_and_exits(folders, tmp_path):
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "models", "dasr", *SHORT, *folders, f"--out={out}", "--dsn.schedule.steps=100000"]
+    command = [sys.executable, "-m", "models", "dasr", *SHORT, *folders, f"--out={out}"]
+    command += ["--dsn.schedule.steps=100000", "--run.workers=2"]
     process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
     while not (out / "dsn" / "training_states" / "2.state").exists():

@@ -393,7 +393,7 @@ def test_workers_outlive_the_signals_that_ask_a_run_to_stop():
 
 
 def test_a_worker_starts_after_opencv_has_worked_in_its_parent(tmp_path):
-    """A forked process waits for ever for OpenCV's threads, if its parent had any."""
+    """A forked process waits for ever for OpenCV's threads, if its parent had any. And ends when its parent does."""
     write(tmp_path / "a.png", noise(64, 64, 3))
     program = f"""
 import cv2, numpy, pathlib
@@ -401,6 +401,8 @@ from models.data import FolderSource, PatchDataset, Stream, make_loader
 cv2.GaussianBlur(numpy.ones((2000, 2000, 3), numpy.float32), (0, 0), 3)
 dataset = PatchDataset([Stream(("x",), (FolderSource(pathlib.Path({str(tmp_path)!r})),), (16,))], 0)
 print(len(list(make_loader(dataset, 2, 0, 3, workers=1))))
+abandoned = make_loader(dataset, 2, 0, 1000, workers=2)
+next(abandoned)
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "3", done.stderr
