@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import pickle
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from rich.table import Table
 from models import metrics
 from models.checkpoint import write_whole
 from models.data import IMAGE_SUFFIXES, InputError, list_files, read_photo, to_tensor
-from models.networks import LPIPS
+from models.weight_files import load_lpips
 
 Pixels = NDArray[np.uint8]
 Row = tuple[str, list[float]]
@@ -106,19 +105,7 @@ def _measures(options: EvaluateOptions) -> list[_Measure]:
 
 
 def _lpips(options: EvaluateOptions) -> Callable[[Pixels, Pixels], float]:
-    network = LPIPS()
-    states = []
-    for option, path in (("--lpips-alex", options.lpips_alex), ("--lpips-lin", options.lpips_lin)):
-        if path is None:
-            raise InputError(f"{option} is missing: LPIPS needs both files of weights")
-        try:
-            states.append(torch.load(path, map_location="cpu", weights_only=True))
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise InputError(f"{option}: cannot read weights from {path}") from error
-    try:
-        network.load(*states)
-    except (RuntimeError, AttributeError, TypeError) as error:
-        raise InputError(f"--lpips-alex, --lpips-lin: {' '.join(str(error).split())}") from error
+    network = load_lpips(options.lpips_alex, options.lpips_lin, "--lpips")
 
     @torch.inference_mode()
     def measure(sr: Pixels, hr: Pixels) -> float:

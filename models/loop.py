@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from models import distributed
 from models.checkpoint import TrainingStates, remove_leftovers
 from models.data import BadImages, InputError
+from models.device import to_device
 from models.networks import save_weights
 from models.run import Interrupted, Run, RunError, Table, peak_memory, read_table
 
@@ -59,7 +60,7 @@ class LoopConfig:
     grey_images: Literal["skip", "convert", "stop"] = "skip"
     """What to do about a picture of one channel; convert repeats it three times."""
     max_bad_images: float = 0.01
-    """The run stops when more than this share of a set had to be skipped."""
+    """The run stops when more than this share of its pictures had to be skipped."""
     report_every: int = 100
     """Updates between two reports; losses are read back from the device only then."""
     validate_every: int = 5000
@@ -158,7 +159,8 @@ class _Loop:
         try:
             self._train()
         except InputError:
-            if self._states.steps()[-1:] != [self._done] and not self._unread:
+            if self._done and self._states.steps()[-1:] != [self._done]:
+                self._read_back()
                 self._write_checkpoint()
             raise
         except OSError as error:
@@ -186,12 +188,10 @@ class _Loop:
                 progress.advance(task)
                 last = self._done == stage.steps
                 if self._done % config.report_every == 0 or last:
-                    means = self._means()
                     elapsed = time.perf_counter() - since
                     rate = (self._done - reported) / elapsed
-                    words = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+                    words = self._report(rate, waited / elapsed)
                     progress.update(task, losses=words, rate=f"{rate:.2f}/s {peak_memory(self._device):.1f} GB")
-                    self._report(means, rate, waited / elapsed)
                     waited, reported, since = 0.0, self._done, time.perf_counter()
                 # Ahead of the checkpoint, so that behind one nothing is missing.
                 if stage.validate and (self._done % config.validate_every == 0 or last):
@@ -205,12 +205,7 @@ class _Loop:
 
     def _update(self, batch: Batch) -> None:
         self._bad.note(batch["bad"])
-        layout = torch.channels_last if self._config.channels_last else torch.contiguous_format
-        tensors = {
-            name: value.to(self._device, non_blocking=True, memory_format=layout)
-            for name, value in batch.items()
-            if isinstance(value, Tensor)
-        }
+        tensors = to_device(batch, self._device, self._config.channels_last)
         self._unread.append((self._stage.step(self._done, tensors), batch["files"]))
         for schedule in self._schedules.values():
             schedule.step()
@@ -242,19 +237,22 @@ class _Loop:
         self._read.clear()
         return {name: sum(values) / len(values) for name, values in columns.items() if values}
 
-    def _report(self, means: Mapping[str, float], rate: float, waiting: float) -> None:
+    def _report(self, rate: float, waiting: float) -> str:
+        """Says and writes down the losses since the last report; gives them in words."""
+        means = self._means()
+        words = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
         if not distributed.is_main():
-            return
+            return words
         stage, left = self._stage, (self._stage.steps - self._done) / rate
         first = next(iter(self._schedules.values()))
         learning_rate = first.base_lrs[0] * stage.schedule(self._done - 1)
-        words = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
         self._run.say(
             f"  {stage.name} {self._done}/{stage.steps}  {words}  lr {learning_rate:.2g}  {rate:.2f}/s  "
             f"data {waiting:.0%}  {peak_memory(self._device):.1f} GB  {_duration(left)} left"
         )
         self._losses.add(self._done, {**means, "learning_rate": learning_rate, "seconds": 1 / rate})
         self._write_board({f"loss/{name}": value for name, value in means.items()})
+        return words
 
     def _validate(self) -> None:
         judged = self._average.module if self._average is not None else self._stage.networks["generator"]

@@ -17,9 +17,6 @@ def convention(crop_border: int = 4, y_channel: bool = True) -> str:
     return f"{'Y of BT.601 studio range' if y_channel else 'RGB'}, crop {crop_border}, uint8"
 
 
-CONVENTION = convention()
-
-
 def rgb_to_y(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     """(H, W, 3) uint8 RGB to (H, W) luma in [16, 235], float64, not rounded."""
     return pixels.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / 255 + 16

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import srkernels
 from models.config import option_of
 from models.data import InputError, PatchDataset, Source, make_loader, open_source
-from models.device import pick_device
+from models.device import pick_device, to_device
 from models.loop import Batch, LoopConfig
 from models.photographs import bundled_domains
 from models.run import peak_memory
@@ -276,7 +276,7 @@ def _run(
         watch.part(WAIT)
         batch = next(batches)
         watch.part(TRANSFER)
-        tensors = _on_device(batch, config, device)
+        tensors = to_device(batch, device, config.channels_last)
         watch.part(REST)
         update(tensors)
     watch.part(_END)
@@ -292,21 +292,12 @@ def _host_time(
     """Milliseconds until the host is done with each step, the GPU having nothing else to do."""
     times = []
     for _ in range(steps):
-        tensors = _on_device(next(batches), config, device)
+        tensors = to_device(next(batches), device, config.channels_last)
         torch.cuda.synchronize(device)
         start = time.perf_counter()
         update(tensors)
         times.append(1e3 * (time.perf_counter() - start))
     return times
-
-
-def _on_device(batch: Batch, config: LoopConfig, device: torch.device) -> dict[str, Tensor]:
-    layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    return {
-        name: value.to(device, non_blocking=True, memory_format=layout)
-        for name, value in batch.items()
-        if isinstance(value, Tensor)
-    }
 
 
 def _loader_rate(batches: Iterator[Batch], steps: int) -> float:

@@ -8,10 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 import tyro
-from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
@@ -24,10 +22,9 @@ from models.data import (
     write_picture,
 )
 from models.device import pick_device
-from models.networks import RRDBNet, load_weights
+from models.networks import RRDBNet
 from models.tiling import enlarge_tiled
-
-Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+from models.weight_files import load_network
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,9 @@ def run_upscale(options: UpscaleOptions) -> int:
         raise InputError(f"--tile must be at least 1 and --overlap 0, got {options.tile} and {options.overlap}")
     jobs = _jobs(options.input, options.output)
     device = pick_device(options.device)
-    network = _load(options.weights).to(device, memory_format=torch.channels_last).eval()
+    network = (
+        load_network(options.weights, "--weights", (RRDBNet,)).to(device, memory_format=torch.channels_last).eval()
+    )
 
     def enlarge(rgb: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
@@ -83,16 +82,6 @@ def run_upscale(options: UpscaleOptions) -> int:
             track = partial(progress.track, task_id=tiles)
             write_picture(target, enlarge_tiled(enlarge, network.scale, pixels, options.tile, options.overlap, track))
     return 0
-
-
-def _load(path: Path) -> RRDBNet:
-    try:
-        network = load_weights(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--weights: {error}") from error
-    if not isinstance(network, RRDBNet):
-        raise InputError(f"--weights: {path} holds a {type(network).__name__}, wanted an RRDBNet")
-    return network
 
 
 def _jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:

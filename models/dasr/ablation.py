@@ -13,11 +13,10 @@ from models import metrics
 from models.ablate import Method, PaperTable, Row, Trial
 from models.dasr.build import WeightFiles
 from models.dasr.config import DASRConfig, Frequency, ScheduleConfig, check, load_preset
-from models.dasr.stages import Context, Inputs, train_dsn, train_srn, write_pairs
-from models.data import InputError, to_pixels, to_tensor
+from models.dasr.stages import Context, Inputs, resized, train_dsn, train_srn, write_pairs
+from models.data import InputError
 from models.loop import History
-from models.resize import bicubic
-from models.validation import Pixels, Score, score
+from models.validation import Score, score
 
 _SCALE = 4  # of the bundled domains
 
@@ -119,9 +118,7 @@ def _context(config: DASRConfig, trial: Trial, folders: Mapping[str, Path]) -> C
 
 
 def _train_dsn(row: Row, trial: Trial) -> Score:
-    folder = trial.folder / row.name
-    history = train_dsn(_context(row.config, trial, {"dsn": folder}))
-    return _last(history)
+    return _last(train_dsn(_context(row.config, trial, {"dsn": trial.folder / row.name})))
 
 
 def _train_srn(row: Row, trial: Trial) -> Score:
@@ -143,15 +140,11 @@ def _last(history: History) -> Score:
 
 
 def _score_bicubic_lr(trial: Trial) -> Score:
-    return _mean([score(_resized(hr.pixels, 1 / _SCALE), lr.pixels, 0) for lr, hr in trial.domains.held_out])
+    return _mean([score(resized(hr.pixels, 1 / _SCALE), lr.pixels, 0) for lr, hr in trial.domains.held_out])
 
 
 def _score_bicubic_hr(trial: Trial) -> Score:
-    return _mean([score(_resized(lr.pixels, _SCALE), hr.pixels, _SCALE) for lr, hr in trial.domains.held_out])
-
-
-def _resized(pixels: Pixels, scale: float) -> Pixels:
-    return to_pixels(bicubic(to_tensor(pixels)[None], scale)[0])
+    return _mean([score(resized(lr.pixels, _SCALE), hr.pixels, _SCALE) for lr, hr in trial.domains.held_out])
 
 
 def _mean(scores: list[Score]) -> Score:

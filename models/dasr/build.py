@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,9 @@ from models.data import InputError
 from models.frequency import FrequencyFilter, frequency_filter
 from models.loop import LoopConfig
 from models.losses import DistanceLoss, FeatureLoss, GANLoss
-from models.networks import DSN, LPIPS, DeResNet, PatchDiscriminator, RRDBNet, VGG19Features, load_weights
+from models.networks import DSN, DeResNet, PatchDiscriminator, RRDBNet
 from models.networks.blocks import kaiming_init, recompute_blocks, zero_init
+from models.weight_files import load_lpips, load_network, load_vgg
 
 
 @dataclass(frozen=True)
@@ -106,27 +106,10 @@ def build_features(
     if perceptual.network == "none":
         return None
     if perceptual.network == "vgg19":
-        features = VGG19Features(perceptual.layers)
-        state = _state("--weights.vgg", "torchvision's vgg19-dcbb9e9d.pth", weights.vgg)
-        _load("--weights.vgg", lambda: features.load_torchvision(state))
+        features = load_vgg(perceptual.layers, weights.vgg, "--weights.vgg")
         return FeatureLoss(features.to(device, memory_format=layout), perceptual.map_resize)
-    distance = LPIPS()
-    alex = _state("--weights.lpips-alex", "torchvision's alexnet-owt-7be5be79.pth", weights.lpips_alex)
-    lin = _state("--weights.lpips-lin", "LPIPS's weights/v0.1/alex.pth", weights.lpips_lin)
-    _load("--weights.lpips-alex or --weights.lpips-lin", lambda: distance.load(alex, lin))
+    distance = load_lpips(weights.lpips_alex, weights.lpips_lin, "--weights.lpips")
     return DistanceLoss(distance.to(device, memory_format=layout))
-
-
-def load_network(path: Path, option: str, kinds: tuple[type[nn.Module], ...], part: str | None = None) -> nn.Module:
-    """A network of one of `kinds` from a file of ours or a published one. Raises InputError naming the option."""
-    try:
-        network = load_weights(path, part=part)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{option}: {error}") from error
-    if not isinstance(network, kinds):
-        wanted = " or ".join(kind.__name__ for kind in kinds)
-        raise InputError(f"{option}: {path} holds a {type(network).__name__}, wanted a {wanted}")
-    return network
 
 
 def check_scale(network: nn.Module, option: str, scale: int) -> None:
@@ -174,24 +157,3 @@ def _players(
         GANLoss(options.gan, options.halve),
         torch.bfloat16 if run.precision == "bf16" else None,
     )
-
-
-def _state(option: str, what: str, path: Path | None) -> dict[str, Tensor]:
-    if path is None:
-        raise InputError(
-            f"{option} is needed: {what}, for the perceptual loss; to train without one, set perceptual.network to none"
-        )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(f"{option}: cannot read {path} as {what}: {' '.join(str(error).split())}") from error
-    if not isinstance(state, dict):
-        raise InputError(f"{option}: {path} holds a {type(state).__name__}, wanted {what}")
-    return state
-
-
-def _load(option: str, load: Callable[[], None]) -> None:
-    try:
-        load()
-    except (RuntimeError, KeyError) as error:
-        raise InputError(f"{option}: {' '.join(str(error).split())}") from error

@@ -19,7 +19,7 @@ from models.dasr.config import DASRConfig, check, load_preset
 from models.dasr.stages import Context, Inputs, dsn_streams, newest_weights, run_stages, srn_streams
 from models.dasr.timing import Timing, compare, dsn_ops, in_bf16, srn_ops
 from models.data import InputError, PatchDataset, Stream, make_loader, to_pixels, to_tensor
-from models.device import pick_device
+from models.device import pick_device, to_device
 from models.networks import load_weights
 from models.photographs import Domains, bundled_domains
 from models.resize import bicubic
@@ -141,11 +141,7 @@ def _time_steps(context: Context, pairs: int) -> list[Timing]:
 
 def _first_batch(streams: Sequence[Stream], batch: int, device: torch.device) -> Batch:
     whole = next(make_loader(PatchDataset(streams, 0, grey_images="convert"), batch, 0, 1))
-    return {
-        name: value.to(device, memory_format=torch.channels_last)
-        for name, value in whole.items()
-        if isinstance(value, Tensor)
-    }
+    return to_device(whole, device, channels_last=True)
 
 
 def _verdict(run: Run, results: report.Results, seconds: float) -> int:

@@ -51,11 +51,8 @@ class DistanceMap(nn.Module):
         lr = F.pad(lr, (self.margin,) * 4, mode="reflect")
         scores = self.discriminator(self.view(lr)).float().sigmoid()
         rows, columns = scores.shape[-2:]
-        if jump == 1:
-            rows, columns = (
-                height + 2 * beyond,
-                width + 2 * beyond,
-            )  # of an odd side the Haar view makes half a place more
+        if jump == 1:  # of an odd side the Haar view makes half a place more
+            rows, columns = height + 2 * beyond, width + 2 * beyond
         scores = scores[..., beyond : rows - beyond, beyond : columns - beyond]
         if self._config.smoothing == "receptive_field":
             return spread(scores, self._box, jump, self.discriminator.first_centre, (height, width))

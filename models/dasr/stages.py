@@ -11,18 +11,16 @@ from typing import Literal
 import numpy as np
 import torch
 import yaml
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models import distributed
 from models.checkpoint import TrainingStates, write_whole
 from models.config import dump_yaml, to_mapping
-from models.dasr.build import WeightFiles, build_dsn_step, build_filter, build_srn_step, check_scale, load_network
+from models.dasr.build import WeightFiles, build_dsn_step, build_filter, build_srn_step, check_scale
 from models.dasr.config import DASRConfig, DSNConfig, SRNConfig
 from models.dasr.maps import DistanceMap
 from models.dasr.steps import DSNStep, SRNStep
 from models.data import (
-    BadImage,
     BadImages,
     Cached,
     FolderSource,
@@ -32,9 +30,11 @@ from models.data import (
     Selected,
     Source,
     Stream,
+    Unusable,
     as_rgb,
     eight_bit_rgb,
     make_loader,
+    read_usable,
     to_pixels,
     to_tensor,
     write_picture,
@@ -45,9 +45,9 @@ from models.pictures import enlarge_nearest
 from models.resize import bicubic
 from models.run import Run, set_aside
 from models.tiling import enlarge_tiled, shrink_tiled
-from models.validation import Example, validate
+from models.validation import Example, Pixels, validate
+from models.weight_files import load_network
 
-Pixels = NDArray[np.uint8]
 HeldOut = Iterable[tuple[str, Pixels, Pixels]]
 
 # How large pictures go through a network, in LR pixels; at x4 the overlap is the reach of the paper's DSN.
@@ -144,7 +144,7 @@ def write_pairs(context: Context) -> None:
     """Stage maps: for every HR picture a generated LR picture (8-bit PNG) and its domain-distance map (`.npy`).
 
     Pictures are streamed; those whose files exist are left as they are, so a stage that was stopped goes on where it
-    was. One that cannot be used is named and left out, as `run.bad_images` says.
+    was. One that stage srn could not use is named and left out, as `run.bad_images` and `run.grey_images` say.
     """
     config, source, folder = context.config, context.inputs.hr, context.folder("generated")
     generate = load_generator(context) if config.source == "dsn" else _bicubic_lr(config.scale)
@@ -160,11 +160,9 @@ def write_pairs(context: Context) -> None:
             if lr_path.exists() and (distance is None or map_path.exists()):
                 continue
             try:
-                hr = _usable(source, index, least, config.run.grey_images)
-            except InputError as error:
-                if config.run.bad_images == "stop":
-                    raise
-                bad.note([BadImage(source.label(index), str(error))])
+                hr = as_rgb(read_usable(source, index, least, config.run.bad_images, config.run.grey_images))
+            except Unusable as error:
+                bad.note([error.to_skip()])
                 continue
             with torch.inference_mode():
                 lr = generate(to_tensor(_whole_cells(hr, config.scale), context.device)[None])
@@ -174,17 +172,6 @@ def write_pairs(context: Context) -> None:
             write_picture(lr_path, to_pixels(lr[0]))
     distributed.barrier()
     context.run.say(f"  {len(list((folder / 'lr').glob('*.png')))} of {len(source)} pictures have their pair")
-
-
-def _usable(source: Source, index: int, least: int, grey_images: str) -> Pixels:
-    """The HR picture in its own depth. Raises InputError where stage srn would not use it."""
-    pixels = source.read(index)
-    if min(pixels.shape[:2]) < least:
-        extent = f"{pixels.shape[1]} x {pixels.shape[0]}"
-        raise InputError(f"the image {source.label(index)} is too small: {extent} pixels, {least} are needed")
-    if pixels.shape[2] == 1 and grey_images != "convert":
-        raise InputError(f"the image {source.label(index)} is grey")
-    return as_rgb(pixels)
 
 
 def _set_aside_other_pairs(context: Context, folder: Path) -> None:

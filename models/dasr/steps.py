@@ -11,6 +11,7 @@ they were before the step, as in the published code. Nothing in a step waits for
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -59,8 +60,36 @@ class Players:
         self.optimizer_g.step()
 
 
+class Step(ABC):
+    """What both steps do with their losses; `players` and the two forward passes are theirs."""
+
+    players: Players
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> tuple[Tensor, Losses]:
+        """L_G, and its terms before their weights together with L_D."""
+
+    @abstractmethod
+    def forward_content(self, batch: Batch) -> Tensor:
+        """The content loss alone, (weighted and) in the source domain."""
+
+    def __call__(self, batch: Batch) -> Losses:
+        """One update of both players; gives the terms before their weights, detached."""
+        with self.players.autocast():
+            loss_g, terms = self.forward(batch)
+        self.players.update(loss_g, terms["discriminator"])
+        return {name: term.detach() for name, term in terms.items()}
+
+    def pretrain(self, batch: Batch) -> Losses:
+        """One update of the generator with the content loss alone."""
+        with self.players.autocast():
+            content = self.forward_content(batch)
+        self.players.update(content, None)
+        return {"content": content.detach()}
+
+
 @dataclass(frozen=True)
-class DSNStep:
+class DSNStep(Step):
     """Trains the down-sampling network, Eqs. 1 to 4. The batch holds `hr` (N, 3, sh, sw) and `real_lr` (N, 3, h, w).
 
     Attributes:
@@ -86,22 +115,10 @@ class DSNStep:
         bicubic_lr = bicubic(hr, 1 / self.scale).clamp(0, 1)
         return generator(bicubic_lr if self.bicubic_input else hr), bicubic_lr
 
-    def pretrain(self, batch: Batch) -> Losses:
-        """One update with the content loss alone."""
-        with self.players.autocast():
-            content = losses.content_loss(*self.generate(self.players.generator, batch["hr"]), self.low)
-        self.players.update(content, None)
-        return {"content": content.detach()}
-
-    def __call__(self, batch: Batch) -> Losses:
-        """One update of both players; gives the terms before their weights, detached."""
-        with self.players.autocast():
-            loss_g, terms = self.forward(batch)
-        self.players.update(loss_g, terms["discriminator"])
-        return {name: term.detach() for name, term in terms.items()}
+    def forward_content(self, batch: Batch) -> Tensor:
+        return losses.content_loss(*self.generate(self.players.generator, batch["hr"]), self.low)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Losses]:
-        """L_G, and its terms before their weights together with L_D."""
         d, view, gan = self.players.discriminator, self.players.view, self.players.gan
         fake_lr, bicubic_lr = self.generate(self.players.generator, batch["hr"])
         fake_logits, real_logits = d(view(fake_lr)), d(view(batch["real_lr"]))
@@ -119,7 +136,7 @@ class DSNStep:
 
 
 @dataclass(frozen=True)
-class SRNStep:
+class SRNStep(Step):
     """Trains the SR network, Eqs. 5 and 6.
 
     The batch holds generated `fake_lr` (N, 3, h, w) and its `hr` (N, 3, sh, sw), the map `weight` (N, 1, h', w') of any
@@ -156,23 +173,11 @@ class SRNStep:
         with torch.no_grad():
             return self.distance(batch["fake_lr"])
 
-    def pretrain(self, batch: Batch) -> Losses:
-        """One update with the (weighted) content loss in the source domain alone."""
-        with self.players.autocast():
-            sr = self.players.generator(batch["fake_lr"])
-            content = losses.weighted_content_loss(sr, batch["hr"], self.weight(batch))
-        self.players.update(content, None)
-        return {"content": content.detach()}
-
-    def __call__(self, batch: Batch) -> Losses:
-        """One update of both players; gives the terms before their weights, detached."""
-        with self.players.autocast():
-            loss_g, terms = self.forward(batch)
-        self.players.update(loss_g, terms["discriminator"])
-        return {name: term.detach() for name, term in terms.items()}
+    def forward_content(self, batch: Batch) -> Tensor:
+        sr = self.players.generator(batch["fake_lr"])
+        return losses.weighted_content_loss(sr, batch["hr"], self.weight(batch))
 
     def forward(self, batch: Batch) -> tuple[Tensor, Losses]:
-        """L_G, and its terms before their weights together with L_D."""
         d, view, gan = self.players.discriminator, self.players.view, self.players.gan
         fake_lr, hr = batch["fake_lr"], batch["hr"]
         if self.domain_gap:

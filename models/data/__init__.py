@@ -13,14 +13,13 @@ from models.data.images import (
     decode,
     eight_bit_rgb,
     list_files,
-    read_folder,
     read_image,
     read_photo,
     to_pixels,
     to_tensor,
     write_picture,
 )
-from models.data.patches import BadImage, BadImages, PatchDataset, Stream, make_loader
+from models.data.patches import BadImage, BadImages, PatchDataset, Stream, Unusable, make_loader, read_usable
 from models.data.sources import (
     ArraySource,
     Cached,
@@ -49,6 +48,7 @@ __all__ = [
     "Selected",
     "Source",
     "Stream",
+    "Unusable",
     "as_rgb",
     "bundled_photos",
     "check_writable",
@@ -59,9 +59,9 @@ __all__ = [
     "list_files",
     "make_loader",
     "open_source",
-    "read_folder",
     "read_image",
     "read_photo",
+    "read_usable",
     "to_pixels",
     "to_tensor",
     "write_lmdb",

@@ -137,11 +137,6 @@ def list_files(folder: Path, suffixes: Sequence[str], what: str) -> list[Path]:
     return paths
 
 
-def read_folder(folder: Path) -> list[Photo]:
-    """All images directly in `folder`, sorted by name. Raises InputError if there is no folder or no image in it."""
-    return [read_photo(path) for path in list_files(folder, IMAGE_SUFFIXES, "image")]
-
-
 def bundled_photos(names: Sequence[str]) -> list[Photo]:
     """Photographs that lie in scikit-image's wheel (`skimage/data`); nothing is downloaded.
 

@@ -39,9 +39,17 @@ class BadImage(NamedTuple):
     reason: str
 
 
-class _Unusable(Exception):
+class Unusable(Exception):
+    """An image cannot be used; `policy` is what to do about it, "skip" or "stop"."""
+
     def __init__(self, label: str, reason: str, policy: str) -> None:
-        self.bad, self.policy = BadImage(label, reason), policy
+        self._bad, self._policy = BadImage(label, reason), policy
+
+    def to_skip(self) -> BadImage:
+        """The image, to be left out. Raises InputError if the run is to stop instead."""
+        if self._policy == "stop":
+            raise InputError(self._bad.reason) from self
+        return self._bad
 
 
 class Stream:
@@ -156,31 +164,35 @@ class PatchDataset(Dataset[Batch]):
             index = int(order[(place + step) % len(stream)])
             try:
                 return index, self._read(stream, index)
-            except _Unusable as error:
-                if error.policy == "stop":
-                    raise InputError(error.bad.reason) from error
-                bad.append(error.bad)
+            except Unusable as error:
+                bad.append(error.to_skip())
         raise InputError(f"no usable image of {', '.join(stream.fields)}; the last one: {bad[-1].reason}")
 
     def _read(self, stream: Stream, index: int) -> list[Array]:
         labels, images = stream.labels(index), []
-        for label, size, (source, place) in zip(labels, stream.sizes, stream.members(index), strict=True):
-            try:
-                image = source.read(place)
-            except InputError as error:
-                raise _Unusable(label, str(error), self.bad_images) from error
-            if min(image.shape[:2]) < size:
-                reason = f"the image {label} is too small: {_extent(image)} pixels, a patch needs {size}"
-                raise _Unusable(label, reason, self.bad_images)
-            if self.grey_images != "convert" and _is_image(image) and image.shape[2] == 1:
-                raise _Unusable(label, f"the image {label} is grey", self.grey_images)
-            images.append(image)
+        for size, (source, place) in zip(stream.sizes, stream.members(index), strict=True):
+            images.append(read_usable(source, place, size, self.bad_images, self.grey_images))
         # A side that does not divide was rounded up or down when the partner was made.
         if np.ptp(stream.grids(images), axis=0).max() > 1:
             extents = ", ".join(f"{label} {_extent(image)}" for label, image in zip(labels, images, strict=True))
             reason = f"these images do not fit together, patches being {stream.sizes} pixels wide: {extents}"
-            raise _Unusable(labels[0], reason, self.bad_images)
+            raise Unusable(labels[0], reason, self.bad_images)
         return images
+
+
+def read_usable(source: Source, index: int, size: int, bad_images: str, grey_images: str) -> Array:
+    """An image of `size` pixels a side at least, as it is. Raises Unusable, with the policy for what is wrong."""
+    label = source.label(index)
+    try:
+        image = source.read(index)
+    except InputError as error:
+        raise Unusable(label, str(error), bad_images) from error
+    if min(image.shape[:2]) < size:
+        reason = f"the image {label} is too small: {_extent(image)} pixels, {size} are needed"
+        raise Unusable(label, reason, bad_images)
+    if grey_images != "convert" and _is_image(image) and image.shape[2] == 1:
+        raise Unusable(label, f"the image {label} is grey", grey_images)
+    return image
 
 
 @lru_cache(maxsize=16)

@@ -167,9 +167,9 @@ def test_two_ranks_are_one(folders, tmp_path):
     start = ["--dsn.no-bicubic-skip", "--srn.no-bicubic-skip", "--dsn.discriminator.no-bias"]
     command = ["-m", "models", "dasr", *SHORT, *start, *folders]
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29577"]
-    for name, launcher in (("one", []), ("two", torchrun)):
+    for name, launcher, more in (("one", [], []), ("two", torchrun, []), ("other", [], ["--run.seed=1"])):
         done = subprocess.run(
-            [sys.executable, *launcher, *command, f"--out={tmp_path / name}"],
+            [sys.executable, *launcher, *command, *more, f"--out={tmp_path / name}"],
             cwd=ROOT,
             env=environment(),
             capture_output=True,
@@ -179,10 +179,10 @@ def test_two_ranks_are_one(folders, tmp_path):
         assert done.returncode == 0, done.stderr
     for stage in ("dsn", "srn"):
         for name in ("generator", "discriminator"):
-            one, two, start = (
-                flat(tmp_path / ranks, stage, name, at) for ranks, at in (("one", 4), ("two", 4), ("one", 2))
-            )
-            assert float((two - one).norm()) < 0.01 * float((one - start).norm()), (stage, name)
+            end = {ranks: flat(tmp_path / ranks, stage, name, 4) for ranks in ("one", "two", "other")}
+            moved = float((end["one"] - flat(tmp_path / "one", stage, name, 2)).norm())
+            assert float((end["two"] - end["one"]).norm()) < 0.01 * moved, (stage, name)
+            assert float((end["other"] - end["one"]).norm()) > moved, (stage, name)
 
 
 def flat(folder: Path, stage: str, name: str, step: int) -> torch.Tensor:
@@ -294,6 +294,18 @@ def test_a_picture_too_small_for_the_sr_network_has_no_pair(folders, tmp_path, c
     said = " ".join(capsys.readouterr().out.split())
     assert "00.png is too small: 6 x 6 pixels" in said
     assert "3 of 5 pictures have their pair" in said
+
+
+def test_a_grey_picture_is_treated_as_the_option_says_in_every_stage(folders, tmp_path, capsys):
+    grey = tmp_path / "hr" / "3.png"
+    cv2.imwrite(str(grey), np.full((90, 101), 128, np.uint8))
+    bicubic = [*SHORT, *folders, "--source=bicubic", "--stage=maps", "--run.max-bad-images=0.5"]
+    for policy, code, made in (("stop", 2, False), ("skip", 0, False), ("convert", 0, True)):
+        out = tmp_path / policy
+        assert run(*bicubic, f"--out={out}", f"--run.grey-images={policy}") == code, policy
+        assert (out / "generated" / "lr" / "3.png").exists() == made
+        said = capsys.readouterr()
+        assert (f"{grey} is grey" in said.out + said.err) == (not made)
 
 
 def test_a_published_discriminator_judges_with_its_own_kernel(folders, tmp_path):

@@ -294,7 +294,7 @@ def test_a_bad_image_gives_way_to_the_next_good_one_and_is_named(mixed):
     found = {Path(bad.label).name: bad.reason for sample in samples for bad in sample["bad"]}
     assert found == {
         "broken.jpg": f"cannot read the image {mixed / 'broken.jpg'}: not an image, or damaged (10 bytes)",
-        "tiny.png": f"the image {mixed / 'tiny.png'} is too small: 15 x 24 pixels, a patch needs 16",
+        "tiny.png": f"the image {mixed / 'tiny.png'} is too small: 15 x 24 pixels, 16 are needed",
         "grey.png": f"the image {mixed / 'grey.png'} is grey",
     }
     again = dataset_of(mixed)

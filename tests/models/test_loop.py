@@ -214,7 +214,7 @@ def test_too_many_bad_pictures_stop_the_run_behind_a_checkpoint(tmp_path):
         for number, batch in enumerate(batches(done))
     )
     with pytest.raises(InputError, match=r"x\.png is grey"):
-        go(tmp_path, stage, replace(CONFIG, save_every=100, report_every=1))
+        go(tmp_path, stage, replace(CONFIG, save_every=100, report_every=100))
     assert TrainingStates(tmp_path / "toy" / "training_states", 2).steps() == [3]
 
 

@@ -75,4 +75,4 @@ def test_too_small_for_the_window_is_refused():
 def test_a_number_comes_with_its_convention():
     assert metrics.convention(4, y_channel=False) == "RGB, crop 4, uint8"
     assert metrics.convention(2, y_channel=True) == "Y of BT.601 studio range, crop 2, uint8"
-    assert metrics.convention() == metrics.CONVENTION == "Y of BT.601 studio range, crop 4, uint8"
+    assert metrics.convention() == "Y of BT.601 studio range, crop 4, uint8"

@@ -146,7 +146,7 @@ def test_what_cannot_be_enlarged_is_refused(tmp_path, weights):
     write_picture(tmp_path / "twice" / "a.webp", noise(4, 4, 3))
     out, gone = tmp_path / "out.png", tmp_path / "gone"
     for options, message in (
-        (UpscaleOptions(one, out, tmp_path / "dsn.safetensors"), "holds a DeResNet, wanted an RRDBNet"),
+        (UpscaleOptions(one, out, tmp_path / "dsn.safetensors"), "holds a DeResNet, wanted RRDBNet"),
         (UpscaleOptions(one, out, tmp_path / "gone.pth"), r"--weights: .*gone\.pth"),
         (UpscaleOptions(one, out, one), r"--weights: .*one\.png"),
         (UpscaleOptions(one, out, weights, tile=0), "--tile must be at least 1 .* got 0"),
