@@ -13,6 +13,7 @@ from models.run import Interrupted, RunError
 COMMANDS = {
     "demo": ("models.dasr.demo", "trains a method in miniature on bundled photographs"),
     "dasr": ("models.dasr.command", "trains DASR on folders of pictures"),
+    "usrda": ("models.usrda.command", "trains USR-DA on folders of pictures"),
     "subimages": ("models.subimages", "cuts photographs into squares that load fast"),
     "upscale": ("models.upscale", "enlarges pictures with a trained network"),
     "evaluate": ("models.evaluate", "PSNR, SSIM and LPIPS of a folder of results"),

@@ -28,6 +28,21 @@ def load_yaml(options: type[T], path: Path) -> T:
     return from_mapping(options, mapping, str(path))
 
 
+def preset_names(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def load_preset(options: type[T], folder: Path, name: str) -> T:
+    """A preset of a folder by its name, or a YAML file of the same form by its path. InputError names what is wrong."""
+    path = folder / f"{name}.yaml"
+    if not path.exists():
+        path = Path(name)
+        if path.suffix not in (".yaml", ".yml"):
+            known = ", ".join(preset_names(folder))
+            raise InputError(f"--preset must be one of {known} or a YAML file, got {name!r}")
+    return load_yaml(options, path)
+
+
 def from_mapping(options: type[T], mapping: object, where: str) -> T:
     """Builds the dataclass `options` from nested mappings. Raises InputError naming the key: `where: dsn.batch ...`."""
     try:

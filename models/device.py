@@ -18,9 +18,8 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def to_device(batch: Mapping[str, Any], device: torch.device, channels_last: bool) -> dict[str, Tensor]:
+def to_device(batch: Mapping[str, Any], device: torch.device, layout: torch.memory_format) -> dict[str, Tensor]:
     """The tensors of a loader's batch, in the layout that the networks have; its lists of words stay behind."""
-    layout = torch.channels_last if channels_last else torch.contiguous_format
     return {
         name: value.to(device, non_blocking=True, memory_format=layout)
         for name, value in batch.items()

@@ -72,6 +72,31 @@ class LoopConfig:
     tensorboard: bool = True
     """Writes TensorBoard events beside the CSV files."""
 
+    @property
+    def layout(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """What autocast computes in; None computes in fp32 throughout."""
+        return torch.bfloat16 if self.precision == "bf16" else None
+
+    def check(self) -> None:
+        """Raises InputError naming the first option that cannot be used."""
+        for option, value, least in (
+            ("seed", self.seed, 0),
+            ("workers", self.workers, 0),
+            ("report-every", self.report_every, 1),
+            ("validate-every", self.validate_every, 1),
+            ("save-every", self.save_every, 1),
+            ("keep-checkpoints", self.keep_checkpoints, 1),
+            ("cache-megabytes", self.cache_megabytes, 0),
+        ):
+            if value < least:
+                raise InputError(f"--run.{option} must be at least {least}, got {value}")
+        if not 0 <= self.ema < 1:
+            raise InputError(f"--run.ema must be from 0 to below 1, got {self.ema}")
+
 
 @dataclass
 class Stage:
@@ -89,6 +114,7 @@ class Stage:
         images: number of different pictures in them.
         validate: called with the generator to be judged (the average, if one is kept) and the number of updates done.
         measures: every name that `validate` gives.
+        watch: gives a warning about the means of a report, or nothing ("").
     """
 
     name: str
@@ -102,6 +128,7 @@ class Stage:
     images: int
     validate: Callable[[nn.Module, int], dict[str, float]] | None = None
     measures: Sequence[str] = ()
+    watch: Callable[[Mapping[str, float]], str] | None = None
 
 
 @dataclass
@@ -205,7 +232,7 @@ class _Loop:
 
     def _update(self, batch: Batch) -> None:
         self._bad.note(batch["bad"])
-        tensors = to_device(batch, self._device, self._config.channels_last)
+        tensors = to_device(batch, self._device, self._config.layout)
         self._unread.append((self._stage.step(self._done, tensors), batch["files"]))
         for schedule in self._schedules.values():
             schedule.step()
@@ -252,6 +279,8 @@ class _Loop:
         )
         self._losses.add(self._done, {**means, "learning_rate": learning_rate, "seconds": 1 / rate})
         self._write_board({f"loss/{name}": value for name, value in means.items()})
+        if stage.watch and (warning := stage.watch(means)):
+            self._run.say(f"  {stage.name} {self._done}/{stage.steps}  warning: {warning}", style="yellow")
         return words
 
     def _validate(self) -> None:

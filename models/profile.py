@@ -276,7 +276,7 @@ def _run(
         watch.part(WAIT)
         batch = next(batches)
         watch.part(TRANSFER)
-        tensors = to_device(batch, device, config.channels_last)
+        tensors = to_device(batch, device, config.layout)
         watch.part(REST)
         update(tensors)
     watch.part(_END)
@@ -292,7 +292,7 @@ def _host_time(
     """Milliseconds until the host is done with each step, the GPU having nothing else to do."""
     times = []
     for _ in range(steps):
-        tensors = to_device(next(batches), device, config.channels_last)
+        tensors = to_device(next(batches), device, config.layout)
         torch.cuda.synchronize(device)
         start = time.perf_counter()
         update(tensors)

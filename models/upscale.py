@@ -22,7 +22,7 @@ from models.data import (
     write_picture,
 )
 from models.device import pick_device
-from models.networks import RRDBNet
+from models.networks import RRDBNet, USRDAGenerator
 from models.tiling import enlarge_tiled
 from models.weight_files import load_network
 
@@ -39,7 +39,7 @@ class UpscaleOptions:
     output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The picture to write, or for a folder the folder of PNG files to write, under the same names."""
     weights: Path
-    """Weights of an RRDBNet, ours or published."""
+    """Weights of an RRDBNet or of a USR-DA generator, ours or published."""
     tile: int = 192
     """Side in input pixels of what is enlarged at once. Memory grows with its square: with 192 and a published network,
     2040 x 1356 pixels x4 take 1.5 GB on a CPU."""
@@ -65,7 +65,9 @@ def run_upscale(options: UpscaleOptions) -> int:
     jobs = _jobs(options.input, options.output)
     device = pick_device(options.device)
     network = (
-        load_network(options.weights, "--weights", (RRDBNet,)).to(device, memory_format=torch.channels_last).eval()
+        load_network(options.weights, "--weights", (RRDBNet, USRDAGenerator))
+        .to(device, memory_format=torch.channels_last)
+        .eval()
     )
 
     def enlarge(rgb: Tensor) -> Tensor:

@@ -26,9 +26,9 @@ def load_network(path: Path, option: str, kinds: tuple[type[nn.Module], ...], pa
     return network
 
 
-def load_vgg(layers: Iterable[str], path: Path | None, option: str) -> VGG19Features:
+def load_vgg(layers: Iterable[str], path: Path | None, option: str, *, input_norm: bool = True) -> VGG19Features:
     """VGG-19 with torchvision's weights. Raises InputError if the file is missing or another."""
-    network = VGG19Features(layers)
+    network = VGG19Features(layers, input_norm=input_norm)
     _fill(network.load_torchvision, {option: (path, "torchvision's vgg19-dcbb9e9d.pth")})
     return network
 

@@ -12,10 +12,11 @@ import numpy as np
 from models import metrics
 from models.ablate import Method, PaperTable, Row, Trial
 from models.dasr.build import WeightFiles
-from models.dasr.config import DASRConfig, Frequency, ScheduleConfig, check, load_preset
-from models.dasr.stages import Context, Inputs, resized, train_dsn, train_srn, write_pairs
+from models.dasr.config import DASRConfig, Frequency, check, load_preset
+from models.dasr.stages import Context, train_dsn, train_srn, write_pairs
 from models.data import InputError
 from models.loop import History
+from models.training import Inputs, resized
 from models.validation import Score, score
 
 _SCALE = 4  # of the bundled domains
@@ -161,15 +162,11 @@ def _setting(config: DASRConfig) -> str:
     dsn, srn = config.dsn, config.srn
     compared = {"low": "of what its discriminator does not see", "rgb": "of RGB"}[dsn.content_of]
     return (
-        f"down-sampling network of {dsn.num_block} blocks and {dsn.num_feat} features, {_updates(dsn.schedule)} with "
-        f"batches of {dsn.batch}, content loss {compared}; SR network of {srn.num_block} RRDB blocks and "
-        f"{srn.num_feat} features, {_updates(srn.schedule)} with batches of {srn.batch}; perceptual losses: "
+        f"down-sampling network of {dsn.num_block} blocks and {dsn.num_feat} features, {dsn.schedule.updates} updates "
+        f"with batches of {dsn.batch}, content loss {compared}; SR network of {srn.num_block} RRDB blocks and "
+        f"{srn.num_feat} features, {srn.schedule.updates} updates with batches of {srn.batch}; perceptual losses: "
         f"{dsn.perceptual.network} and {srn.perceptual.network}"
     )
-
-
-def _updates(schedule: ScheduleConfig) -> str:
-    return f"{schedule.pretrain + schedule.steps} updates"
 
 
 METHOD = Method(

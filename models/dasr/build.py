@@ -102,14 +102,13 @@ def build_features(
     perceptual: PerceptualConfig, weights: WeightFiles, run: LoopConfig, device: torch.device
 ) -> Perceptual | None:
     """phi with its published weights. Raises InputError naming the option whose file is missing or wrong."""
-    layout = torch.channels_last if run.channels_last else torch.contiguous_format
     if perceptual.network == "none":
         return None
     if perceptual.network == "vgg19":
         features = load_vgg(perceptual.layers, weights.vgg, "--weights.vgg")
-        return FeatureLoss(features.to(device, memory_format=layout), perceptual.map_resize)
+        return FeatureLoss(features.to(device, memory_format=run.layout), perceptual.map_resize)
     distance = load_lpips(weights.lpips_alex, weights.lpips_lin, "--weights.lpips")
-    return DistanceLoss(distance.to(device, memory_format=layout))
+    return DistanceLoss(distance.to(device, memory_format=run.layout))
 
 
 def check_scale(network: nn.Module, option: str, scale: int) -> None:
@@ -147,7 +146,7 @@ def _players(
         # The discriminator's graph is run backward twice, which a compiled one does not stand. Crops have one size.
         generator.compile(dynamic=False)
     for network in (generator, discriminator):
-        network.to(device, memory_format=torch.channels_last if run.channels_last else torch.contiguous_format)
+        network.to(device, memory_format=run.layout)
     return Players(
         generator,
         discriminator,
@@ -155,5 +154,5 @@ def _players(
         Adam(discriminator.parameters(), options.learning_rate, betas=betas, fused=run.fused_adam),
         view,
         GANLoss(options.gan, options.halve),
-        torch.bfloat16 if run.precision == "bf16" else None,
+        run.autocast,
     )

@@ -8,12 +8,14 @@ from typing import Literal
 
 import torch
 
-from models.config import load_yaml
+from models import config as config_files
+from models.config import preset_names
 from models.data import InputError
 from models.frequency import frequency_filter
 from models.loop import LoopConfig
 from models.losses import GANForm
 from models.networks import PatchDiscriminator
+from models.schedule import ScheduleConfig
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -63,26 +65,24 @@ class PerceptualConfig:
 
 
 @dataclass(frozen=True)
-class ScheduleConfig:
-    """How long a stage trains, and how its learning rate falls."""
+class PretrainedSchedule(ScheduleConfig):
+    """How long a stage trains, and how its learning rate falls; `at` is counted behind the pre-training."""
 
-    pretrain: int = 25_000
-    """Updates with the content loss alone, at the full learning rate."""
     steps: int = 50_000
-    """Updates with all losses, behind those."""
+    """Updates with all losses, behind the pre-training."""
     falls: Literal["halve_every", "halve_at", "linear_from"] = "halve_every"
     """Halved every `at[0]` updates, halved at each of `at`, or linear from update `at[0]` to zero at the end."""
     at: tuple[int, ...] = (10_000,)
     """Numbers of updates, counted behind the pre-training."""
+    pretrain: int = 25_000
+    """Updates with the content loss alone, at the full learning rate."""
+
+    @property
+    def updates(self) -> int:
+        return self.pretrain + self.steps
 
     def factor(self, done: int) -> float:
-        """The learning rate's factor for the update behind `done` others."""
-        done = max(0, done - self.pretrain)
-        if self.falls == "halve_every":
-            return 0.5 ** (done // self.at[0])
-        if self.falls == "halve_at":
-            return 0.5 ** sum(done >= each for each in self.at)
-        return min(1.0, (self.steps - done) / max(1, self.steps - self.at[0]))
+        return super().factor(max(0, done - self.pretrain))
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class DSNConfig:
     """Adam's."""
     betas: tuple[float, float] = (0.5, 0.999)
     """Adam's, of both players."""
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    schedule: PretrainedSchedule = field(default_factory=PretrainedSchedule)
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class SRNConfig:
     """Adam's."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's, of both players."""
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    schedule: PretrainedSchedule = field(default_factory=PretrainedSchedule)
 
 
 @dataclass(frozen=True)
@@ -199,44 +199,26 @@ class DASRConfig:
 
 
 def presets() -> list[str]:
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    return preset_names(PRESETS)
 
 
 def load_preset(name: str) -> DASRConfig:
     """A preset by its name, or a YAML file of the same form by its path. Raises InputError naming what is wrong."""
-    path = PRESETS / f"{name}.yaml"
-    if not path.exists():
-        path = Path(name)
-        if path.suffix not in (".yaml", ".yml"):
-            raise InputError(f"--preset must be one of {', '.join(presets())} or a YAML file, got {name!r}")
-    config = load_yaml(DASRConfig, path)
+    config = config_files.load_preset(DASRConfig, PRESETS, name)
     check(config)
     return config
 
 
 def check(config: DASRConfig) -> None:
     """Raises InputError naming the first option that cannot be used."""
-    scale, run = config.scale, config.run
-    for option, value, least in (
-        ("seed", run.seed, 0),
-        ("workers", run.workers, 0),
-        ("report-every", run.report_every, 1),
-        ("validate-every", run.validate_every, 1),
-        ("save-every", run.save_every, 1),
-        ("keep-checkpoints", run.keep_checkpoints, 1),
-        ("cache-megabytes", run.cache_megabytes, 0),
-    ):
-        if value < least:
-            raise InputError(f"--run.{option} must be at least {least}, got {value}")
-    if not 0 <= run.ema < 1:
-        raise InputError(f"--run.ema must be from 0 to below 1, got {run.ema}")
+    scale = config.scale
+    config.run.check()
     for name, stage in (("dsn", config.dsn), ("srn", config.srn)):
         for key, value in (
             ("batch", stage.batch),
             ("num-feat", stage.num_feat),
             ("num-block", stage.num_block),
             ("discriminator.num-feat", stage.discriminator.num_feat),
-            ("schedule.steps", stage.schedule.steps),
         ):
             if value < 1:
                 raise InputError(f"--{name}.{key} must be at least 1, got {value}")
@@ -249,9 +231,7 @@ def check(config: DASRConfig) -> None:
         if not all(0 <= beta < 1 for beta in stage.betas):
             raise InputError(f"--{name}.betas must be from 0 to below 1, got {stage.betas}")
         _check_discriminator(name, stage.discriminator, stage.crop // scale if name == "dsn" else stage.crop)
-        schedule = stage.schedule
-        if not schedule.at or min(schedule.at) < 1:
-            raise InputError(f"--{name}.schedule.at must be positive numbers of updates, got {schedule.at}")
+        stage.schedule.check(f"--{name}.schedule")
     if config.srn.perceptual.network == "lpips" and config.srn.weigh_features and config.weighted:
         raise InputError("--srn.weigh-features: LPIPS is one number per picture and cannot be weighted place by place")
 

@@ -16,7 +16,7 @@ import srkernels
 from models.dasr import report
 from models.dasr.build import WeightFiles, build_dsn_step, build_srn_step
 from models.dasr.config import DASRConfig, check, load_preset
-from models.dasr.stages import Context, Inputs, dsn_streams, newest_weights, run_stages, srn_streams
+from models.dasr.stages import Context, dsn_streams, run_stages, srn_streams
 from models.dasr.timing import Timing, compare, dsn_ops, in_bf16, srn_ops
 from models.data import InputError, PatchDataset, Stream, make_loader, to_pixels, to_tensor
 from models.device import pick_device, to_device
@@ -24,6 +24,7 @@ from models.networks import load_weights
 from models.photographs import Domains, bundled_domains
 from models.resize import bicubic
 from models.run import Run, set_aside
+from models.training import Inputs, newest_weights
 from models.validation import Pixels, score
 
 Batch = dict[str, Tensor]
@@ -95,7 +96,7 @@ def _run(options: DemoOptions, device: torch.device, domains: Domains, run: Run)
 
     torch.manual_seed(config.run.seed)  # the network as it was before its first update
     untrained = build_srn_step(config, WeightFiles(), device).players.generator
-    trained = load_weights(newest_weights(context.folder("srn"), "generator", config.srn)).to(device)
+    trained = load_weights(newest_weights(context.folder("srn"), "generator", config.srn.schedule.updates)).to(device)
     by_bicubic = [_enlarged(lambda lr: bicubic(lr, config.scale), lr.pixels, device) for lr, _ in domains.held_out]
     before = [_enlarged(untrained, lr.pixels, device) for lr, _ in domains.held_out]
     after = [_enlarged(trained, lr.pixels, device) for lr, _ in domains.held_out]
@@ -141,7 +142,7 @@ def _time_steps(context: Context, pairs: int) -> list[Timing]:
 
 def _first_batch(streams: Sequence[Stream], batch: int, device: torch.device) -> Batch:
     whole = next(make_loader(PatchDataset(streams, 0, grey_images="convert"), batch, 0, 1))
-    return to_device(whole, device, channels_last=True)
+    return to_device(whole, device, torch.channels_last)
 
 
 def _verdict(run: Run, results: report.Results, seconds: float) -> int:

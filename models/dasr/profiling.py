@@ -15,7 +15,7 @@ from models.dasr.build import WeightFiles, build_dsn_step, build_filter, build_s
 from models.dasr.config import DASRConfig, PerceptualConfig, check, load_preset
 from models.dasr.losses import Perceptual
 from models.dasr.maps import DistanceMap
-from models.dasr.stages import Inputs, dsn_streams, srn_streams
+from models.dasr.stages import dsn_streams, srn_streams
 from models.dasr.steps import DSNStep, SRNStep
 from models.data import (
     InputError,
@@ -31,6 +31,7 @@ from models.losses import DistanceLoss, FeatureLoss
 from models.networks import LPIPS, VGG19Features
 from models.profile import REST, Method, Stopwatch, Subject, Timed
 from models.resize import bicubic
+from models.training import Inputs
 
 # Generated pairs that are made up for stage srn; patches are drawn from these over and over.
 _PAIRS = 16
@@ -126,11 +127,10 @@ def _write_pairs(hr: Source, scale: int, stride: int, folder: Path) -> None:
 
 
 def _random_features(perceptual: PerceptualConfig, run: LoopConfig, device: torch.device) -> Perceptual:
-    layout = torch.channels_last if run.channels_last else torch.contiguous_format
     if perceptual.network == "vgg19":
-        features = VGG19Features(perceptual.layers).to(device, memory_format=layout)
+        features = VGG19Features(perceptual.layers).to(device, memory_format=run.layout)
         return FeatureLoss(features, perceptual.map_resize)
-    return DistanceLoss(LPIPS().to(device, memory_format=layout))
+    return DistanceLoss(LPIPS().to(device, memory_format=run.layout))
 
 
 METHOD = Method(config=DASRConfig, load_preset=load_preset, check=check, stages=("dsn", "srn"), prepare=prepare)

@@ -14,11 +14,12 @@ from rich.table import Table
 
 import srkernels
 from models import metrics, pictures
-from models.dasr.stages import Context, resized
+from models.dasr.stages import Context
 from models.dasr.timing import Timing
 from models.data import FolderSource, MapSource, Photo, write_picture
 from models.loop import History
 from models.photographs import Domains
+from models.training import resized
 from models.validation import Pixels, Score
 
 SCALE = 4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,7 @@ import yaml
 from torch import Tensor, nn
 
 from models import distributed
-from models.checkpoint import TrainingStates, write_whole
+from models.checkpoint import write_whole
 from models.config import dump_yaml, to_mapping
 from models.dasr.build import WeightFiles, build_dsn_step, build_filter, build_srn_step, check_scale
 from models.dasr.config import DASRConfig, DSNConfig, SRNConfig
@@ -22,7 +22,6 @@ from models.dasr.maps import DistanceMap
 from models.dasr.steps import DSNStep, SRNStep
 from models.data import (
     BadImages,
-    Cached,
     FolderSource,
     InputError,
     MapSource,
@@ -32,44 +31,30 @@ from models.data import (
     Stream,
     Unusable,
     as_rgb,
-    eight_bit_rgb,
-    make_loader,
     read_usable,
     to_pixels,
     to_tensor,
     write_picture,
 )
-from models.loop import Batch, History, Stage, train
+from models.loop import History, Stage, train
 from models.networks import DSN, DeResNet, PatchDiscriminator
-from models.pictures import enlarge_nearest
 from models.resize import bicubic
 from models.run import Run, set_aside
-from models.tiling import enlarge_tiled, shrink_tiled
+from models.tiling import shrink_tiled
+from models.training import (
+    TILES,
+    TRIED_SIDE,
+    Inputs,
+    cached,
+    enlarged,
+    loader,
+    newest_weights,
+    resized,
+    sr_examples,
+    tried,
+)
 from models.validation import Example, Pixels, validate
 from models.weight_files import load_network
-
-HeldOut = Iterable[tuple[str, Pixels, Pixels]]
-
-# How large pictures go through a network, in LR pixels; at x4 the overlap is the reach of the paper's DSN.
-TILES = {"tile": 256, "overlap": 16}
-
-# What is tried on training pictures where nothing is held out: how many, and how large at most (LR pixels).
-_TRIED, _TRIED_SIDE = 3, 192
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Sources of pictures.
-
-    Attributes:
-        hr: clean HR pictures.
-        real_lr: LR pictures of the target domain, of other scenes.
-        held_out: gives the held-out (name, LR, HR) of the target domain, one after the other; None if there are none.
-    """
-
-    hr: Source
-    real_lr: Source
-    held_out: Callable[[], HeldOut] | None = None
 
 
 @dataclass(frozen=True)
@@ -109,8 +94,8 @@ def dsn_streams(config: DASRConfig, inputs: Inputs) -> list[Stream]:
     """The patches of stage dsn."""
     dsn = config.dsn
     return [
-        Stream(("hr",), (_cached(inputs.hr, config),), (dsn.crop,), dsn.augment),
-        Stream(("real_lr",), (_cached(inputs.real_lr, config),), (dsn.crop // config.scale,), dsn.augment),
+        Stream(("hr",), (cached(inputs.hr, config.run),), (dsn.crop,), dsn.augment),
+        Stream(("real_lr",), (cached(inputs.real_lr, config.run),), (dsn.crop // config.scale,), dsn.augment),
     ]
 
 
@@ -123,8 +108,8 @@ def train_dsn(context: Context) -> History:
 
     def examples() -> Iterator[Example]:
         if inputs.held_out is None:
-            tried = _tried(inputs.hr, config.dsn.crop, config.scale * _TRIED_SIDE)
-            pairs = ((name, None, _whole_cells(hr, config.scale)) for name, hr in tried)
+            pictures = tried(inputs.hr, config.dsn.crop, config.scale * TRIED_SIDE)
+            pairs = ((name, None, _whole_cells(hr, config.scale)) for name, hr in pictures)
         else:
             pairs = inputs.held_out()
         for name, lr, hr in pairs:
@@ -194,11 +179,11 @@ def _set_aside_other_pairs(context: Context, folder: Path) -> None:
 
 def _dsn_weights(context: Context) -> tuple[Path, Path | None]:
     """Files of the down-sampling network and its discriminator; only maps need the latter."""
-    config, named = context.config, context.weights
-    generator = named.dsn or newest_weights(context.folder("dsn"), "generator", config.dsn)
+    config, named, updates = context.config, context.weights, context.config.dsn.schedule.updates
+    generator = named.dsn or newest_weights(context.folder("dsn"), "generator", updates)
     discriminator = named.dsn_discriminator
     if discriminator is None and (config.weighted or named.dsn is None):
-        discriminator = newest_weights(context.folder("dsn"), "discriminator", config.dsn)
+        discriminator = newest_weights(context.folder("dsn"), "discriminator", updates)
     return generator, discriminator
 
 
@@ -217,11 +202,11 @@ def srn_streams(config: DASRConfig, inputs: Inputs, generated: Path) -> list[Str
         stride = build_filter(config.dsn.discriminator).stride
         aligned.append(("weight", Selected(MapSource(generated / "maps"), lr.names), side // stride))
     fields, sources, sides = zip(*aligned, strict=True)
-    streams = [Stream(fields, tuple(_cached(source, config) for source in sources), sides, srn.augment)]
+    streams = [Stream(fields, tuple(cached(source, config.run) for source in sources), sides, srn.augment)]
     if config.domain_gap:
         streams += [
-            Stream(("real_lr",), (_cached(inputs.real_lr, config),), (side,), srn.augment),
-            Stream(("other_hr",), (_cached(inputs.hr, config),), (srn.crop,), srn.augment),
+            Stream(("real_lr",), (cached(inputs.real_lr, config.run),), (side,), srn.augment),
+            Stream(("other_hr",), (cached(inputs.hr, config.run),), (srn.crop,), srn.augment),
         ]
     return streams
 
@@ -235,19 +220,10 @@ def train_srn(context: Context) -> History:
     streams = srn_streams(config, inputs, context.folder("generated"))
 
     def examples() -> Iterator[Example]:
-        if inputs.held_out is None:
-            pairs = (
-                (name, lr, None) for name, lr in _tried(inputs.real_lr, config.srn.crop // config.scale, _TRIED_SIDE)
-            )
-        else:
-            pairs = inputs.held_out()
-        for name, lr, hr in pairs:
-            large = resized(lr, config.scale)
-            shown = {"LR": enlarge_nearest(lr, config.scale), "bicubic": large}
-            yield Example(name, lr, shown, hr)
+        return sr_examples(inputs, config.scale, config.srn.crop // config.scale)
 
     def infer(generator: nn.Module, lr: Pixels) -> Pixels:
-        return enlarge_tiled(lambda x: generator.forward(x.to(context.device)), config.scale, lr, **TILES)
+        return enlarged(generator, config.scale, lr, context.device)
 
     return _train("srn", context, step, config.srn, streams, examples, infer, border=config.scale)
 
@@ -266,24 +242,9 @@ def _train(
     config, device, run = context.config, context.device, context.config.run
     dataset = PatchDataset(streams, run.seed, run.bad_images, run.grey_images, run.max_bad_images)
     schedule = options.schedule
-    steps = schedule.pretrain + schedule.steps
-    if options.batch % distributed.world_size():
-        raise InputError(f"--{name}.batch of {options.batch} cannot be shared out to {distributed.world_size()} ranks")
 
     def update(done: int, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return step.pretrain(batch) if done < schedule.pretrain else step(batch)
-
-    def batches(done: int) -> Generator[Batch, None, None]:
-        return make_loader(
-            dataset,
-            options.batch,
-            done,
-            steps - done,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
-            workers=run.workers,
-            pin_memory=device.type == "cuda",
-        )
 
     def judge(generator: nn.Module, done: int) -> dict[str, float]:
         sheet = context.folder(name) / "visualization" / f"{done}.png"
@@ -293,11 +254,11 @@ def _train(
         name,
         networks={"generator": step.players.generator, "discriminator": step.players.discriminator},
         optimizers={"generator": step.players.optimizer_g, "discriminator": step.players.optimizer_d},
-        steps=steps,
+        steps=schedule.updates,
         step=update,
         losses=step.names,
         schedule=schedule.factor,
-        batches=batches,
+        batches=loader(dataset, options.batch, schedule.updates, run, device, f"--{name}.batch"),
         images=dataset.total,
         validate=judge,
         measures=("psnr", "ssim"),
@@ -335,21 +296,6 @@ def load_distance(context: Context) -> DistanceMap:
     return distance.to(context.device).requires_grad_(False).eval()
 
 
-def newest_weights(folder: Path, name: str, options: DSNConfig | SRNConfig) -> Path:
-    """The weights that a finished stage left, the averaged ones where there are some.
-
-    Raises InputError if the stage was not trained, or not to its end.
-    """
-    steps = TrainingStates(folder / "training_states", keep=1).steps()
-    if not steps:
-        raise InputError(f"no weights of a {name} in {folder / 'models'}: train that stage first, or name a file")
-    whole = options.schedule.pretrain + options.schedule.steps
-    if steps[-1] < whole:
-        raise InputError(f"stage {folder.name} stopped behind update {steps[-1]} of {whole}: train it to its end first")
-    averaged = folder / "models" / f"{steps[-1]}_{name}_ema.safetensors"
-    return averaged if averaged.exists() else averaged.with_name(f"{steps[-1]}_{name}.safetensors")
-
-
 def _check_names(source: Source) -> None:
     seen: dict[str, int] = {}
     for index, name in enumerate(source.names):
@@ -370,33 +316,7 @@ def _bicubic_lr(scale: int) -> Callable[[Tensor], Tensor]:
     return lambda hr: bicubic(hr, 1 / scale).clamp(0, 1)
 
 
-def _cached(source: Source, config: DASRConfig) -> Source:
-    return Cached(source, config.run.cache_megabytes * 2**20) if config.run.cache_megabytes else source
-
-
-def _tried(source: Source, least: int, side: int) -> Iterator[tuple[str, Pixels]]:
-    """The middles of the first pictures that can be read and have `least` pixels a side, as uint8 RGB."""
-    found = 0
-    for index in range(len(source)):
-        try:
-            pixels = eight_bit_rgb(source.read(index))
-        except InputError:
-            continue
-        if min(pixels.shape[:2]) < least:
-            continue
-        top, left = (max(0, (whole - side) // 2) for whole in pixels.shape[:2])
-        yield source.names[index], pixels[top : top + side, left : left + side]
-        found += 1
-        if found == _TRIED:
-            return
-
-
 def _whole_cells(hr: Pixels, scale: int) -> Pixels:
     """The HR picture without what does not make a whole place of a Haar map: sides are multiples of 2 * scale."""
     height, width = (side - side % (2 * scale) for side in hr.shape[:2])
     return hr[:height, :width]
-
-
-def resized(pixels: Pixels, scale: float) -> Pixels:
-    """The bicubic picture, rounded to 8 bits."""
-    return to_pixels(bicubic(to_tensor(pixels)[None], scale)[0])

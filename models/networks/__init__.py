@@ -5,9 +5,9 @@ from __future__ import annotations
 from models.networks.de_resnet import DeResNet
 from models.networks.discriminators import PatchDiscriminator, VGGDiscriminator
 from models.networks.dsn import DSN
-from models.networks.encoder import Encoder
 from models.networks.lpips import LPIPS
 from models.networks.rrdbnet import Decoder, RRDBNet
+from models.networks.usrda import Encoder, USRDAGenerator
 from models.networks.vgg import VGG19Features
 from models.networks.weights import load_weights, save_weights
 
@@ -19,6 +19,7 @@ __all__ = [
     "Encoder",
     "PatchDiscriminator",
     "RRDBNet",
+    "USRDAGenerator",
     "VGG19Features",
     "VGGDiscriminator",
     "load_weights",

@@ -18,9 +18,9 @@ from models.checkpoint import write_whole
 from models.networks.de_resnet import DeResNet
 from models.networks.discriminators import PatchDiscriminator, VGGDiscriminator
 from models.networks.dsn import DSN
-from models.networks.encoder import Encoder
 from models.networks.lpips import LPIPS
 from models.networks.rrdbnet import Decoder, RRDBNet
+from models.networks.usrda import Encoder, USRDAGenerator
 from models.networks.vgg import VGG19Features
 
 State = Mapping[str, Tensor]
@@ -51,6 +51,7 @@ _UNTOLD = {
     DSN: ("scale", "bicubic_skip"),
     DeResNet: ("bicubic_skip",),
     RRDBNet: ("bicubic_skip",),
+    USRDAGenerator: ("bicubic_skip",),
     PatchDiscriminator: ("kind", "norm", "frequency", "frequency_kernel"),
     VGG19Features: ("layers", "input_norm"),
 }
@@ -69,6 +70,7 @@ _PARTS = {
     "discriminator_t": "model_Disc_img_LR",
     "discriminator_y": "model_Disc_img_HR",
 }
+_USRDA_GENERATOR = {name: _PARTS[name] for name in ("encoder", "decoder_sr", "decoder_t")}
 _SPECTRAL_WEIGHT = "parametrizations.weight.original"
 _DSN_FILTERS = ("filter.", "DWT2.")
 _DSN_KINDS = {"fsd": "fsd", "nld_s1": "nlayer_s1", "nld_s2": "nlayer_s2"}
@@ -81,7 +83,8 @@ def load_weights(source: str | Path | Mapping[str, Any], *, part: str | None = N
     `DeResNet` by those of DASR, `PatchDiscriminator` by ours and by those of DASR's two discriminators, `Encoder`,
     `Decoder` and `VGGDiscriminator` by those of the unofficial USR-DA, torchvision's vgg19 and our `LPIPS`. Files are
     `.safetensors`, or `.pth`, `.pt` and `.tar` read with `weights_only=True`; the wrappers `params_ema`, `params`,
-    `state_dict` and `model`, in this order, and the prefix of DataParallel are taken off.
+    `state_dict` and `model`, in this order, and the prefix of DataParallel are taken off. `USRDAGenerator` is known by
+    the keys of its parts behind `encoder.`, `decoder_sr.` and `decoder_t.`.
 
     What tensors cannot tell is read from what `save_weights` and DASR's DSN checkpoints record. Without a record there
     is no bicubic skip, a DSN has the scale 4, 4x4 discriminators have two strided layers, one without running
@@ -91,8 +94,8 @@ def load_weights(source: str | Path | Mapping[str, Any], *, part: str | None = N
     Args:
         source: a path, or what such a file holds.
         part: which network of a file that holds several: "generator" or "discriminator" of a DSN checkpoint;
-            "decoder_sr", "decoder_t", "encoder", "discriminator_f", "discriminator_t" or "discriminator_y" of a USR-DA
-            checkpoint. None is the first of these that the file has.
+            "generator" (encoder and both decoders), "decoder_sr", "decoder_t", "encoder", "discriminator_f",
+            "discriminator_t" or "discriminator_y" of a USR-DA checkpoint. None is the first of these that it has.
 
     Raises:
         OSError: the file cannot be opened.
@@ -172,6 +175,9 @@ def _read(path: Path) -> Mapping[str, Any]:
 def _unwrap(content: Mapping[str, Any], part: str | None) -> tuple[State, Config]:
     """The state dict inside its wrappers, and what the file says about its network."""
     config = _config(content.get("metadata"))
+    if content.keys() >= set(_USRDA_GENERATOR.values()) and part in (None, "generator"):
+        parts_of = {name: _unwrap({key: content[key]}, name)[0] for name, key in _USRDA_GENERATOR.items()}
+        return {f"{name}.{key}": value for name, state in parts_of.items() for key, value in state.items()}, config
     if parts := [name for name, key in _PARTS.items() if key in content]:
         part = part or parts[0]
         if part not in parts:
@@ -284,12 +290,18 @@ def _rrdbnet(family: str) -> Build:
     return build
 
 
-def _decoder(state: State, config: Config) -> tuple[nn.Module, Rename]:
+def _decoder_sizes(state: State, prefix: str = "") -> tuple[int, int, int, int]:
+    """(features, blocks, growth, scale)."""
     block, (first, _, *ups, _, _) = _RRDBNET["basicsr"]
-    num_feat, _, _ = _conv_shape(state, first)
-    num_grow_ch, _, _ = _conv_shape(state, block.format(0, 1, 1))
-    doublings = sum(f"{up}.weight" in state for up in ups)
-    return Decoder(num_feat, _depth(state, block), num_grow_ch, scale=2**doublings), str
+    num_feat, _, _ = _conv_shape(state, prefix + first)
+    num_grow_ch, _, _ = _conv_shape(state, prefix + block.format(0, 1, 1))
+    doublings = sum(f"{prefix}{up}.weight" in state for up in ups)
+    return num_feat, _depth(state, prefix + block), num_grow_ch, 2**doublings
+
+
+def _decoder(state: State, config: Config) -> tuple[nn.Module, Rename]:
+    *sizes, scale = _decoder_sizes(state)
+    return Decoder(*sizes, scale=scale), str
 
 
 def _is_decoder(state: State, config: Config) -> bool:
@@ -298,9 +310,24 @@ def _is_decoder(state: State, config: Config) -> bool:
     return in_channels == num_feat and (in_channels not in _RRDBNET_SCALES or config.get("network") == Decoder.__name__)
 
 
+def _encoder_sizes(state: State, prefix: str = "") -> tuple[int, int]:
+    """(features, convolutions)."""
+    convs = [key for key in state if key.startswith(f"{prefix}conv_featmap.") and key.endswith(".weight")]
+    return _conv_shape(state, f"{prefix}conv_featmap.0")[0], len(convs)
+
+
 def _encoder(state: State, config: Config) -> tuple[nn.Module, Rename]:
-    num_feat, _, _ = _conv_shape(state, "conv_featmap.0")
-    return Encoder(num_feat, sum(key.endswith(".weight") for key in state)), str
+    return Encoder(*_encoder_sizes(state)), str
+
+
+def _usrda_generator(state: State, config: Config) -> tuple[nn.Module, Rename]:
+    num_feat, num_conv = _encoder_sizes(state, "encoder.")
+    _, num_block, num_grow_ch, scale = _decoder_sizes(state, "decoder_sr.")
+    _, num_block_t, _, _ = _decoder_sizes(state, "decoder_t.")
+    bicubic_skip = config.get("bicubic_skip", False)
+    return USRDAGenerator(
+        num_feat, num_conv, num_block, num_block_t, num_grow_ch, scale=scale, bicubic_skip=bicubic_skip
+    ), str
 
 
 def _dsn(state: State, config: Config) -> tuple[nn.Module, Rename]:
@@ -377,6 +404,7 @@ class _Family(NamedTuple):
 
 
 _FAMILIES = (
+    _Family("USRDAGenerator", "encoder.conv_featmap.0.weight", _usrda_generator),
     _Family("Decoder", "body.0.rdb1.conv1.weight", _decoder, fits=_is_decoder),
     *(
         _Family(f"RRDBNet ({family})", f"{block.format(0, 1, 1)}.weight", _rrdbnet(family))

@@ -6,6 +6,9 @@ Discriminators give raw scores of any shape and are trained with least squares.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,9 +35,7 @@ def style_loss(score_st: Tensor) -> Tensor:
     return squared_distance(score_st, 1.0)
 
 
-def style_discriminator_loss(score_t: Tensor, *scores_of_made: Tensor) -> Tensor:
+def style_discriminator_loss(real: Sequence[Tensor], made: Sequence[Tensor]) -> Tensor:
     """Eq. 6, for D_t: `(D_t(x_st) - 0)^2 + (D_t(x_t) - 1)^2`; the same for D_y, whose formula is not printed."""
-    loss = squared_distance(score_t, 1.0)
-    for score in scores_of_made:
-        loss = loss + squared_distance(score, 0.0)
-    return loss
+    scores = [squared_distance(score, 1.0) for score in real] + [squared_distance(score, 0.0) for score in made]
+    return torch.stack(scores).sum()

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from models import distributed
-from models.losses import FeatureLoss
+from models.losses import FeatureLoss, widen
+from models.networks import USRDAGenerator
 from models.usrda import losses
 
 Batch = Mapping[str, Tensor]
@@ -26,15 +27,21 @@ Losses = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Weights:
-    """The weights of Eq. 9. Parts of the step that only terms of weight 0 need are not computed (Table 3)."""
+class LossWeights:
+    """The weights of Eq. 9. What only terms of weight 0 need is not computed (Table 3)."""
 
-    align: float
-    rec: float
-    res: float
-    sty: float
-    idt: float
-    cyc: float
+    align: float = 0.01
+    """L_align, Eq. 1."""
+    rec: float = 1.0
+    """L_rec, Eq. 3."""
+    res: float = 1.0
+    """L_res, Eq. 4."""
+    sty: float = 0.01
+    """L_sty, Eq. 5."""
+    idt: float = 0.01
+    """L_idt, Eq. 7."""
+    cyc: float = 1.0
+    """L_cyc, Eq. 8."""
 
 
 @dataclass(frozen=True)
@@ -44,31 +51,42 @@ class USRDAStep:
     The batch holds `source_lr` x_s (N, 3, h, w), its `hr` y_s (N, 3, sh, sw) and `real_lr` x_t (N, 3, h, w).
 
     Attributes:
-        generator: has the parts `encoder`, `decoder_sr` and `decoder_t`.
         discriminators: `f`, `t` and `y`.
         perceptual, adversarial: alpha and beta of Eqs. 3 and 8.
         features: phi; None drops the perceptual part.
         detach_source: f_s is constant in Eq. 7 (ours; the paper prints it trainable).
+        halve, real_twice: half the discriminators' losses; the real term of D_y once for each fake (unofficial code).
+
+    The terms that a step gives are those of Eq. 9 and the discriminators' before their weights, and what tells whether
+    the alignment holds: `scale_t` and `scale_s`, mean |f| of either domain, `score_t` and `score_s`, mean D_f.
     """
 
-    generator: nn.Module
+    generator: USRDAGenerator
     discriminators: nn.ModuleDict
     optimizer_g: Optimizer
     optimizer_d: Optimizer
-    weights: Weights
+    weights: LossWeights
     perceptual: float
     adversarial: float
     features: FeatureLoss | None = None
     detach_source: bool = False
+    halve: bool = False
+    real_twice: bool = False
     precision: torch.dtype | None = None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that a step may give."""
+        return (*vars(self.weights), "d_f", "d_t", "d_y", "scale_t", "scale_s", "score_t", "score_s")
+
     def __call__(self, batch: Batch) -> Losses:
+        # Ahead of the forward pass: it is there that memory is short.
+        self.optimizer_d.zero_grad()
+        self.optimizer_g.zero_grad()
         device = batch["hr"].device
         with torch.autocast(device.type, self.precision, enabled=self.precision is not None):
             loss_g, loss_d, terms = self.forward(batch)
-        self.optimizer_d.zero_grad()
         loss_d.backward(inputs=list(self.discriminators.parameters()), retain_graph=True)
-        self.optimizer_g.zero_grad()
         loss_g.backward(inputs=list(self.generator.parameters()))
         for network, optimizer in ((self.discriminators, self.optimizer_d), (self.generator, self.optimizer_g)):
             distributed.average_gradients(network.parameters())
@@ -84,32 +102,37 @@ class USRDAStep:
 
         if not target_domain:
             f_s = g.encoder(x_s)
+            told = {"scale_s": _scale(f_s)}
         else:
             f_t, f_s = g.encoder(torch.cat((x_t, x_s))).chunk(2)
+            told = {"scale_t": _scale(f_t), "scale_s": _scale(f_s)}
         if w.res or cycle:
-            x_tt, x_st = g.decoder_t(torch.cat((f_t, f_s))).chunk(2)
-        made = [f_s]
+            x_tt, x_st = g.to_target(torch.cat((f_t, f_s)), torch.cat((x_t, x_s))).chunk(2)
+        made = [(f_s, x_s)]
         if cycle:
             f_st = g.encoder(x_st)
-            made.append(f_st)
-        images = g.decoder_sr(torch.cat(made)).chunk(len(made))
+            made.append((f_st, x_st))
+        images = g.super_resolve(*map(torch.cat, zip(*made, strict=True))).chunk(len(made))
 
         scores = [d["y"](image) for image in images]
         terms = dict(zip(("rec", "cyc"), self._reconstruction(y_s, images, scores), strict=False))
-        players = {"d_y": losses.style_discriminator_loss(d["y"](y_s), *scores)}
+        real = d["y"](y_s)
+        players = {"d_y": losses.style_discriminator_loss([real] * len(scores) if self.real_twice else [real], scores)}
         if w.align:
             score_t, score_s = d["f"](f_t), d["f"](f_s)
             terms["align"] = losses.alignment_loss(score_t, score_s)
             players["d_f"] = losses.alignment_discriminator_loss(score_t, score_s)
+            told |= {"score_t": widen(score_t).mean(), "score_s": widen(score_s).mean()}
         if w.res:
             terms["res"] = losses.l1_loss(x_tt, x_t)
         if cycle:
             score_st = d["t"](x_st)
             terms["sty"] = losses.style_loss(score_st)
             terms["idt"] = losses.l1_loss(f_st, f_s.detach() if self.detach_source else f_s)
-            players["d_t"] = losses.style_discriminator_loss(d["t"](x_t), score_st)
+            players["d_t"] = losses.style_discriminator_loss([d["t"](x_t)], [score_st])
         loss_g = torch.stack([getattr(w, name) * term for name, term in terms.items()]).sum()
-        return loss_g, torch.stack(list(players.values())).sum(), {**terms, **players}
+        loss_d = torch.stack(list(players.values())).sum()
+        return loss_g, 0.5 * loss_d if self.halve else loss_d, {**terms, **players, **told}
 
     def _reconstruction(self, target: Tensor, made: Sequence[Tensor], scores: Sequence[Tensor]) -> list[Tensor]:
         """Eqs. 3 and 8, which share the features of the target."""
@@ -118,3 +141,7 @@ class USRDAStep:
             parts = zip(terms, self.features.each(made, target), strict=True)
             terms = [term + self.perceptual * distance for term, distance in parts]
         return [term + self.adversarial * losses.style_loss(score) for term, score in zip(terms, scores, strict=True)]
+
+
+def _scale(features: Tensor) -> Tensor:
+    return widen(features.detach()).abs().mean()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.data import PatchDataset, Stream
 from models.resize import bicubic
 
 # First word of seeds, which patches do not use (models.data.patches).
@@ -22,6 +25,8 @@ class SynthesisConfig:
     A range of (0, 0) leaves its step out: both so is plain bicubic (the paper's Fig. 6).
     """
 
+    resize: Literal["matlab", "torch"] = "matlab"
+    """MATLAB's bicubic, or F.interpolate's without antialiasing (the unofficial code)."""
     blur: tuple[float, float] = (0.2, 2.0)
     """Range of the Gaussian blur's deviation, in LR pixels; uniform."""
     noise: tuple[float, float] = (0.0, 10.0)
@@ -31,32 +36,45 @@ class SynthesisConfig:
 
 
 class SourceLR:
-    """Makes (N, 3, h, w) in [0, 1] from HR pictures (N, 3, scale * h, scale * w), on their device.
+    """Makes a (3, h, w) picture in [0, 1] from an HR picture (3, scale * h, scale * w): bicubic, then blur and noise.
 
-    MATLAB's bicubic, then blur and noise. What picture n gets is a function of (seed, n) alone: the same on every
-    device, for any batch size and number of ranks, and when training is resumed.
+    What picture n gets is a function of (seed, n) alone, and no global random state is touched.
     """
 
     def __init__(self, config: SynthesisConfig, scale: int, seed: int) -> None:
         self._config, self._scale, self._seed = config, scale, seed
 
     @torch.no_grad()
-    def __call__(self, hr: Tensor, first: int) -> Tensor:
-        """`first` is the number of the first picture of the batch."""
-        lr = bicubic(hr.float(), 1 / self._scale)
-        drawn = [self._draw(first + index, lr.shape[1:]) for index in range(len(lr))]
-        if self._config.blur[1] > 0:
-            lr = torch.cat([_blurred(one[None], sigma) for one, (sigma, _) in zip(lr, drawn, strict=True)])
-        if self._config.noise[1] > 0:
-            lr = lr + torch.stack([noise for _, noise in drawn]).to(lr.device)
-        lr = lr.clamp(0, 1)
-        return (lr * 255).round() / 255 if self._config.eight_bit else lr
-
-    def _draw(self, number: int, shape: torch.Size) -> tuple[float, Tensor]:
-        """The blur's deviation and the noise of one picture, drawn on the CPU: the same numbers for every device."""
+    def __call__(self, hr: Tensor, number: int) -> Tensor:
+        config = self._config
         rng = np.random.default_rng([_SOURCE_LR, self._seed, number])
-        sigma, level = (rng.uniform(*ends) for ends in (self._config.blur, self._config.noise))
-        return sigma, torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32)) * (level / 255)
+        sigma, level = (rng.uniform(*ends) for ends in (config.blur, config.noise))
+        lr = self._small(hr[None])
+        if config.blur[1] > 0:
+            lr = _blurred(lr, sigma)
+        lr = lr[0]
+        if config.noise[1] > 0:
+            lr = lr + torch.from_numpy(rng.standard_normal(tuple(lr.shape), dtype=np.float32)) * (level / 255)
+        lr = lr.clamp(0, 1)
+        return (lr * 255).round() / 255 if config.eight_bit else lr
+
+    def _small(self, hr: Tensor) -> Tensor:
+        if self._config.resize == "matlab":
+            return bicubic(hr, 1 / self._scale)
+        return F.interpolate(hr, scale_factor=1 / self._scale, mode="bicubic", align_corners=False)
+
+
+class SourceDataset(PatchDataset):
+    """Patches whose field `hr` gets a `source_lr` beside it, made by whoever reads the pictures."""
+
+    def __init__(self, streams: Iterable[Stream], source_lr: SourceLR, seed: int, **policy: Any) -> None:
+        super().__init__(streams, seed, **policy)
+        self._source_lr = source_lr
+
+    def __getitem__(self, n: int) -> dict[str, Any]:
+        sample = super().__getitem__(n)
+        sample["source_lr"] = self._source_lr(sample["hr"], n)
+        return sample
 
 
 def _blurred(image: Tensor, sigma: float) -> Tensor:
@@ -64,7 +82,7 @@ def _blurred(image: Tensor, sigma: float) -> Tensor:
     reach = min(max(1, round(3 * sigma)), min(image.shape[-2:]) - 1)
     if sigma <= 0:
         return image
-    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=image.device) / sigma).square())
+    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma).square())
     taps = (taps / taps.sum()).expand(image.shape[1], 1, -1)
     image = F.pad(image, (reach,) * 4, mode="reflect")
     image = F.conv2d(image, taps[..., None], groups=image.shape[1])

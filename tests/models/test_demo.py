@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from models.__main__ import main
-from models.dasr.config import DASRConfig, ScheduleConfig, load_preset
+from models.dasr.config import DASRConfig, PretrainedSchedule, load_preset
 from models.dasr.demo import DemoOptions, run_demo
 from models.data import InputError, read_photo
 from models.networks import load_weights
@@ -28,14 +28,14 @@ def tiny() -> DASRConfig:
             config.dsn,
             **small,
             discriminator=replace(config.dsn.discriminator, **critic),
-            schedule=ScheduleConfig(0, 2, "linear_from", (1,)),
+            schedule=PretrainedSchedule(2, "linear_from", (1,), 0),
         ),
         srn=replace(
             config.srn,
             **small,
             num_grow_ch=4,
             discriminator=replace(config.srn.discriminator, **critic),
-            schedule=ScheduleConfig(0, 3, "linear_from", (1,)),
+            schedule=PretrainedSchedule(3, "linear_from", (1,), 0),
         ),
         run=replace(config.run, tensorboard=False, report_every=1),
     )

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from models.resize import bicubic
 from models.usrda.synthesis import SourceLR, SynthesisConfig, _blurred
 
-PLAIN = SynthesisConfig((0, 0), (0, 0), eight_bit=False)
+PLAIN = SynthesisConfig("matlab", (0, 0), (0, 0), eight_bit=False)
 
 
 def test_without_blur_and_noise_it_is_bicubic():
-    hr = torch.rand(2, 3, 32, 48)
-    torch.testing.assert_close(SourceLR(PLAIN, 4, 0)(hr, 7), bicubic(hr, 0.25).clamp(0, 1))
-    eight = SourceLR(SynthesisConfig((0, 0), (0, 0)), 4, 0)(hr, 0)
+    hr = torch.rand(3, 32, 48)
+    torch.testing.assert_close(SourceLR(PLAIN, 4, 0)(hr, 7), bicubic(hr[None], 0.25)[0].clamp(0, 1))
+    eight = SourceLR(replace(PLAIN, eight_bit=True), 4, 0)(hr, 0)
     torch.testing.assert_close(eight * 255, (eight * 255).round())
 
 
+def test_the_unofficial_resize_is_a_plain_interpolation():
+    """Without antialiasing a quarter-size picture reads four of every sixteen columns."""
+    hr = torch.zeros(3, 16, 16)
+    hr[..., 0::4] = 1  # columns that Keys's kernel at a quarter does not touch
+    seen = SourceLR(replace(PLAIN, resize="torch"), 4, 0)(hr, 0)
+    wanted = nn.Upsample(scale_factor=0.25, mode="bicubic")(hr[None])[0].clamp(0, 1)
+    torch.testing.assert_close(seen, wanted)
+    assert not torch.allclose(seen, SourceLR(PLAIN, 4, 0)(hr, 0), atol=0.05)
+
+
 def test_a_picture_depends_on_seed_and_number_alone():
-    hr = torch.rand(4, 3, 64, 64)
+    hr = torch.rand(3, 64, 64)
     make = SourceLR(SynthesisConfig(), 4, 3)
     whole = make(hr, 100)
-    assert torch.equal(whole, torch.cat([make(hr[:1], 100), make(hr[1:], 101)]))
+    make(hr, 7)
+    assert torch.equal(whole, make(hr, 100))
     assert not torch.equal(whole, make(hr, 101))
     assert not torch.equal(whole, SourceLR(SynthesisConfig(), 4, 4)(hr, 100))
     state = torch.get_rng_state()
@@ -32,8 +46,9 @@ def test_a_picture_depends_on_seed_and_number_alone():
 
 
 def test_noise_has_the_stated_range():
-    hr = torch.full((64, 3, 128, 128), 0.5)
-    noisy = SourceLR(SynthesisConfig((0, 0), (5.0, 15.0), eight_bit=False), 4, 0)(hr, 0)
+    hr = torch.full((3, 128, 128), 0.5)
+    make = SourceLR(replace(PLAIN, noise=(5.0, 15.0)), 4, 0)
+    noisy = torch.stack([make(hr, number) for number in range(64)])
     levels = 255 * (noisy - 0.5).std((1, 2, 3))
     assert 4.5 < float(levels.min()) < 6.5 and 13.5 < float(levels.max()) < 15.5
     assert float((noisy - 0.5).mean()) == pytest.approx(0, abs=1e-3)

@@ -11,10 +11,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.losses import FeatureLoss
+from models.networks import USRDAGenerator
+from models.resize import bicubic
 from models.usrda import losses
-from models.usrda.steps import USRDAStep, Weights
+from models.usrda.steps import LossWeights, USRDAStep
 
-ALL = Weights(align=0.3, rec=1.0, res=0.9, sty=0.4, idt=0.5, cyc=0.8)
+ALL = LossWeights(align=0.3, rec=1.0, res=0.9, sty=0.4, idt=0.5, cyc=0.8)
 
 
 def test_losses_by_hand():
@@ -23,21 +25,9 @@ def test_losses_by_hand():
     assert losses.alignment_loss(t, s).item() == pytest.approx((0.25 + 2.25) / 2 + 0.25)
     assert losses.alignment_discriminator_loss(t, s).item() == pytest.approx((0 + 4) / 2 + 0)
     assert losses.style_loss(t).item() == pytest.approx((1 + 1) / 2)
-    assert losses.style_discriminator_loss(t, s).item() == pytest.approx(1 + 1)
-    assert losses.style_discriminator_loss(s, t, s).item() == pytest.approx(0 + 2 + 1)
+    assert losses.style_discriminator_loss([t], [s]).item() == pytest.approx(1 + 1)
+    assert losses.style_discriminator_loss([s], [t, s]).item() == pytest.approx(0 + 2 + 1)
     assert losses.l1_loss(t, torch.tensor([1.0, 5.0])).item() == pytest.approx(2)
-
-
-class Generator(nn.Module):
-    """The three parts in miniature."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.Tanh(), nn.Conv2d(6, 6, 3, padding=1))
-        self.decoder_t = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.Tanh(), nn.Conv2d(6, 3, 3, padding=1))
-        self.decoder_sr = nn.Sequential(
-            nn.Conv2d(6, 12, 3, padding=1), nn.PixelShuffle(2), nn.Conv2d(3, 3, 3, padding=1)
-        )
 
 
 class Features(nn.Module):
@@ -51,13 +41,15 @@ class Features(nn.Module):
         return {"only": self.conv(x)}
 
 
-def make(weights: Weights = ALL, **changes) -> USRDAStep:
+def make(weights: LossWeights = ALL, **changes) -> USRDAStep:
     torch.manual_seed(0)
     generator, critics = (
-        Generator(),
+        USRDAGenerator(6, 2, 1, 1, 4, scale=2, bicubic_skip=True),
         {"f": nn.Conv2d(6, 1, 3), "t": nn.Conv2d(3, 1, 3), "y": nn.Conv2d(3, 1, 3, stride=2)},
     )
     discriminators, features = nn.ModuleDict(critics), Features()
+    for decoder in (generator.decoder_sr, generator.decoder_t):
+        decoder.conv_last.reset_parameters()  # zero at the start, which hides what lies before it
     for network in (generator, discriminators, features):
         network.double()
     return replace(
@@ -83,10 +75,16 @@ def make_batch() -> dict[str, torch.Tensor]:
 
 def naive(step: USRDAStep, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Eqs. 1 to 9 one after the other, every network called anew for every term."""
-    e, gt, gsr = step.generator.encoder, step.generator.decoder_t, step.generator.decoder_sr
+    g = step.generator
     df, dt, dy = (step.discriminators[name] for name in "fty")
     phi, w = step.features.features, step.weights
     xs, xt, ys = batch["source_lr"], batch["real_lr"], batch["hr"]
+
+    def gt(x: torch.Tensor) -> torch.Tensor:
+        return g.decoder_t(g.encoder(x)) + x
+
+    def gsr(x: torch.Tensor) -> torch.Tensor:
+        return g.decoder_sr(g.encoder(x)) + bicubic(x, 2)
 
     def mse(score: torch.Tensor, target: float) -> torch.Tensor:
         return F.mse_loss(score, torch.full_like(score, target))
@@ -95,38 +93,40 @@ def naive(step: USRDAStep, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor
         perceptual = (phi(image)["only"] - phi(ys)["only"]).abs().mean()
         return (image - ys).abs().mean() + step.perceptual * perceptual + step.adversarial * mse(dy(image), 1.0)
 
-    align = mse(df(e(xt)), 0.5) + mse(df(e(xs)), 0.5)
-    source = e(xs).detach() if step.detach_source else e(xs)
-    idt = (source - e(gt(e(xs)))).abs().mean()
+    align = mse(df(g.encoder(xt)), 0.5) + mse(df(g.encoder(xs)), 0.5)
+    source = g.encoder(xs).detach() if step.detach_source else g.encoder(xs)
+    idt = (source - g.encoder(gt(xs))).abs().mean()
     loss_g = (
         w.align * align
-        + w.rec * reconstruction(gsr(e(xs)))
-        + w.res * (xt - gt(e(xt))).abs().mean()
-        + w.sty * mse(dt(gt(e(xs))), 1.0)
+        + w.rec * reconstruction(gsr(xs))
+        + w.res * (xt - gt(xt)).abs().mean()
+        + w.sty * mse(dt(gt(xs)), 1.0)
         + w.idt * idt
-        + w.cyc * reconstruction(gsr(e(gt(e(xs)))))
+        + w.cyc * reconstruction(gsr(gt(xs)))
     )
-    loss_d = mse(dy(ys), 1.0) + mse(dy(gsr(e(xs)).detach()), 0.0)
+    loss_d = mse(dy(ys), 1.0) + mse(dy(gsr(xs).detach()), 0.0)
     if w.align:
-        loss_d = loss_d + mse(df(e(xt).detach()), 0.0) + mse(df(e(xs).detach()), 1.0)
+        loss_d = loss_d + mse(df(g.encoder(xt).detach()), 0.0) + mse(df(g.encoder(xs).detach()), 1.0)
     if w.sty:
-        loss_d = loss_d + mse(dy(gsr(e(gt(e(xs)))).detach()), 0.0)
-        loss_d = loss_d + mse(dt(gt(e(xs)).detach()), 0.0) + mse(dt(xt), 1.0)
-    return loss_g, loss_d
+        loss_d = loss_d + mse(dy(gsr(gt(xs)).detach()), 0.0)
+        loss_d = loss_d + mse(dt(gt(xs).detach()), 0.0) + mse(dt(xt), 1.0)
+        if step.real_twice:
+            loss_d = loss_d + mse(dy(ys), 1.0)
+    return loss_g, loss_d / 2 if step.halve else loss_d
 
 
 TABLE_3 = {
-    "base": Weights(0, 1, 0, 0, 0, 0),
-    "align": Weights(0.3, 1, 0, 0, 0, 0),
+    "base": LossWeights(0, 1, 0, 0, 0, 0),
+    "align": LossWeights(0.3, 1, 0, 0, 0, 0),
     "no-align": replace(ALL, align=0),
     "full": ALL,
 }
 
 
-@pytest.mark.parametrize("detach_source", [False, True])
+@pytest.mark.parametrize("options", [{}, {"detach_source": True}, {"halve": True, "real_twice": True}], ids=str)
 @pytest.mark.parametrize("row", TABLE_3)
-def test_a_step_is_the_written_out_one(row, detach_source):
-    step, batch = make(TABLE_3[row], detach_source=detach_source), make_batch()
+def test_a_step_is_the_written_out_one(row, options):
+    step, batch = make(TABLE_3[row], **options), make_batch()
     before = copy.deepcopy((step.generator.state_dict(), step.discriminators.state_dict()))
     terms = step(batch)
     found = [[p.grad for p in network.parameters()] for network in (step.generator, step.discriminators)]
@@ -138,13 +138,15 @@ def test_a_step_is_the_written_out_one(row, detach_source):
             assert (got is None) == (want is None or not want.any())
             if got is not None:
                 torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
+    assert set(terms) <= set(step.names)
+    told = {"scale_s", "scale_t", "score_s", "score_t"}
     assert (
         set(terms)
         == {
-            "base": {"rec", "d_y"},
-            "align": {"rec", "d_y", "align", "d_f"},
-            "no-align": {"rec", "cyc", "res", "sty", "idt", "d_y", "d_t"},
-            "full": {"rec", "cyc", "res", "sty", "idt", "align", "d_y", "d_t", "d_f"},
+            "base": {"rec", "d_y", "scale_s"},
+            "align": {"rec", "d_y", "align", "d_f", *told},
+            "no-align": {"rec", "cyc", "res", "sty", "idt", "d_y", "d_t", "scale_s", "scale_t"},
+            "full": {"rec", "cyc", "res", "sty", "idt", "align", "d_y", "d_t", "d_f", *told},
         }[row]
     )
 

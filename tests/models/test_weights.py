@@ -22,6 +22,7 @@ from models.networks import (
     Encoder,
     PatchDiscriminator,
     RRDBNet,
+    USRDAGenerator,
     VGG19Features,
     VGGDiscriminator,
     load_weights,
@@ -127,6 +128,8 @@ SQUARES = torch.rand(2, 3, 32, 32)
         (partial(Decoder, 6, 2, 3), FEATURES),
         (partial(Decoder, 6, 1, 3, scale=2), FEATURES),
         (partial(Decoder, 6, 1, 3, scale=1), FEATURES),
+        (partial(USRDAGenerator, 6, 3, 2, 1, 4, bicubic_skip=True), IMAGE),
+        (partial(USRDAGenerator, 6, 2, 1, 2, 3, scale=2), IMAGE),
         (partial(Decoder, 3, 1, 3), IMAGE),  # the tensors of an RRDBNet
     ],
 )
@@ -268,9 +271,16 @@ def test_checkpoint_of_the_unofficial_usrda(tmp_path):
         torch.save({**others, **checkpoint}, tmp_path / "a.pth")
         for part, (_, network, x) in networks.items():
             assert_same(load_weights(tmp_path / "a.pth", part=part), network, x)
-        assert_same(load_weights(tmp_path / "a.pth"), networks["decoder_sr"][1], FEATURES)
-    with pytest.raises(ValueError, match=r"has no part 'generator', only decoder_sr, .*, discriminator_y$"):
-        load_weights(tmp_path / "a.pth", part="generator")
+        generator = load_weights(tmp_path / "a.pth")
+        assert isinstance(generator, USRDAGenerator)
+        for part in ("encoder", "decoder_t", "decoder_sr"):
+            _, network, x = networks[part]
+            assert_same(getattr(generator, part), network, x)
+        assert_same(load_weights(tmp_path / "a.pth", part="generator"), generator, IMAGE)
+    torch.save({key: checkpoint[key] for key in ("model_Enc", "model_Disc_feat")}, tmp_path / "b.pth")
+    assert isinstance(load_weights(tmp_path / "b.pth"), Encoder)
+    with pytest.raises(ValueError, match=r"has no part 'generator', only encoder, discriminator_f$"):
+        load_weights(tmp_path / "b.pth", part="generator")
     with pytest.raises(ValueError, match="model_Enc holds a list, not a state dict"):
         load_weights({"model_Enc": []})
 
@@ -331,6 +341,7 @@ def test_half_precision_files_become_fp32():
         PatchDiscriminator(9, 4),
         Encoder(6),
         Decoder(6, 1, 3),
+        USRDAGenerator(6, 2, 1, 1, 3),
         VGGDiscriminator(3, 32, 2, norm="none"),
     ],
 )

@@ -1,0 +1,40 @@
+"""How the learning rate falls, whatever the method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from models.data import InputError
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How long training takes, and how its learning rate falls."""
+
+    steps: int
+    """Updates with all losses."""
+    falls: Literal["halve_every", "halve_at", "linear_from"]
+    """Halved every `at[0]` updates, halved at each of `at`, or linear from update `at[0]` to zero at the end."""
+    at: tuple[int, ...]
+    """Numbers of updates."""
+
+    @property
+    def updates(self) -> int:
+        """Updates in all."""
+        return self.steps
+
+    def factor(self, done: int) -> float:
+        """The learning rate's factor for the update behind `done` others."""
+        if self.falls == "halve_every":
+            return 0.5 ** (done // self.at[0])
+        if self.falls == "halve_at":
+            return 0.5 ** sum(done >= each for each in self.at)
+        return min(1.0, (self.steps - done) / max(1, self.steps - self.at[0]))
+
+    def check(self, option: str) -> None:
+        """Raises InputError naming what cannot be used; `option` is the name of the whole."""
+        if self.steps < 1:
+            raise InputError(f"{option}.steps must be at least 1, got {self.steps}")
+        if not self.at or min(self.at) < 1:
+            raise InputError(f"{option}.at must be positive numbers of updates, got {self.at}")

@@ -1,0 +1,106 @@
+"""Networks, losses and optimisers of USR-DA's step, from a configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim import Adam
+
+from models.data import InputError
+from models.losses import FeatureLoss
+from models.networks import USRDAGenerator
+from models.networks.blocks import recompute_blocks
+from models.usrda.config import USRDAConfig
+from models.usrda.steps import USRDAStep
+from models.weight_files import load_network, load_vgg
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """Files that a run needs or starts from."""
+
+    vgg: Path | None = None
+    """torchvision's vgg19-dcbb9e9d.pth, for the perceptual loss."""
+    generator: Path | None = None
+    """A generator to start from, ours or a checkpoint of the unofficial code."""
+
+
+def build_step(config: USRDAConfig, weights: WeightFiles, device: torch.device) -> USRDAStep:
+    """The step with fresh networks, or with those that `weights` names. Raises InputError naming the option."""
+    return assemble(config, build_features(config, weights), weights, device)
+
+
+def assemble(
+    config: USRDAConfig, features: FeatureLoss | None, weights: WeightFiles, device: torch.device
+) -> USRDAStep:
+    """The step with a perceptual loss that is there already."""
+    run = config.run
+    generator = _generator(config, weights)
+    discriminators = nn.ModuleDict(
+        {
+            "f": config.discriminator_f.build(config.num_feat, config.lr_crop),
+            "t": config.discriminator_t.build(3, config.lr_crop),
+            "y": config.discriminator_y.build(3, config.crop),
+        }
+    )
+    if run.recompute:
+        recompute_blocks(generator)
+    for network in (generator, discriminators, features):
+        if network is not None:
+            network.to(device, memory_format=run.layout)
+    if run.compile:
+        # The discriminators' graphs are run backward twice, which compiled ones do not stand. Crops have one size.
+        for part in generator.children():
+            part.compile(dynamic=False)
+    # What is not trained has no optimiser state, and nothing to average over the ranks.
+    optimizer_g, optimizer_d = (
+        Adam(
+            network.parameters(), config.learning_rate, betas=config.betas, amsgrad=config.amsgrad, fused=run.fused_adam
+        )
+        for network in (generator, discriminators)
+    )
+    return USRDAStep(
+        generator,
+        discriminators,
+        optimizer_g,
+        optimizer_d,
+        config.loss,
+        config.perceptual_weight,
+        config.adversarial_weight,
+        features,
+        detach_source=config.detach_source,
+        halve=config.halve,
+        real_twice=config.real_twice,
+        precision=run.autocast,
+    )
+
+
+def build_features(config: USRDAConfig, weights: WeightFiles) -> FeatureLoss | None:
+    """phi with its published weights. Raises InputError naming the option whose file is missing or wrong."""
+    options = config.perceptual
+    if options.network == "none":
+        return None
+    return FeatureLoss(load_vgg(options.layers, weights.vgg, "--weights.vgg", input_norm=options.input_norm))
+
+
+def _generator(config: USRDAConfig, weights: WeightFiles) -> USRDAGenerator:
+    if weights.generator is None:
+        return USRDAGenerator(
+            config.num_feat,
+            config.num_conv,
+            config.num_block,
+            config.num_block_t,
+            config.num_grow_ch,
+            scale=config.scale,
+            bicubic_skip=config.bicubic_skip,
+        )
+    generator = load_network(weights.generator, "--weights.generator", (USRDAGenerator,))
+    assert isinstance(generator, USRDAGenerator)
+    width = generator.encoder.conv_featmap[0].weight.shape[0]
+    for name, found, wanted in (("scale", generator.scale, config.scale), ("width", width, config.num_feat)):
+        if found != wanted:
+            raise InputError(f"--weights.generator holds networks of {name} {found}, the run needs {wanted}")
+    return generator

@@ -1,0 +1,80 @@
+"""`python -m models usrda`: trains USR-DA on folders of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from models.command import TrainCommand
+from models.config import option_of
+from models.device import pick_device
+from models.distributed import process_group
+from models.run import Run
+from models.training import newest_weights
+from models.usrda.build import WeightFiles
+from models.usrda.config import USRDAConfig, check, load_preset
+from models.usrda.stage import Context, train_usrda
+
+# What the rows of Table 3 leave out of Eq. 9.
+REGULARISATION = ("res", "sty", "idt", "cyc")
+
+
+@dataclass(frozen=True)
+class USRDACommand(TrainCommand):
+    """Trains USR-DA: encoder, both decoders and all discriminators together, end to end.
+
+    A preset states every number; any of them can be overridden here. Folders hold png, jpg or webp pictures of 8 or 16
+    bits, or are databases in BasicSR's layout (*.lmdb). Runs under torchrun too.
+    """
+
+    preset: str = "paper-unpaired"
+    """paper-unpaired, paper-paired, bicubic-source, unofficial, tiny, or a YAML file of that form."""
+    align: bool = True
+    """--no-align leaves out L_align (Table 3)."""
+    regularisation: bool = True
+    """--no-regularisation leaves out L_res, L_sty, L_idt and L_cyc (Table 3)."""
+    base: bool = False
+    """Leaves out both (Table 3): encoder and G_SR on the source domain alone."""
+    weights: WeightFiles = field(default_factory=WeightFiles)
+    config: Annotated[USRDAConfig, tyro.conf.arg(name="")] = field(default_factory=USRDAConfig)
+
+    def resolved(self) -> USRDAConfig:
+        """The configuration with the short options in it. Raises InputError naming what cannot be used."""
+        config = self.config
+        if self.base or not self.align:
+            config = config.without("align")
+        if self.base or not self.regularisation:
+            config = config.without(*REGULARISATION)
+        check(config)
+        return config
+
+
+def parse(arguments: Sequence[str]) -> USRDACommand:
+    """The command line; the preset it names gives the defaults of all that it does not."""
+    preset = option_of(arguments, "preset", USRDACommand.preset)
+    missing = tyro.MISSING
+    default = USRDACommand(hr=missing, lr=missing, out=missing, preset=preset, config=load_preset(preset))
+    return tyro.cli(
+        USRDACommand, args=arguments, default=default, prog="python -m models usrda", description=USRDACommand.__doc__
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Trains as the command line says; 0 when it is done. Raises what `models.loop.train` raises."""
+    command = parse(arguments)
+    config = command.resolved()
+    inputs = command.inputs(config.scale)
+    with process_group(pick_device(command.device)) as device:
+        command.start(command.out)
+        run = Run(command.out)
+        try:
+            train_usrda(Context(config, inputs, command.weights, run, device, command.out))
+            run.say(f"done: {command.out}")
+            weights = newest_weights(command.out, "generator", config.schedule.updates)
+            run.say(f"enlarge pictures with: python -m models upscale --weights {weights} IN OUT")
+        finally:
+            run.close()
+    return 0

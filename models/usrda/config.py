@@ -1,0 +1,162 @@
+"""Every number of a USR-DA run. Presets are YAML files that state all of them; the command line is made from these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from models import config as config_files
+from models.config import preset_names
+from models.data import InputError
+from models.loop import LoopConfig
+from models.networks import PatchDiscriminator, VGGDiscriminator
+from models.schedule import ScheduleConfig
+from models.usrda.steps import LossWeights
+from models.usrda.synthesis import SynthesisConfig
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """A discriminator, trained with least squares."""
+
+    kind: Literal["paper", "fsd", "nlayer_s1", "nlayer_s2", "vgg"] = "nlayer_s2"
+    """A score for every patch (nlayer_s2 is PatchGAN, paper is DASR's), or vgg: one for a picture of fixed size."""
+    norm: Literal["instance", "batch", "spectral", "none"] = "spectral"
+    """Batch norm tells pictures apart by what else is in their batch; the unofficial code has it."""
+    num_feat: int = 64
+    """Features of the first layer."""
+
+    def build(self, in_channels: int, side: int) -> nn.Module:
+        """The network for pictures or features of `side` positions. Raises ValueError naming what does not fit."""
+        if self.kind == "vgg":
+            return VGGDiscriminator(in_channels, side, self.num_feat, norm=self.norm)
+        return PatchDiscriminator(in_channels, self.num_feat, kind=self.kind, norm=self.norm)
+
+
+@dataclass(frozen=True)
+class PerceptualConfig:
+    """L_fea of Eqs. 3 and 8."""
+
+    network: Literal["vgg19", "none"] = "vgg19"
+    """vgg19 needs --weights.vgg."""
+    layers: tuple[str, ...] = ("conv5_4",)
+    """Layers of VGG-19, before (conv) or after (relu) the activation."""
+    input_norm: bool = True
+    """Whether pictures are normalised as VGG-19 was trained (the unofficial code does not)."""
+
+
+def _paper_schedule() -> ScheduleConfig:
+    return ScheduleConfig(600_000, "halve_at", (250_000, 350_000, 450_000, 550_000))
+
+
+@dataclass(frozen=True)
+class USRDAConfig:
+    """A whole run of USR-DA."""
+
+    scale: Literal[1, 2, 4] = 4
+    """HR over LR."""
+    num_feat: int = 64
+    """Features of encoder and decoders."""
+    num_conv: int = 5
+    """Convolutions of the encoder E."""
+    num_block: int = 23
+    """RRDB blocks of the decoder G_SR."""
+    num_block_t: int = 10
+    """RRDB blocks of the decoder G_t."""
+    num_grow_ch: int = 32
+    """Growth of the dense blocks."""
+    bicubic_skip: bool = False
+    """Decoders give differences to the bicubic and to the LR picture (ours; a short training then starts there)."""
+    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+    discriminator_f: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    discriminator_t: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    discriminator_y: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
+    loss: LossWeights = field(default_factory=LossWeights)
+    perceptual_weight: float = 0.01
+    """alpha of Eqs. 3 and 8."""
+    adversarial_weight: float = 0.01
+    """beta of Eqs. 3 and 8."""
+    detach_source: bool = False
+    """f_s is constant in Eq. 7 (ours; the paper prints it trainable)."""
+    halve: bool = False
+    """Half the discriminators' losses (unofficial code)."""
+    real_twice: bool = False
+    """D_y's loss counts y_s once for each of its two fakes (unofficial code)."""
+    crop: int = 512
+    """Side of an HR crop in pixels."""
+    batch: int = 8
+    """HR crops and as many real LR crops per update, over all ranks."""
+    augment: bool = True
+    """Random flips and transposes."""
+    learning_rate: float = 1e-4
+    """Adam's, of generator and discriminators."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Adam's."""
+    amsgrad: bool = False
+    """Adam's variant (unofficial code)."""
+    schedule: ScheduleConfig = field(default_factory=_paper_schedule)
+    run: LoopConfig = field(default_factory=LoopConfig)
+
+    @property
+    def lr_crop(self) -> int:
+        """Side of an LR crop in pixels."""
+        return self.crop // self.scale
+
+    def without(self, *terms: str) -> USRDAConfig:
+        """The same with these terms of Eq. 9 left out."""
+        return replace(self, loss=replace(self.loss, **dict.fromkeys(terms, 0.0)))
+
+
+def presets() -> list[str]:
+    return preset_names(PRESETS)
+
+
+def load_preset(name: str) -> USRDAConfig:
+    """A preset by its name, or a YAML file of the same form by its path. Raises InputError naming what is wrong."""
+    config = config_files.load_preset(USRDAConfig, PRESETS, name)
+    check(config)
+    return config
+
+
+def check(config: USRDAConfig) -> None:
+    """Raises InputError naming the first option that cannot be used."""
+    config.run.check()
+    config.schedule.check("--schedule")
+    for option in ("num_feat", "num_conv", "num_block", "num_block_t", "num_grow_ch", "batch"):
+        if getattr(config, option) < 1:
+            raise InputError(f"--{option.replace('_', '-')} must be at least 1, got {getattr(config, option)}")
+    if config.crop % config.scale or config.crop < 8 * config.scale:
+        least = 8 * config.scale
+        raise InputError(f"--crop must be a multiple of {config.scale} and at least {least}, got {config.crop}")
+    if config.learning_rate <= 0 or not all(0 <= beta < 1 for beta in config.betas):
+        raise InputError("--learning-rate must be positive and --betas from 0 to below 1")
+    for name, weight in vars(config.loss).items():
+        if weight < 0:
+            raise InputError(f"--loss.{name} must not be negative, got {weight}")
+    if config.loss.rec == 0:
+        raise InputError("--loss.rec must be positive: without L_rec nothing trains the SR network")
+    for name, (low, high) in (("blur", config.synthesis.blur), ("noise", config.synthesis.noise)):
+        if not 0 <= low <= high:
+            raise InputError(f"--synthesis.{name} must be a range from 0 on, got {low} {high}")
+    for name, channels, side in (
+        ("f", config.num_feat, config.lr_crop),
+        ("t", 3, config.lr_crop),
+        ("y", 3, config.crop),
+    ):
+        _check_discriminator(name, getattr(config, f"discriminator_{name}"), channels, side)
+
+
+def _check_discriminator(name: str, options: DiscriminatorConfig, channels: int, side: int) -> None:
+    """Tries the discriminator on the shape of a crop; nothing is computed."""
+    try:
+        with torch.device("meta"):
+            replace(options, num_feat=1).build(channels, side)(torch.empty(2, channels, side, side))
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"--discriminator-{name} does not work on crops of {side} pixels: {error}") from error
