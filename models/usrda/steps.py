@@ -10,7 +10,7 @@ in the step waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -52,7 +52,7 @@ class USRDAStep:
 
     Attributes:
         discriminators: `f`, `t` and `y`.
-        perceptual, adversarial: alpha and beta of Eqs. 3 and 8.
+        perceptual, adversarial: alpha and beta of Eqs. 3 and 8; without beta there is no D_y.
         features: phi; None drops the perceptual part.
         detach_source: f_s is constant in Eq. 7 (ours; the paper prints it trainable).
         halve, real_twice: half the discriminators' losses; the real term of D_y once for each fake (unofficial code).
@@ -86,7 +86,8 @@ class USRDAStep:
         device = batch["hr"].device
         with torch.autocast(device.type, self.precision, enabled=self.precision is not None):
             loss_g, loss_d, terms = self.forward(batch)
-        loss_d.backward(inputs=list(self.discriminators.parameters()), retain_graph=True)
+        if loss_d.requires_grad:  # paired training without L_align and L_sty has no discriminator
+            loss_d.backward(inputs=list(self.discriminators.parameters()), retain_graph=True)
         loss_g.backward(inputs=list(self.generator.parameters()))
         for network, optimizer in ((self.discriminators, self.optimizer_d), (self.generator, self.optimizer_g)):
             distributed.average_gradients(network.parameters())
@@ -114,10 +115,17 @@ class USRDAStep:
             made.append((f_st, x_st))
         images = g.super_resolve(*map(torch.cat, zip(*made, strict=True))).chunk(len(made))
 
-        scores = [d["y"](image) for image in images]
-        terms = dict(zip(("rec", "cyc"), self._reconstruction(y_s, images, scores), strict=False))
-        real = d["y"](y_s)
-        players = {"d_y": losses.style_discriminator_loss([real] * len(scores) if self.real_twice else [real], scores)}
+        terms = dict(zip(("rec", "cyc"), [losses.l1_loss(image, y_s) for image in images], strict=False))
+        players = {}
+        if self.features is not None:
+            for name, distance in zip(terms, self.features.each(images, y_s), strict=True):
+                terms[name] = terms[name] + self.perceptual * distance
+        if self.adversarial:
+            scores = [d["y"](image) for image in images]
+            for name, score in zip(terms, scores, strict=True):
+                terms[name] = terms[name] + self.adversarial * losses.style_loss(score)
+            real = [d["y"](y_s)] * (len(scores) if self.real_twice else 1)
+            players["d_y"] = losses.style_discriminator_loss(real, scores)
         if w.align:
             score_t, score_s = d["f"](f_t), d["f"](f_s)
             terms["align"] = losses.alignment_loss(score_t, score_s)
@@ -131,16 +139,8 @@ class USRDAStep:
             terms["idt"] = losses.l1_loss(f_st, f_s.detach() if self.detach_source else f_s)
             players["d_t"] = losses.style_discriminator_loss([d["t"](x_t)], [score_st])
         loss_g = torch.stack([getattr(w, name) * term for name, term in terms.items()]).sum()
-        loss_d = torch.stack(list(players.values())).sum()
+        loss_d = torch.stack([loss_g.new_zeros(()), *players.values()]).sum()
         return loss_g, 0.5 * loss_d if self.halve else loss_d, {**terms, **players, **told}
-
-    def _reconstruction(self, target: Tensor, made: Sequence[Tensor], scores: Sequence[Tensor]) -> list[Tensor]:
-        """Eqs. 3 and 8, which share the features of the target."""
-        terms = [losses.l1_loss(image, target) for image in made]
-        if self.features is not None:
-            parts = zip(terms, self.features.each(made, target), strict=True)
-            terms = [term + self.perceptual * distance for term, distance in parts]
-        return [term + self.adversarial * losses.style_loss(score) for term, score in zip(terms, scores, strict=True)]
 
 
 def _scale(features: Tensor) -> Tensor:

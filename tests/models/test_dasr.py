@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from helpers.training import equal, finish, flat, load, stop_at, write_noise
 
 from models.__main__ import main
 from models.config import dump_yaml
@@ -25,7 +21,7 @@ from models.dasr.command import parse
 from models.dasr.config import DASRConfig, load_preset, presets
 from models.dasr.stages import Context, load_distance
 from models.data import InputError
-from models.networks import LPIPS, VGG19Features
+from models.networks import LPIPS
 from models.run import read_table
 
 ROOT = Path(__file__).parents[2]
@@ -42,32 +38,12 @@ SHORT = [
 ]
 
 
-def write(path: Path, height: int, width: int, seed: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(seed).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
-    cv2.imwrite(str(path), cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC))
-
-
-@pytest.fixture
-def folders(tmp_path: Path) -> list[str]:
-    for index in range(3):
-        write(tmp_path / "hr" / f"{index}.png", 90, 101, index)
-        write(tmp_path / "lr" / f"{index}.jpg", 33, 40, 10 + index)
-        write(tmp_path / "val_hr" / f"{index}.png", 64, 80, 20 + index)
-        write(tmp_path / "val_lr" / f"{index}.png", 16, 20, 30 + index)
-    return [f"--hr={tmp_path / 'hr'}", f"--lr={tmp_path / 'lr'}"]
-
-
 def run(*arguments: str) -> int:
     return main(["dasr", *arguments])
 
 
 def weights(folder: Path, stage: str, name: str = "generator", step: int = 4) -> dict[str, torch.Tensor]:
-    return load_file(folder / stage / "models" / f"{step}_{name}.safetensors")
-
-
-def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(value, b[key]) for key, value in a.items())
+    return load(folder / stage, name, step)
 
 
 def test_all_stages_leave_what_they_promise(folders, tmp_path):
@@ -132,29 +108,13 @@ def test_maps_go_on_where_they_were(folders, tmp_path):
     assert lost.read_bytes() == content
 
 
-def environment(**more: str) -> dict[str, str]:
-    # One thread, so that sums come in one order in every process.
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **more}
-
-
 def test_killed_at_any_moment_and_resumed_the_weights_are_the_same(folders, tmp_path):
     """kill -9 as soon as the second checkpoint is there; from the last good one on every bit is the same."""
-    command = [sys.executable, "-m", "models", "dasr", *SHORT, *folders, "--run.save-every=1", "--dsn.schedule.steps=6"]
+    command = ["-m", "models", "dasr", *SHORT, *folders, "--run.save-every=1", "--dsn.schedule.steps=6"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    process = subprocess.Popen([*command, f"--out={cut}"], cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (cut / "dsn" / "training_states" / "2.state").exists():
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    stop_at([*command, f"--out={cut}"], cut / "dsn" / "training_states" / "2.state", signal.SIGKILL)
     for out in (cut, whole):
-        done = subprocess.run(
-            [*command, f"--out={out}"], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, done.stderr
-        resumed = "dsn: resumed behind update" in done.stdout
-        assert resumed == (out == cut)
+        assert ("dsn: resumed behind update" in finish([*command, f"--out={out}"])) == (out == cut)
     for name in ("generator", "discriminator"):
         assert equal(weights(whole, "dsn", name, 6), weights(cut, "dsn", name, 6)), name
         assert equal(weights(whole, "srn", name), weights(cut, "srn", name)), name
@@ -168,40 +128,22 @@ def test_two_ranks_are_one(folders, tmp_path):
     command = ["-m", "models", "dasr", *SHORT, *start, *folders]
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29577"]
     for name, launcher, more in (("one", [], []), ("two", torchrun, []), ("other", [], ["--run.seed=1"])):
-        done = subprocess.run(
-            [sys.executable, *launcher, *command, *more, f"--out={tmp_path / name}"],
-            cwd=ROOT,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr
+        finish([*launcher, *command, *more, f"--out={tmp_path / name}"])
     for stage in ("dsn", "srn"):
         for name in ("generator", "discriminator"):
-            end = {ranks: flat(tmp_path / ranks, stage, name, 4) for ranks in ("one", "two", "other")}
-            moved = float((end["one"] - flat(tmp_path / "one", stage, name, 2)).norm())
+            end = {ranks: flat(weights(tmp_path / ranks, stage, name)) for ranks in ("one", "two", "other")}
+            moved = float((end["one"] - flat(weights(tmp_path / "one", stage, name, 2))).norm())
             assert float((end["two"] - end["one"]).norm()) < 0.01 * moved, (stage, name)
             assert float((end["other"] - end["one"]).norm()) > moved, (stage, name)
 
 
-def flat(folder: Path, stage: str, name: str, step: int) -> torch.Tensor:
-    return torch.cat([value.flatten() for _, value in sorted(weights(folder, stage, name, step).items())])
-
-
 def test_sigterm_saves_and_exits(folders, tmp_path):
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "models", "dasr", *SHORT, *folders, f"--out={out}"]
-    command += ["--dsn.schedule.steps=100000", "--run.workers=2"]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while not (out / "dsn" / "training_states" / "2.state").exists():
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 143
-    step = int(said.decode().split("behind update ")[1].split()[0])
+    command = ["-m", "models", "dasr", *SHORT, *folders, f"--out={out}", "--dsn.schedule.steps=100000"]
+    state = out / "dsn" / "training_states" / "2.state"
+    code, said = stop_at([*command, "--run.workers=2"], state, signal.SIGTERM)
+    assert code == 143
+    step = int(said.split("behind update ")[1].split()[0])
     assert (out / "dsn" / "training_states" / f"{step}.state").exists()
 
 
@@ -286,8 +228,8 @@ def test_pairs_of_other_settings_or_weights_are_made_anew(folders, tmp_path, cap
 
 def test_a_picture_too_small_for_the_sr_network_has_no_pair(folders, tmp_path, capsys):
     """Also where it would be among the first, which are drawn, and where nothing is trained on its size."""
-    write(tmp_path / "hr" / "00.png", 6, 6, 5)
-    write(tmp_path / "hr" / "01.png", 60, 60, 5)
+    write_noise(tmp_path / "hr" / "00.png", 6, 6, 5)
+    write_noise(tmp_path / "hr" / "01.png", 60, 60, 5)
     out = tmp_path / "out"
     assert run(*SHORT, *folders, f"--out={out}", "--run.max-bad-images=0.5") == 0
     assert sorted(path.stem for path in (out / "generated" / "lr").iterdir()) == ["0", "1", "2"]
@@ -362,16 +304,15 @@ def test_the_presets_state_what_paper_and_code_state():
 
 
 @pytest.fixture(scope="module")
-def made_up_weights(tmp_path_factory) -> WeightFiles:
+def made_up_weights(vgg_file, tmp_path_factory) -> WeightFiles:
     """Files in the form of torchvision's and LPIPS's, with random numbers in them."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
-    torch.save(VGG19Features().state_dict(), folder / "vgg.pth")
     channels, lpips = (64, 192, 384, 256, 256), LPIPS()
     alex = {key.removeprefix("net."): value for key, value in alexnet_state(lpips).items()}
     torch.save(alex, folder / "alex.pth")
     torch.save({f"lin{k}.model.1.weight": torch.rand(1, c, 1, 1) for k, c in enumerate(channels)}, folder / "lin.pth")
-    return WeightFiles(folder / "vgg.pth", folder / "alex.pth", folder / "lin.pth")
+    return WeightFiles(vgg_file, folder / "alex.pth", folder / "lin.pth")
 
 
 def alexnet_state(lpips: LPIPS) -> dict[str, torch.Tensor]:

@@ -1,0 +1,238 @@
+"""`python -m models usrda`: presets, the run on folders of pictures, rows of Table 3, kill and resume, ranks."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from helpers.process import ROOT
+from helpers.training import equal, finish, flat, load, stop_at, write_noise
+
+from models.__main__ import main
+from models.config import dump_yaml
+from models.data import read_image
+from models.networks import USRDAGenerator, load_weights, save_weights
+from models.run import read_table
+from models.usrda.build import WeightFiles, build_step
+from models.usrda.command import parse
+from models.usrda.config import DiscriminatorConfig, PerceptualConfig, USRDAConfig, load_preset, presets
+from models.usrda.stage import CollapseWatch
+from models.usrda.steps import LossWeights
+
+# A run of a second: four updates on 16-pixel LR patches.
+SHORT = [
+    f"--{option}"
+    for option in (
+        *("preset=tiny", "device=cpu", "run.no-tensorboard", "run.report-every=2", "run.save-every=2"),
+        *("run.validate-every=4", "crop=64", "batch=2", "num-feat=8", "num-block=1", "num-grow-ch=8"),
+        *("discriminator-f.num-feat=8", "discriminator-t.num-feat=8", "discriminator-y.num-feat=8"),
+        "schedule.steps=4",
+    )
+]
+NETWORKS = ("generator", "discriminator_f", "discriminator_t", "discriminator_y")
+
+
+def run(*arguments: str) -> int:
+    return main(["usrda", *arguments])
+
+
+def test_a_run_leaves_what_it_promises(folders, tmp_path):
+    out = tmp_path / "out"
+    pairs = [f"--val-hr={tmp_path / 'val_hr'}", f"--val-lr={tmp_path / 'val_lr'}"]
+    assert run(*SHORT, *folders, *pairs, f"--out={out}") == 0
+    for name in NETWORKS:
+        assert load(out, name, 4)
+    assert [row["step"] for row in read_table(out / "validation.csv")] == [0, 4]
+    rows = read_table(out / "losses.csv")
+    assert [row["step"] for row in rows] == [2, 4]
+    assert {"rec", "cyc", "align", "res", "sty", "idt", "d_f", "d_t", "d_y", "scale_s", "score_t"} <= rows[0].keys()
+    for picture in ("4.png", "4_domains.png"):
+        assert (out / "visualization" / picture).stat().st_size > 10_000
+    assert yaml.safe_load((out / "config.yaml").read_text())["num_grow_ch"] == 8
+    assert parse([*SHORT, *folders, "--out=x", f"--preset={out / 'config.yaml'}"]).config.num_grow_ch == 8
+    before = (out / "models" / "4_generator.safetensors").stat().st_mtime_ns
+    assert run(*SHORT, *folders, *pairs, f"--out={out}") == 0
+    assert (out / "models" / "4_generator.safetensors").stat().st_mtime_ns == before
+
+
+def test_its_weights_enlarge_pictures_and_are_measured(folders, tmp_path, capsys):
+    """With the commands that DASR uses; the result is what G_SR(E(x)) gives."""
+    out, enlarged = tmp_path / "out", tmp_path / "sr"
+    assert run(*SHORT, *folders, f"--out={out}", "--no-bicubic-skip") == 0
+    weights = out / "models" / "4_generator.safetensors"
+    assert main(["upscale", f"--weights={weights}", "--device=cpu", str(tmp_path / "val_lr"), str(enlarged)]) == 0
+    generator = load_weights(weights)
+    assert isinstance(generator, USRDAGenerator)
+    x = torch.from_numpy(read_image(tmp_path / "val_lr" / "0.png").copy()).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        wanted = generator.decoder_sr(generator.encoder(x))[0].clamp(0, 1).mul(255).round().permute(1, 2, 0).numpy()
+    assert np.abs(read_image(enlarged / "0.png") - wanted).max() <= 1
+    assert main(["evaluate", f"--sr={enlarged}", f"--hr={tmp_path / 'val_hr'}"]) == 0
+    assert "RGB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("switches", "given"),
+    [
+        (["--base"], {"rec", "d_y", "scale_s"}),
+        (["--no-regularisation"], {"rec", "align", "d_y", "d_f", "scale_s", "scale_t", "score_s", "score_t"}),
+        (["--no-align"], {"rec", "res", "sty", "idt", "cyc", "d_t", "d_y", "scale_s", "scale_t"}),
+        (["--detach-source", "--halve", "--real-twice", "--run.recompute"], None),
+        (["--scale=2", "--crop=32", "--run.precision=bf16", "--amsgrad", "--run.ema=0.9"], None),
+        (["--scale=1", "--crop=32", "--synthesis.resize=torch", "--synthesis.no-eight-bit"], None),
+        (["--crop=128", *(f"--discriminator-{name}.kind=vgg" for name in "fty"), "--discriminator-f.norm=batch"], None),
+        (["--discriminator-t.norm=instance", "--discriminator-f.norm=none", "--discriminator-y.kind=fsd"], None),
+    ],
+    ids=lambda given: " ".join(given) if isinstance(given, list) else "",
+)
+def test_every_switch_runs_through(folders, tmp_path, switches, given):
+    out = tmp_path / "out"
+    for index in range(3):  # as large as the largest crop
+        for kind, side in (("hr", 132), ("lr", 40)):
+            write_noise(tmp_path / kind / f"large{index}.png", side, side, index)
+    options = [*SHORT, "--run.max-bad-images=0.6", *folders, *switches, f"--out={out}"]
+    assert run(*options) == 0
+    assert load(out, "generator", 4)
+    names = read_table(out / "losses.csv")[0].keys() - {"step", "learning_rate", "seconds"}
+    assert given is None or names == given
+
+
+def test_killed_at_any_moment_and_resumed_the_weights_are_the_same(folders, tmp_path):
+    """kill -9 as soon as the second checkpoint is there; from the last good one on every bit is the same."""
+    command = ["-m", "models", "usrda", *SHORT, *folders, "--run.save-every=1", "--schedule.steps=6"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    stop_at([*command, f"--out={cut}"], cut / "training_states" / "2.state", signal.SIGKILL)
+    for out in (cut, whole):
+        assert ("usrda: resumed behind update" in finish([*command, f"--out={out}"])) == (out == cut)
+    for name in NETWORKS:
+        assert equal(load(whole, name, 6), load(cut, name, 6)), name
+    assert not equal(load(whole, "generator", 6), load(whole, "generator", 5))
+
+
+def test_two_ranks_are_one(folders, tmp_path):
+    """The same global batch, its noise included, on two ranks and on one: the same weights but for a sum's order."""
+    # A network that starts as bicubic starts with an L1 of rounding errors, whose sign is chance.
+    command = ["-m", "models", "usrda", *SHORT, *folders, "--no-bicubic-skip"]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29578"]
+    for name, launcher, more in (("one", [], []), ("two", torchrun, []), ("other", [], ["--run.seed=1"])):
+        finish([*launcher, *command, *more, f"--out={tmp_path / name}"])
+    for name in NETWORKS:
+        end = {ranks: flat(load(tmp_path / ranks, name, 4)) for ranks in ("one", "two", "other")}
+        moved = float((end["one"] - flat(load(tmp_path / "one", name, 2))).norm())
+        assert float((end["two"] - end["one"]).norm()) < 0.01 * moved, name
+        assert float((end["other"] - end["one"]).norm()) > moved, name
+
+
+def test_a_published_checkpoint_is_a_start(folders, tmp_path, capsys):
+    torch.manual_seed(0)
+    generator = USRDAGenerator(8, 3, 1, 1, 8)
+    parts = {"model_Enc": "encoder", "model_Dec_SR": "decoder_sr", "model_Dec_Id": "decoder_t"}
+    torch.save({key: getattr(generator, part).state_dict() for key, part in parts.items()}, tmp_path / "theirs.pth")
+    start = ["--schedule.steps=1", "--learning-rate=1e-9", f"--weights.generator={tmp_path / 'theirs.pth'}"]
+    assert run(*SHORT, *folders, *start, f"--out={tmp_path / 'out'}") == 0
+    found = load(tmp_path / "out", "generator", 1)
+    assert all(torch.allclose(found[key], value, atol=1e-6) for key, value in generator.state_dict().items())
+    assert run(*SHORT, *folders, *start, "--scale=2", f"--out={tmp_path / 'two'}") == 2
+    assert "--weights.generator holds networks of scale 4, the run needs 2" in capsys.readouterr().err
+    save_weights(generator.encoder, tmp_path / "encoder.safetensors")
+    start[-1] = f"--weights.generator={tmp_path / 'encoder.safetensors'}"
+    assert run(*SHORT, *folders, *start, f"--out={tmp_path / 'three'}") == 2
+    assert "holds a Encoder, wanted USRDAGenerator" in capsys.readouterr().err
+
+
+def test_refusals_name_what_is_wrong(folders, tmp_path, capsys):
+    out = f"--out={tmp_path / 'out'}"
+    known = "bicubic-source, paper-paired, paper-unpaired, tiny, unofficial"
+    for arguments, message in (
+        (["--preset=nothing"], f"--preset must be one of {known}"),
+        (["--crop=66"], "--crop must be a multiple of 4"),
+        (["--crop=16"], "--crop must be a multiple of 4 and at least 32, got 16"),
+        (["--batch=0"], "--batch must be at least 1, got 0"),
+        (["--num-block-t=0"], "--num-block-t must be at least 1, got 0"),
+        (["--loss.rec=0"], "--loss.rec must be positive"),
+        (["--loss.idt=-1"], "--loss.idt must not be negative, got -1"),
+        (["--synthesis.blur", "2", "1"], "--synthesis.blur must be a range from 0 on, got 2.0 1.0"),
+        (["--discriminator-f.kind=vgg"], "--discriminator-f does not work on crops of 16 pixels: VGGDiscriminator"),
+        (["--schedule.at", "0"], "--schedule.at must be positive numbers"),
+        (["--run.report-every=0"], "--run.report-every must be at least 1, got 0"),
+        (["--perceptual.network=vgg19"], "--weights.vgg is needed: torchvision's vgg19-dcbb9e9d.pth"),
+        (["--val-lr=x"], "--val-hr and --val-lr go together"),
+        (["--lr=/nowhere"], "no such folder: /nowhere"),
+    ):
+        assert run(*SHORT, *folders, out, *arguments) == 2, arguments
+        assert message in capsys.readouterr().err, arguments
+
+
+def test_other_settings_are_refused_and_more_updates_are_not(folders, tmp_path, capsys):
+    out = f"--out={tmp_path / 'out'}"
+    assert run(*SHORT, *folders, out) == 0
+    assert run(*SHORT, *folders, out, "--no-align") == 1
+    assert "loss.align was 0.01, is 0.0" in capsys.readouterr().err
+    assert run(*SHORT, *folders, out, "--schedule.steps=6") == 0
+    assert load(tmp_path / "out", "generator", 6)
+    assert run(*SHORT, *folders, out, "--no-align", "--resume=never") == 0
+    assert len(list(tmp_path.glob("out_archived_*"))) == 1
+
+
+def test_a_collapse_of_the_features_is_warned_of_once():
+    watch = CollapseWatch()
+    assert [bool(watch({"scale_s": scale})) for scale in (0.1, 0.4, 0.05, 0.039, 0.01)] == [False] * 3 + [True, False]
+    again = CollapseWatch()
+    again({"scale_s": 2.0})
+    assert "mean |f| is 0.1, it was 2: they collapse" in again({"scale_s": 0.1})
+
+
+def test_a_collapse_is_said_in_the_run(folders, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("models.usrda.stage._COLLAPSED", 2.0)
+    assert run(*SHORT, *folders, f"--out={tmp_path / 'out'}") == 0
+    assert capsys.readouterr().out.count("warning: the features' mean |f| is") == 1
+
+
+def test_the_presets_state_what_paper_and_code_state():
+    """usrda.md, sections 4 and 5."""
+    assert presets() == ["bicubic-source", "paper-paired", "paper-unpaired", "tiny", "unofficial"]
+    unpaired, paired, bicubic, code = (
+        load_preset(name) for name in ("paper-unpaired", "paper-paired", "bicubic-source", "unofficial")
+    )
+    assert unpaired == USRDAConfig()
+    small, large = LossWeights(0.01, 1, 1, 0.01, 0.01, 1), LossWeights(1, 10, 10, 1, 1, 10)
+    assert [each.loss for each in (unpaired, paired, bicubic, code)] == [small, large, large, small]
+    assert (unpaired.lr_crop, unpaired.batch, unpaired.learning_rate, unpaired.betas) == (128, 8, 1e-4, (0.9, 0.99))
+    assert (unpaired.perceptual_weight, unpaired.adversarial_weight) == (0.01, 0.01)
+    assert (paired.perceptual.network, paired.perceptual_weight, paired.adversarial_weight) == ("none", 0, 0)
+    assert (bicubic.synthesis.blur, bicubic.synthesis.noise) == ((0, 0), (0, 0))
+    falls = [unpaired.schedule.factor(n) for n in (0, 249_999, 250_000, 350_000, 450_000, 550_000)]
+    assert falls == [1, 1, 0.5, 0.25, 0.125, 0.0625]
+    assert (code.lr_crop, code.batch, code.amsgrad, code.halve, code.real_twice) == (64, 4, True, True, True)
+    assert code.schedule.factor(600_000) == 0.125
+    assert (code.perceptual, code.discriminator_f) == (
+        PerceptualConfig("vgg19", ("conv5_4",), False),
+        DiscriminatorConfig("vgg", "batch", 64),
+    )
+
+
+@pytest.mark.parametrize("preset", ["paper-unpaired", "paper-paired", "bicubic-source", "unofficial"])
+def test_the_presets_take_two_steps_at_full_network_size(preset, vgg_file):
+    """Small crops, one picture of each domain or what batch norm needs; networks and losses are the whole ones."""
+    crop, count = (128, 2) if preset == "unofficial" else (64, 1)
+    config = replace(load_preset(preset), crop=crop)
+    torch.manual_seed(0)
+    step = build_step(config, WeightFiles(vgg_file), torch.device("cpu"))
+    assert sum(p.numel() for p in step.generator.parameters()) == 149_504 + 16_733_123 + 7_306_755
+    sides = {"source_lr": crop // 4, "real_lr": crop // 4, "hr": crop}
+    batch = {name: torch.rand(count, 3, side, side) for name, side in sides.items()}
+    first, second = step(batch), step(batch)
+    assert all(bool(value.isfinite()) for losses in (first, second) for value in losses.values())
+    assert set(first) == set(step.names) - ({"d_y"} if preset == "paper-paired" else set())
+    assert all(float(first[name]) != float(second[name]) for name in first)
+
+
+def test_a_config_survives_yaml(tmp_path):
+    config = load_preset("tiny").without("align")
+    (tmp_path / "a.yaml").write_text(dump_yaml(config))
+    assert load_preset(str(tmp_path / "a.yaml")) == config
+    assert (ROOT / "models/usrda/presets/tiny.yaml").exists()
