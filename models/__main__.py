@@ -11,7 +11,7 @@ from models.run import Interrupted, RunError
 
 # Name, module (its `main(arguments)` gives the exit code), and what the list says. Modules are imported when named.
 COMMANDS = {
-    "demo": ("models.dasr.demo", "trains a method in miniature on bundled photographs"),
+    "demo": ("models.demo", "trains a method in miniature on bundled photographs"),
     "dasr": ("models.dasr.command", "trains DASR on folders of pictures"),
     "usrda": ("models.usrda.command", "trains USR-DA on folders of pictures"),
     "subimages": ("models.subimages", "cuts photographs into squares that load fast"),

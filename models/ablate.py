@@ -19,24 +19,30 @@ import torch
 import tyro
 from rich.table import Table
 
+from models import metrics
 from models.checkpoint import write_whole
 from models.config import dump_yaml, option_of
 from models.data import InputError
 from models.device import pick_device
-from models.photographs import CAMERA, Domains, bundled_domains
+from models.loop import History
+from models.photographs import CAMERA, SCALE, Domains, bundled_domains, check_scale
 from models.pictures import Panel, save_comparison
 from models.run import Run, set_aside
-from models.validation import Score
+from models.training import resized
+from models.validation import Score, score
 
 C = TypeVar("C")
 Results = Mapping[str, Sequence[Score]]
 
 # The module of each method; it has a `METHOD`. Imported when named.
-METHODS = {"dasr": "models.dasr.ablation"}
+METHODS = {"dasr": "models.dasr.ablation", "usrda": "models.usrda.ablation"}
 
 # Title and digits; higher is better in both that are measured. LPIPS needs weights that are not bundled.
 MEASURES = {"psnr": ("PSNR (dB)", 3), "ssim": ("SSIM", 4)}
-PAPER_MEASURES = {**MEASURES, "lpips": ("LPIPS", 3)}
+PAPER_MEASURES = {**{measure: title for measure, (title, _) in MEASURES.items()}, "lpips": "LPIPS"}
+
+# What is measured of an SR network.
+JUDGED_SR = f"Real LR of the held-out HR, enlarged, against the HR, {metrics.convention(SCALE, y_channel=False)}"
 _BASELINE = "bicubic resize"
 
 
@@ -59,7 +65,7 @@ class Row:
         name: for `--rows`.
         cells: what it is, one for each of the table's columns.
         paper: the paper's numbers by measure.
-        config: what it is trained with; it has the loop's options as `run`.
+        config: what it is trained with.
     """
 
     name: str
@@ -76,6 +82,7 @@ class PaperTable:
         name: key of its baseline among the results.
         title, columns: its heading, and those of `Row.cells`.
         judged: what our numbers compare, and how.
+        digits: as many as the paper prints, by measure.
         rows: in the paper's order.
         train: trains a row, or what is left to train of it, and gives its score on the held-out pictures.
         baseline: score of the bicubic pictures.
@@ -85,6 +92,7 @@ class PaperTable:
     title: str
     columns: tuple[str, ...]
     judged: str
+    digits: Mapping[str, int]
     rows: tuple[Row, ...]
     train: Callable[[Row, Trial], Score]
     baseline: Callable[[Trial], Score]
@@ -92,7 +100,10 @@ class PaperTable:
 
 @dataclass(frozen=True)
 class Method(Generic[C]):
-    """What a method brings: its options, its tables for a configuration, and a line on how it is trained here."""
+    """What a method brings: its options, its tables for a configuration, and a line on how it is trained here.
+
+    Its options have a `scale`, and those of the loop as `run`.
+    """
 
     title: str
     config: type[C]
@@ -137,6 +148,7 @@ def main(arguments: Sequence[str]) -> int:
     method: Method[Any] = import_module(METHODS[name]).METHOD
     command = parse(name, method, options)
     method.check(command.config)
+    check_scale(command.config.scale)
     tables = _selected(method.tables(command.config), command.rows)
     device = pick_device(command.device)
     if command.resume == "never":
@@ -188,6 +200,20 @@ def train_rows(
                 (folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
                 results.setdefault(row.name, []).append(table.train(row, trial))
     return results
+
+
+def last_score(history: History) -> Score:
+    """What the loop measured behind the last update."""
+    return Score(**history.measured[-1][1])
+
+
+def mean_score(scores: Sequence[Score]) -> Score:
+    return Score(*(float(values) for values in np.mean(scores, axis=0)))
+
+
+def score_bicubic_hr(trial: Trial) -> Score:
+    """The baseline of SR networks: held-out LR, enlarged."""
+    return mean_score([score(resized(lr.pixels, SCALE), hr.pixels, SCALE) for lr, hr in trial.domains.held_out])
 
 
 def rich_table(table: PaperTable, results: Results) -> Table:
@@ -285,11 +311,11 @@ def _setting(method: Method[C], command: AblateCommand[C]) -> list[str]:
 def _grid(table: PaperTable, results: Results) -> tuple[list[str], list[list[str]]]:
     """Heading and cells of a table, ours and the paper's."""
     measured = [title for title, _ in MEASURES.values()]
-    header = ["row", *table.columns, *measured, *(f"{title}, paper" for title, _ in PAPER_MEASURES.values())]
+    header = ["row", *table.columns, *measured, *(f"{title}, paper" for title in PAPER_MEASURES.values())]
     blanks = [""] * len(table.columns), ["-"] * len(PAPER_MEASURES)
     lines = [[_BASELINE, *blanks[0], *_ours(results, table.name), *blanks[1]]]
     for row in table.rows:
-        paper = [f"{row.paper[measure]:.{digits}f}" for measure, (_, digits) in PAPER_MEASURES.items()]
+        paper = [f"{row.paper[measure]:.{table.digits[measure]}f}" for measure in PAPER_MEASURES]
         lines.append([row.name, *row.cells, *_ours(results, row.name), *paper])
     return header, lines
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.data import ArraySource, Photo, bundled_photos, crop_to_multiple
+from models.data import ArraySource, InputError, Photo, bundled_photos, crop_to_multiple
 from models.degradation import Camera
+from models.training import Inputs
 from models.validation import Pixels
 
 # Whole photographs, each in one role only; train and held-out pictures share no scene. The two training sets have
@@ -16,6 +17,9 @@ from models.validation import Pixels
 CLEAN_HR = ("motorcycle_left.png", "rocket.jpg", "camera.png", "brick.png", "gravel.png")
 REAL_LR = ("ihc.png", "grass.png", "coins.png")
 HELD_OUT = ("astronaut.png", "chelsea.png", "coffee.png")
+
+# HR over LR: the camera's.
+SCALE = 4
 
 CAMERA = Camera(blur=2.6, shot_noise=0.0003, read_noise=0.008, jpeg_quality=90)
 
@@ -35,6 +39,11 @@ class Domains:
     held_out: list[tuple[Photo, Photo]]
 
     @property
+    def inputs(self) -> Inputs:
+        """What a method trains on, and is validated with."""
+        return Inputs(self.hr_source, self.lr_source, self.pairs)
+
+    @property
     def hr_source(self) -> ArraySource:
         return _source(self.clean_hr)
 
@@ -50,10 +59,16 @@ class Domains:
 def bundled_domains(seed: int) -> Domains:
     """Photographs of scikit-image's wheel; the simulated camera takes the real LR pictures, its noise from `seed`."""
     rng = np.random.default_rng(seed)
-    clean_hr = [crop_to_multiple(photo, 8) for photo in bundled_photos(CLEAN_HR)]
-    real_lr = [CAMERA.shoot(crop_to_multiple(photo, 4), rng) for photo in bundled_photos(REAL_LR)]
-    held_out = [crop_to_multiple(photo, 4) for photo in bundled_photos(HELD_OUT)]
+    clean_hr = [crop_to_multiple(photo, 2 * SCALE) for photo in bundled_photos(CLEAN_HR)]
+    real_lr = [CAMERA.shoot(crop_to_multiple(photo, SCALE), rng) for photo in bundled_photos(REAL_LR)]
+    held_out = [crop_to_multiple(photo, SCALE) for photo in bundled_photos(HELD_OUT)]
     return Domains(clean_hr, real_lr, [(CAMERA.shoot(photo, rng), photo) for photo in held_out])
+
+
+def check_scale(scale: int) -> None:
+    """Raises InputError unless the scale of a run is that of the bundled pictures."""
+    if scale != SCALE:
+        raise InputError(f"--scale must be {SCALE}, that of the bundled pictures, got {scale}")
 
 
 def _source(photos: list[Photo]) -> ArraySource:

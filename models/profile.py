@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import torch
@@ -17,6 +18,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 import srkernels
 from models.config import option_of
@@ -29,7 +31,7 @@ from models.run import peak_memory
 C = TypeVar("C")
 
 # The module of each method; it has a `METHOD`. Imported when named.
-METHODS = {"dasr": "models.dasr.profiling"}
+METHODS = {"dasr": "models.dasr.profiling", "usrda": "models.usrda.profiling"}
 
 WAIT, TRANSFER, REST = "waiting for data", "transfer to the device", "content loss and the rest"
 _END = "end"
@@ -95,6 +97,20 @@ def _differentiable(value: object) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
 
 
+def timed_both_ways(watch: Stopwatch, work: Callable[..., Any], name: str) -> Timed:
+    return Timed(watch, work, f"{name}, forward", f"{name}, backward")
+
+
+def timed_optimizer(watch: Stopwatch, optimizer: Optimizer) -> SimpleNamespace:
+    """What a step calls of its optimiser."""
+    return SimpleNamespace(zero_grad=optimizer.zero_grad, step=Timed(watch, optimizer.step, "optimisers"))
+
+
+def random_weights(network: str) -> str:
+    """The note of a perceptual loss whose weights were not asked for."""
+    return f"random weights stand in for those of {network}: the time is the same"
+
+
 @dataclass(frozen=True)
 class Subject:
     """A step that can be profiled.
@@ -152,7 +168,7 @@ class ProfileCommand(Generic[C]):
     preset: str = "tiny"
     """A preset's name, or a YAML file of that form; any of its numbers can be overridden here."""
     stage: str = "all"
-    """Stage to profile, such as dsn or srn, or all."""
+    """Stage to profile, such as dsn or srn, or all of the method's."""
     steps: int = 20
     """Steps that are measured, medians over them are shown."""
     warmup: int = 3

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models import distributed
 from models.checkpoint import TrainingStates
 from models.data import Cached, InputError, PatchDataset, Source, eight_bit_rgb, make_loader, to_pixels, to_tensor
 from models.data.patches import Batch
+from models.device import to_device
 from models.loop import LoopConfig
 from models.pictures import enlarge_nearest
 from models.resize import bicubic
@@ -71,6 +72,11 @@ def loader(
         )
 
     return batches
+
+
+def first_batch(dataset: PatchDataset, batch: int, run: LoopConfig, device: torch.device) -> dict[str, Tensor]:
+    """The batch of a run's first update, on the device."""
+    return to_device(next(make_loader(dataset, batch, 0, 1)), device, run.layout)
 
 
 def sr_examples(inputs: Inputs, scale: int, side: int) -> Iterator[Example]:

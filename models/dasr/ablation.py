@@ -7,19 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from models import metrics
-from models.ablate import Method, PaperTable, Row, Trial
+from models.ablate import JUDGED_SR, Method, PaperTable, Row, Trial, last_score, mean_score, score_bicubic_hr
 from models.dasr.build import WeightFiles
 from models.dasr.config import DASRConfig, Frequency, check, load_preset
 from models.dasr.stages import Context, train_dsn, train_srn, write_pairs
-from models.data import InputError
-from models.loop import History
-from models.training import Inputs, resized
+from models.photographs import SCALE
+from models.training import resized
 from models.validation import Score, score
 
-_SCALE = 4  # of the bundled domains
+_DIGITS = {"psnr": 3, "ssim": 4, "lpips": 3}
 
 # The down-sampling network that the paper settles on; the rows of Table 2 take its pictures.
 _BEST_DSN = "hr-haar"
@@ -33,6 +30,7 @@ def tables(config: DASRConfig) -> tuple[PaperTable, ...]:
             "Table 1. What the down-sampling network sees",
             ("its input", "its D sees"),
             f"Generated LR of the held-out HR against the true LR, {metrics.convention(0, y_channel=False)}",
+            _DIGITS,
             (
                 _dsn_row(config, "bicubic-gbfs", "bicubic", "gbfs", 25.258, 0.8081, 0.110),
                 _dsn_row(config, "hr-rgb", "hr", "rgb", 25.204, 0.8153, 0.138),
@@ -46,8 +44,8 @@ def tables(config: DASRConfig) -> tuple[PaperTable, ...]:
             "table2",
             "Table 2. What the SR network is trained with",
             ("LR used", "target-domain GAN", "weighted"),
-            f"Real LR of the held-out HR, enlarged, against the HR, {metrics.convention(_SCALE, y_channel=False)}; "
-            "without a target-domain GAN the adversarial loss is on the source domain",
+            f"{JUDGED_SR}; without a target-domain GAN the adversarial loss is on the source domain",
+            _DIGITS,
             (
                 _srn_row(config, "bicubic", "bicubic", False, False, 21.382, 0.5478, 0.543),
                 _srn_row(config, "bicubic-gan", "bicubic", True, False, 20.820, 0.5103, 0.390),
@@ -57,7 +55,7 @@ def tables(config: DASRConfig) -> tuple[PaperTable, ...]:
                 _srn_row(config, "dsn-gan-weighted", "dsn", True, True, 21.600, 0.5640, 0.336),
             ),
             _train_srn,
-            _score_bicubic_hr,
+            score_bicubic_hr,
         ),
     )
 
@@ -114,12 +112,11 @@ class _RowContext(Context):
 
 
 def _context(config: DASRConfig, trial: Trial, folders: Mapping[str, Path]) -> Context:
-    inputs = Inputs(trial.domains.hr_source, trial.domains.lr_source, trial.domains.pairs)
-    return _RowContext(config, inputs, WeightFiles(), trial.run, trial.device, folders)
+    return _RowContext(config, trial.domains.inputs, WeightFiles(), trial.run, trial.device, folders)
 
 
 def _train_dsn(row: Row, trial: Trial) -> Score:
-    return _last(train_dsn(_context(row.config, trial, {"dsn": trial.folder / row.name})))
+    return last_score(train_dsn(_context(row.config, trial, {"dsn": trial.folder / row.name})))
 
 
 def _train_srn(row: Row, trial: Trial) -> Score:
@@ -132,30 +129,11 @@ def _train_srn(row: Row, trial: Trial) -> Score:
         train_dsn(_context(_whole(row.config), trial, folders))
     context = _context(row.config, trial, folders)
     write_pairs(context)
-    return _last(train_srn(context))
-
-
-def _last(history: History) -> Score:
-    """What the loop measured behind the last update."""
-    return Score(**history.measured[-1][1])
+    return last_score(train_srn(context))
 
 
 def _score_bicubic_lr(trial: Trial) -> Score:
-    return _mean([score(resized(hr.pixels, 1 / _SCALE), lr.pixels, 0) for lr, hr in trial.domains.held_out])
-
-
-def _score_bicubic_hr(trial: Trial) -> Score:
-    return _mean([score(resized(lr.pixels, _SCALE), hr.pixels, _SCALE) for lr, hr in trial.domains.held_out])
-
-
-def _mean(scores: list[Score]) -> Score:
-    return Score(*(float(values) for values in np.mean(scores, axis=0)))
-
-
-def _check(config: DASRConfig) -> None:
-    check(config)
-    if config.scale != _SCALE:
-        raise InputError(f"--scale must be {_SCALE}, that of the bundled pictures, got {config.scale}")
+    return mean_score([score(resized(hr.pixels, 1 / SCALE), lr.pixels, 0) for lr, hr in trial.domains.held_out])
 
 
 def _setting(config: DASRConfig) -> str:
@@ -173,7 +151,7 @@ METHOD = Method(
     title="DASR",
     config=DASRConfig,
     load_preset=load_preset,
-    check=_check,
+    check=check,
     tables=tables,
     setting=_setting,
     paper_setting=(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,7 +30,7 @@ from models.data import (
 from models.loop import LoopConfig
 from models.losses import DistanceLoss, FeatureLoss
 from models.networks import LPIPS, VGG19Features
-from models.profile import REST, Method, Stopwatch, Subject, Timed
+from models.profile import REST, Method, Stopwatch, Subject, Timed, random_weights, timed_both_ways, timed_optimizer
 from models.resize import bicubic
 from models.training import Inputs
 
@@ -53,7 +54,7 @@ def prepare(stage: str, config: DASRConfig, hr: Source, real_lr: Source, folder:
         notes += ("bicubic LR pictures and constant maps stand in for generated ones: the time is the same",)
     if options.perceptual.network != "none":
         step = replace(step, features=_random_features(options.perceptual, config.run, device))
-        notes += (f"random weights stand in for those of {options.perceptual.network}: the time is the same",)
+        notes += (random_weights(options.perceptual.network),)
     return Subject(
         PatchDataset(streams, config.run.seed, grey_images="convert"),
         options.batch,
@@ -65,14 +66,7 @@ def prepare(stage: str, config: DASRConfig, hr: Source, real_lr: Source, folder:
 
 def timed(step: DSNStep | SRNStep, watch: Stopwatch) -> Callable[[Mapping[str, Tensor]], object]:
     """The step on the same networks, what it calls being timed."""
-    players = step.players
-
-    def both(work: Callable[..., object], name: str) -> Timed:
-        return Timed(watch, work, f"{name}, forward", f"{name}, backward")
-
-    def optimizer(of: torch.optim.Optimizer) -> SimpleNamespace:
-        return SimpleNamespace(zero_grad=of.zero_grad, step=Timed(watch, of.step, "optimisers"))
-
+    players, both = step.players, partial(timed_both_ways, watch)
     gan = SimpleNamespace(
         generator=both(players.gan.generator, "adversarial losses"),
         discriminator=both(players.gan.discriminator, "adversarial losses"),
@@ -83,8 +77,8 @@ def timed(step: DSNStep | SRNStep, watch: Stopwatch) -> Callable[[Mapping[str, T
             players,
             generator=both(players.generator, "generator"),
             discriminator=both(players.discriminator, "discriminator"),
-            optimizer_g=optimizer(players.optimizer_g),
-            optimizer_d=optimizer(players.optimizer_d),
+            optimizer_g=timed_optimizer(watch, players.optimizer_g),
+            optimizer_d=timed_optimizer(watch, players.optimizer_d),
             view=both(players.view, "what D sees"),
             gan=gan,
         ),

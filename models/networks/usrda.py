@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from models.networks.blocks import zero_init
+from models.networks.blocks import ResidualDenseBlock, kaiming_init, zero_init
 from models.networks.rrdbnet import Decoder
 from models.resize import bicubic
 from srkernels.nn import Conv2dAct
@@ -61,7 +61,18 @@ class USRDAGenerator(nn.Module):
         self.decoder_t = Decoder(num_feat, num_block_t, num_grow_ch, scale=1)
         self.scale = scale
         self.bicubic_skip = bicubic_skip
-        if bicubic_skip:
+        self._start_as_bicubic()
+
+    def kaiming_init(self) -> None:
+        """Weights that keep the signal's scale, through five and eight convolutions; dense blocks stay ESRGAN's."""
+        kaiming_init(self)
+        for module in self.modules():
+            if isinstance(module, ResidualDenseBlock):
+                kaiming_init(module, 0.1)
+        self._start_as_bicubic()
+
+    def _start_as_bicubic(self) -> None:
+        if self.bicubic_skip:
             zero_init(self.decoder_sr.conv_last)
             zero_init(self.decoder_t.conv_last)
 

@@ -88,7 +88,7 @@ def build_features(config: USRDAConfig, weights: WeightFiles) -> FeatureLoss | N
 
 def _generator(config: USRDAConfig, weights: WeightFiles) -> USRDAGenerator:
     if weights.generator is None:
-        return USRDAGenerator(
+        generator = USRDAGenerator(
             config.num_feat,
             config.num_conv,
             config.num_block,
@@ -97,6 +97,9 @@ def _generator(config: USRDAConfig, weights: WeightFiles) -> USRDAGenerator:
             scale=config.scale,
             bicubic_skip=config.bicubic_skip,
         )
+        if config.init == "kaiming":
+            generator.kaiming_init()
+        return generator
     generator = load_network(weights.generator, "--weights.generator", (USRDAGenerator,))
     assert isinstance(generator, USRDAGenerator)
     width = generator.encoder.conv_featmap[0].weight.shape[0]

@@ -15,11 +15,8 @@ from models.distributed import process_group
 from models.run import Run
 from models.training import newest_weights
 from models.usrda.build import WeightFiles
-from models.usrda.config import USRDAConfig, check, load_preset
+from models.usrda.config import REGULARISATION, USRDAConfig, check, load_preset
 from models.usrda.stage import Context, train_usrda
-
-# What the rows of Table 3 leave out of Eq. 9.
-REGULARISATION = ("res", "sty", "idt", "cyc")
 
 
 @dataclass(frozen=True)

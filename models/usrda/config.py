@@ -20,6 +20,9 @@ from models.usrda.synthesis import SynthesisConfig
 
 PRESETS = Path(__file__).parent / "presets"
 
+# The terms of Eq. 9 that bring G_t in, which rows of Table 3 leave out together.
+REGULARISATION = ("res", "sty", "idt", "cyc")
+
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
@@ -71,6 +74,8 @@ class USRDAConfig:
     """RRDB blocks of the decoder G_t."""
     num_grow_ch: int = 32
     """Growth of the dense blocks."""
+    init: Literal["default", "kaiming"] = "default"
+    """First weights outside the dense blocks: PyTorch's (unofficial code), or normal, which keep the signal's scale."""
     bicubic_skip: bool = False
     """Decoders give differences to the bicubic and to the LR picture (ours; a short training then starts there)."""
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
@@ -103,6 +108,11 @@ class USRDAConfig:
     """Adam's variant (unofficial code)."""
     schedule: ScheduleConfig = field(default_factory=_paper_schedule)
     run: LoopConfig = field(default_factory=LoopConfig)
+
+    @property
+    def restyles(self) -> bool:
+        """Whether G_t is trained."""
+        return any(getattr(self.loss, term) for term in REGULARISATION)
 
     @property
     def lr_crop(self) -> int:
@@ -157,6 +167,8 @@ def _check_discriminator(name: str, options: DiscriminatorConfig, channels: int,
     """Tries the discriminator on the shape of a crop; nothing is computed."""
     try:
         with torch.device("meta"):
-            replace(options, num_feat=1).build(channels, side)(torch.empty(2, channels, side, side))
+            # Spectral norm fits everywhere, and takes its time to say so.
+            norm = "none" if options.norm == "spectral" else options.norm
+            replace(options, num_feat=1, norm=norm).build(channels, side)(torch.empty(2, channels, side, side))
     except (ValueError, RuntimeError) as error:
         raise InputError(f"--discriminator-{name} does not work on crops of {side} pixels: {error}") from error

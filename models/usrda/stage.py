@@ -69,7 +69,8 @@ def train_usrda(context: Context) -> History:
     folder = context.folder / "visualization"
 
     def judge(generator: nn.Module, done: int) -> dict[str, float]:
-        draw_products(context, generator, folder / f"{done}_domains.png")
+        if config.restyles:
+            draw_products(context, generator, folder / f"{done}_domains.png")
         examples = sr_examples(inputs, config.scale, config.lr_crop)
         return validate(
             lambda lr: enlarged(generator, config.scale, lr, device), examples, config.scale, folder / f"{done}.png"

@@ -1,4 +1,4 @@
-"""The ablation of DASR on pictures of 64 pixels: what a row trains, what is written, resuming, the order of rows."""
+"""The ablations on pictures of 64 pixels: what a row trains, what is written, resuming, the order of rows."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from models.dasr.ablation import METHOD, tables
 from models.dasr.config import load_preset
 from models.data import InputError, Photo
 from models.photographs import CAMERA, Domains
+from models.usrda import ablation as usrda
+from models.usrda import config as usrda_config
 from models.validation import Score
 
 TINY = [
@@ -22,6 +24,12 @@ TINY = [
     *("--dsn.discriminator.num-feat", "4", "--dsn.schedule.steps", "2", "--dsn.schedule.at", "1"),
     *("--srn.num-block", "1", "--srn.num-feat", "4", "--srn.num-grow-ch", "4", "--srn.crop", "32", "--srn.batch", "1"),
     *("--srn.discriminator.num-feat", "4", "--srn.schedule.steps", "1", "--run.no-tensorboard"),
+]
+TINY_USRDA = [
+    *("--num-feat", "4", "--num-conv", "1", "--num-block", "1", "--num-block-t", "1", "--num-grow-ch", "4"),
+    *(option for name in "fty" for option in (f"--discriminator-{name}.num-feat", "4")),
+    *(option for name in "fty" for option in (f"--discriminator-{name}.kind", "fsd")),
+    *("--crop", "32", "--batch", "1", "--schedule.steps", "2", "--schedule.at", "1", "--run.no-tensorboard"),
 ]
 
 
@@ -90,6 +98,53 @@ def test_a_run_is_written_and_not_trained_again(tmp_path, monkeypatch, capsys):
     assert "seed: 1" in (tmp_path / "seed1" / "hr-haar" / "config.yaml").read_text(encoding="utf-8")
 
 
+def test_usrdas_rows_are_the_papers():
+    whole = usrda_config.load_preset("tiny")
+    (table,) = usrda.tables(whole)
+    assert [(row.name, *row.cells, *row.paper.values()) for row in table.rows] == [
+        ("base", "no", "no", 25.65, 0.666, 0.436),
+        ("align", "yes", "no", 25.20, 0.653, 0.448),
+        ("no-align", "no", "yes", 25.53, 0.663, 0.373),
+        ("full", "yes", "yes", 25.14, 0.690, 0.296),
+    ]
+    left = [{term for term, weight in vars(row.config.loss).items() if weight} for row in table.rows]
+    assert left == [{"rec"}, {"rec", "align"}, {"rec", "res", "sty", "idt", "cyc"}, set(vars(whole.loss))]
+    # Nothing else is changed, and what is left of the loss has the weights that it had.
+    assert {replace(row.config, loss=whole.loss) for row in table.rows} == {whole}
+    assert all(
+        weight in (0, getattr(whole.loss, term)) for row in table.rows for term, weight in vars(row.config.loss).items()
+    )
+    assert table.rows[3].config == whole
+
+
+def test_a_run_of_usrda_is_written_and_not_trained_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ablate, "bundled_domains", small_domains)
+    command = ["usrda", "--out", str(tmp_path), *TINY_USRDA]
+    assert ablate.main([*command, "--rows", "base", "full"]) == 0
+    text = (tmp_path / "usrda_ablation.md").read_text(encoding="utf-8")
+    assert "NTIRE 2020" in text and "RGB, crop 4, uint8" in text and "LR patches of 8 pixels" in text
+    assert "| base | no | no |" in text and "| 25.65 | 0.666 | 0.436 |" in text and "| align |" not in text
+    assert "in the paper base > full." in text and "in the paper full > base." in text  # PSNR, SSIM
+    assert (tmp_path / "usrda_ablation.png").stat().st_size > 10_000
+    with (tmp_path / "usrda_ablation.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["row"] for line in lines] == ["bicubic_resize", "base", "full"]
+    # A row's score is that of its last weights, and the rows are told apart by what they trained.
+    for line in lines[1:]:
+        folder = tmp_path / "seed0" / line["row"]
+        last = list(csv.DictReader((folder / "validation.csv").open(encoding="utf-8")))[-1]
+        assert last["step"] == "2" and (last["psnr"], last["ssim"]) == (line["psnr"], line["ssim"])
+        terms = next(csv.DictReader((folder / "losses.csv").open(encoding="utf-8")))
+        assert bool(terms["rec"]) and bool(terms["cyc"]) == bool(terms["d_f"]) == (line["row"] == "full")
+    assert lines[1]["psnr"] != lines[2]["psnr"]
+
+    before = written_weights(tmp_path)
+    capsys.readouterr()
+    assert ablate.main([*command, "--rows", "full"]) == 0
+    assert written_weights(tmp_path) == before
+    assert "were done before" in capsys.readouterr().out
+
+
 def test_order_is_compared_seed_by_seed():
     table = tables(load_preset("tiny"))[0]
     table = replace(table, rows=table.rows[:3])  # by PSNR the paper has hr-gbfs > bicubic-gbfs > hr-rgb
@@ -110,17 +165,18 @@ def test_order_is_compared_seed_by_seed():
 def test_unusable_options(tmp_path, capsys):
     assert ablate.main([]) == 2
     assert ablate.main(["--help"]) == 0
-    assert "dasr" in capsys.readouterr().out
+    assert "{dasr,usrda}" in capsys.readouterr().out
     out = ["--out", str(tmp_path / "run")]
     for arguments, message in (
-        (["nothing"], "no method 'nothing', there are dasr"),
+        (["nothing"], "no method 'nothing', there are dasr, usrda"),
         (["dasr", *out, "--rows", "hr"], "--rows: no row is named 'hr', there are bicubic-gbfs, "),
         (["dasr", *out, "--seeds", "1", "1"], "--seeds must be different numbers"),
         (["dasr", *out, "--scale", "2"], "--scale must be 4"),
+        (["usrda", *out, "--loss.idt", "0"], "--loss.idt must be positive"),
         (["dasr", *out, "--preset", "huge"], "--preset must be one of"),
         (["dasr", *out, "--srn.crop", "30"], "--srn.crop must be a multiple of 8"),
     ):
         with pytest.raises(InputError, match=message):
             ablate.main(arguments)
     assert not (tmp_path / "run").exists()
-    assert METHOD.title == "DASR"
+    assert (METHOD.title, usrda.METHOD.title) == ("DASR", "USR-DA")

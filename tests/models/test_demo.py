@@ -11,10 +11,12 @@ import yaml
 
 from models.__main__ import main
 from models.dasr.config import DASRConfig, PretrainedSchedule, load_preset
-from models.dasr.demo import DemoOptions, run_demo
 from models.data import InputError, read_photo
+from models.demo import DemoOptions, run_demo
 from models.networks import load_weights
 from models.photographs import CLEAN_HR, HELD_OUT, REAL_LR, bundled_domains
+from models.schedule import ScheduleConfig
+from models.usrda.config import load_preset as load_usrda_preset
 
 
 def tiny() -> DASRConfig:
@@ -49,7 +51,7 @@ def test_the_bundled_photographs_play_one_role_each():
 
 
 def test_a_run_leaves_everything(tmp_path):
-    code = run_demo(DemoOptions("tiny", tmp_path, "cpu", timing_pairs=1, config=tiny()))
+    code = run_demo(DemoOptions(tiny(), "dasr", "tiny", tmp_path, "cpu", timing_pairs=1))
     folder = tmp_path / "tiny"
     record = json.loads((folder / "metrics.json").read_text())
     assert code == (0 if record["learned"] else 1)
@@ -69,7 +71,7 @@ def test_a_run_leaves_everything(tmp_path):
 def test_a_second_run_is_the_same_bit_for_bit_and_the_first_is_kept(tmp_path):
     torch.manual_seed(1)
     for _ in range(2):
-        run_demo(DemoOptions("tiny", tmp_path, "cpu", timing_pairs=0, config=tiny()))
+        run_demo(DemoOptions(tiny(), "dasr", "tiny", tmp_path, "cpu", timing_pairs=0))
     runs = sorted(tmp_path.iterdir())
     assert len(runs) == 2
     for name in ("dsn/models/2_generator", "dsn/models/2_discriminator", "srn/models/3_generator"):
@@ -80,6 +82,9 @@ def test_a_second_run_is_the_same_bit_for_bit_and_the_first_is_kept(tmp_path):
 def test_refusals_name_what_is_wrong_and_write_nothing(tmp_path, capsys):
     for arguments, message in (
         (["--name=a/b"], "--name must be a plain folder name"),
+        (["--method=srgan"], "--method must be one of dasr, usrda, got 'srgan'"),
+        (["--scale=2"], "--scale must be 4, that of the bundled pictures, got 2"),
+        (["--method=usrda", "--crop=66"], "--crop must be a multiple of 4"),
         (["--srn.crop=9"], "--srn.crop must be a multiple of 8"),
         (["--dsn.schedule.steps=0"], "--dsn.schedule.steps must be at least 1, got 0"),
     ):
@@ -88,7 +93,7 @@ def test_refusals_name_what_is_wrong_and_write_nothing(tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match=r"cannot make the run's folder .*file/tiny"):
-        run_demo(DemoOptions("tiny", tmp_path / "file", "cpu", config=tiny()))
+        run_demo(DemoOptions(tiny(), "dasr", "tiny", tmp_path / "file", "cpu"))
 
 
 def test_the_commands_are_listed_and_an_unknown_one_is_refused(capsys):
@@ -98,3 +103,25 @@ def test_the_commands_are_listed_and_an_unknown_one_is_refused(capsys):
     assert main([]) == 2
     assert main(["train"]) == 2
     assert "no command 'train'" in capsys.readouterr().err
+
+
+def test_usrda_leaves_everything_too(tmp_path):
+    config = load_usrda_preset("tiny")
+    small = {f"discriminator_{name}": replace(config.discriminator_f, num_feat=4) for name in "fty"}
+    config = replace(
+        config,
+        **{"num_feat": 4, "num_block": 1, "num_grow_ch": 4, "crop": 64, "batch": 1, **small},
+        schedule=ScheduleConfig(3, "linear_from", (1,)),
+        run=replace(config.run, tensorboard=False, report_every=1),
+    )
+    code = run_demo(DemoOptions(config, "usrda", "tiny", tmp_path, "cpu", timing_pairs=1))
+    folder = tmp_path / "tiny"
+    record = json.loads((folder / "metrics.json").read_text())
+    assert code == (0 if record["learned"] else 1)
+    assert record["mean"]["bicubic"]["psnr"] == pytest.approx(record["mean"]["ours, step 0"]["psnr"], abs=0.01)
+    assert [point["update"] for point in record["held_out_curve"]] == [0, 3]
+    assert [each["what"] for each in record["milliseconds"]] == ["whole step", "whole step, bf16 autocast"]
+    for picture in ("sheet", "domains", "curves"):
+        assert min(read_photo(folder / "visualization" / f"{picture}.png").pixels.shape[:2]) > 300
+    for name in ("generator", "discriminator_f", "discriminator_t", "discriminator_y"):
+        assert load_weights(folder / "models" / f"3_{name}.safetensors")

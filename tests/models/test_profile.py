@@ -9,59 +9,98 @@ import pytest
 import torch
 
 from models import profile
-from models.dasr.profiling import METHOD
+from models.dasr import profiling as dasr
 from models.data import ArraySource, InputError, make_loader
+from models.device import to_device
+from models.usrda import profiling as usrda
 
 CPU = torch.device("cpu")
-NETWORKS = [
+DASR = [
     *("--dsn.num-block", "1", "--dsn.num-feat", "4", "--dsn.discriminator.num-feat", "4", "--dsn.crop", "64"),
     *("--srn.num-block", "1", "--srn.num-feat", "4", "--srn.num-grow-ch", "4", "--srn.discriminator.num-feat", "4"),
     *("--srn.crop", "64", "--dsn.batch", "1", "--srn.batch", "1"),
 ]
-ALWAYS = {
-    profile.WAIT,
-    profile.TRANSFER,
-    profile.REST,
-    "optimisers",
-    *(
-        f"{what}, {way}"
-        for what in ("generator", "discriminator", "what D sees", "adversarial losses")
-        for way in ("forward", "backward")
-    ),
+USRDA = [
+    *("--num-feat", "4", "--num-conv", "2", "--num-block", "1", "--num-block-t", "1", "--num-grow-ch", "4"),
+    *(option for name in "fty" for option in (f"--discriminator-{name}.num-feat", "4")),
+    *("--crop", "96", "--batch", "1"),
+]
+METHODS = {
+    "dsn": ("dasr", dasr.METHOD, DASR),
+    "srn": ("dasr", dasr.METHOD, DASR),
+    "usrda": ("usrda", usrda.METHOD, USRDA),
 }
+ALWAYS = {profile.WAIT, profile.TRANSFER, profile.REST, "optimisers"}
+
+
+def both_ways(*names: str) -> set[str]:
+    return {f"{name}, {way}" for name in names for way in ("forward", "backward")}
+
+
+PARTS = {
+    stage: ALWAYS | both_ways("generator", "discriminator", "what D sees", "adversarial losses")
+    for stage in ("dsn", "srn")
+} | {"usrda": ALWAYS | both_ways("encoder", "G_t", "G_SR", "discriminators")}
 
 
 def subject(tmp_path: Path, stage: str, *options: str) -> tuple[profile.Subject, profile.LoopConfig]:
-    command = profile.parse("dasr", METHOD, [*NETWORKS, "--run.workers", "0", *options])
+    name, method, networks = METHODS[stage]
+    command = profile.parse(name, method, [*networks, "--run.workers", "0", *options])
     rng = np.random.default_rng(0)
     hr, lr = ([rng.integers(0, 256, (side, side, 3), dtype=np.uint8)] for side in (96, 24))
     sources = ArraySource(["a"], hr), ArraySource(["b"], lr)
-    return METHOD.prepare(stage, command.config, *sources, tmp_path, CPU), command.config.run
+    return method.prepare(stage, command.config, *sources, tmp_path, CPU), command.config.run
 
 
-@pytest.mark.parametrize("stage", ["dsn", "srn"])
+@pytest.mark.parametrize("stage", METHODS)
 def test_parts_sum_to_the_step(tmp_path, stage):
     found = profile.measure(*subject(tmp_path, stage), warmup=2, steps=5, device=CPU)
-    assert set(found.parts) == ALWAYS
+    assert set(found.parts) == PARTS[stage]
     assert all(milliseconds >= 0 for milliseconds in found.parts.values())
-    assert found.parts["generator, backward"] > 0 and found.parts["discriminator, backward"] > 0
+    assert all(found.parts[name] > 0 for name in PARTS[stage] if name.endswith("backward"))
     # The median of a sum is not the sum of the medians, but the steps are alike.
     assert sum(found.parts.values()) == pytest.approx(found.instrumented, rel=0.4)
     assert found.plain > 0 and found.loader > 0 and found.memory > 0 and found.host is None
     shown = profile.table("a step", found, batch=1)
-    assert shown.row_count == len(ALWAYS) + 3
+    assert shown.row_count == len(PARTS[stage]) + 3
 
 
 def test_the_parts_of_every_option(tmp_path):
     """A perceptual loss and a map made on the fly are parts of their own; the weights of VGG-19 are not needed."""
-    options = ["--srn.perceptual.network", "vgg19", "--srn.perceptual-weight", "1", "--maps.on-the-fly"]
-    found, config = subject(tmp_path, "srn", *options, "--run.precision", "bf16")
-    assert any("random weights stand in" in note for note in found.notes)
-    parts = profile.measure(found, config, warmup=1, steps=1, device=CPU).parts
-    assert set(parts) == ALWAYS | {"distance map", "perceptual loss, forward", "perceptual loss, backward"}
+    for stage, more, options in (
+        (
+            "srn",
+            {"distance map"},
+            ["--srn.perceptual.network", "vgg19", "--srn.perceptual-weight", "1", "--maps.on-the-fly"],
+        ),
+        ("usrda", set(), ["--perceptual.network", "vgg19", "--perceptual-weight", "0.01"]),
+    ):
+        found, config = subject(tmp_path, stage, *options, "--run.precision", "bf16")
+        assert any("random weights stand in" in note for note in found.notes)
+        parts = profile.measure(found, config, warmup=1, steps=1, device=CPU).parts
+        assert set(parts) == PARTS[stage] | both_ways("perceptual loss") | more
 
 
-@pytest.mark.parametrize("stage", ["dsn", "srn"])
+def test_usrdas_parts_follow_each_other(tmp_path):
+    """Nothing goes by the name of what ran before it: each part ends, and the backward passes have their own."""
+    found, config = subject(tmp_path, "usrda")
+    watch, told = profile.Stopwatch(CPU), []
+    watch.part = told.append
+    found.timed(watch)(to_device(next(make_loader(found.dataset, 1, 0, 1)), CPU, config.layout))
+    forward, critics = ["encoder", "G_t", "encoder", "G_SR"], 3 + 2 + 2  # D_y sees three pictures, D_f and D_t two
+    # x_s and x_t have no gradients, so that nothing but the optimisers is behind the backward pass of their encoder.
+    ends = [each for name in forward for each in (f"{name}, forward", profile.REST)]
+    ends += ["discriminators, forward", profile.REST] * critics
+    assert told[: len(ends)] == ends
+    backward = [name for name in told[len(ends) :] if name != profile.REST]
+    from_d, from_g = ["discriminators, backward"] * critics, ["discriminators, backward"] * (critics - 2)
+    rest = ["G_SR, backward", "encoder, backward", "G_t, backward", "encoder, backward", "optimisers", "optimisers"]
+    assert backward == [*from_d, *from_g, *rest]
+    between = told.index("discriminators, backward") + critics
+    assert told[between] == profile.REST
+
+
+@pytest.mark.parametrize("stage", METHODS)
 def test_the_stopwatch_changes_nothing(tmp_path, stage):
     losses = []
     for timed in (False, True):
@@ -79,7 +118,7 @@ def test_the_stopwatch_changes_nothing(tmp_path, stage):
 
 
 def test_command(capsys):
-    assert profile.main(["--stage", "dsn", "--steps", "1", "--warmup", "1", *NETWORKS]) == 0
+    assert profile.main(["--stage", "dsn", "--steps", "1", "--warmup", "1", *DASR]) == 0
     text = capsys.readouterr().out
     for words in (
         "stage dsn",

@@ -30,6 +30,62 @@ def test_losses_by_hand():
     assert losses.l1_loss(t, torch.tensor([1.0, 5.0])).item() == pytest.approx(2)
 
 
+class ByHand(nn.Module):
+    """Networks of one number each: E doubles, G_t halves and adds 0.1, G_SR halves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(2.0))
+
+    def encoder(self, x):
+        return self.factor * x
+
+    def to_target(self, features, x):
+        return features / 2 + 0.1
+
+    def super_resolve(self, features, x):
+        return F.interpolate(features / 2, scale_factor=2)
+
+
+class Score(nn.Module):
+    """A discriminator that gives its factor times the mean."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(factor))
+
+    def forward(self, x):
+        return self.factor * x.mean((1, 2, 3))
+
+
+def test_every_term_of_the_objective_by_hand():
+    """From x_s = 0.5, x_t = 0.3, y_s = 0.7: f_s 1, f_t 0.6, x_st 0.6, x_tt 0.4, f~_s 1.2, y_ss 0.5, y_sts 0.6."""
+    critics = nn.ModuleDict({"f": Score(0.5), "t": Score(2.0), "y": Score(1.0)})
+    step = replace(make(), generator=ByHand(), discriminators=critics, features=None)
+    values = {"source_lr": (0.5, 2), "real_lr": (0.3, 2), "hr": (0.7, 4)}
+    batch = {name: torch.full((1, 3, side, side), value) for name, (value, side) in values.items()}
+    loss_g, loss_d, terms = step.forward(batch)
+    wanted = {
+        "align": (0.3 - 0.5) ** 2 + (0.5 - 0.5) ** 2,  # Eq. 1: D_f(f_t) = 0.3, D_f(f_s) = 0.5
+        "d_f": 0.3**2 + (0.5 - 1) ** 2,  # Eq. 2
+        "rec": 0.2 + 0.3 * (0.5 - 1) ** 2,  # Eq. 3, beta = 0.3
+        "res": 0.1,  # Eq. 4
+        "sty": (1.2 - 1) ** 2,  # Eq. 5: D_t(x_st) = 1.2
+        "d_t": 1.2**2 + (0.6 - 1) ** 2,  # Eq. 6: D_t(x_t) = 0.6
+        "idt": 0.2,  # Eq. 7
+        "cyc": 0.1 + 0.3 * (0.6 - 1) ** 2,  # Eq. 8
+        "d_y": (0.7 - 1) ** 2 + 0.5**2 + 0.6**2,
+        "scale_t": 0.6,
+        "scale_s": 1.0,
+        "score_t": 0.3,
+        "score_s": 0.5,
+    }
+    assert {name: value.item() for name, value in terms.items()} == pytest.approx(wanted, rel=1e-5)
+    weighted = 0.3 * 0.04 + 1.0 * 0.275 + 0.9 * 0.1 + 0.4 * 0.04 + 0.5 * 0.2 + 0.8 * 0.148  # Eq. 9
+    assert loss_g.item() == pytest.approx(weighted, rel=1e-5)
+    assert loss_d.item() == pytest.approx(0.34 + 1.6 + 0.7, rel=1e-5)
+
+
 class Features(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -14,15 +14,12 @@ from rich.table import Table
 
 import srkernels
 from models import metrics, pictures
-from models.dasr.stages import Context
-from models.dasr.timing import Timing
-from models.data import FolderSource, MapSource, Photo, write_picture
+from models.data import Photo, write_picture
 from models.loop import History
-from models.photographs import Domains
-from models.training import resized
+from models.photographs import SCALE, Domains
+from models.timing import Timing
 from models.validation import Pixels, Score
 
-SCALE = 4
 CONVENTION = metrics.convention(SCALE, y_channel=False)
 
 
@@ -82,15 +79,14 @@ def result_table(domains: Domains, results: Results) -> Table:
     return table
 
 
-def timing_table(timings: Sequence[Timing], pairs: int, device: torch.device) -> Table:
-    """Medians of interleaved runs on the reference ops and on the automatic choice."""
-    chosen = [
-        srkernels.explain(op, torch.empty(1, 3, 8, 8, device=device)).splitlines()[0]
-        for op in ("haar_highpass", "weighted_l1_loss")
-    ]
+def timing_table(timings: Sequence[Timing], ops: Sequence[str], pairs: int, device: torch.device) -> Table:
+    """Medians of interleaved runs on the reference ops and on the automatic choice, which is told for each op."""
+    picture = torch.empty(1, 3, 8, 8, device=device)
     features = torch.empty(1, 32, 8, 8, device=device).contiguous(memory_format=torch.channels_last)
     filters = torch.empty(32, 32, 3, 3, device=device)
-    chosen += [srkernels.explain(op, features, filters).splitlines()[0] for op in ("residual_block", "dense_block")]
+    of_pictures = ("haar_highpass", "weighted_l1_loss")
+    given = {op: (picture,) if op in of_pictures else (features, filters) for op in ops}
+    chosen = [srkernels.explain(op, *inputs).splitlines()[0] for op, inputs in given.items()]
     table = Table(
         title=f"Time per step, medians of {pairs} interleaved pairs",
         title_justify="left",
@@ -106,18 +102,14 @@ def timing_table(timings: Sequence[Timing], pairs: int, device: torch.device) ->
 
 
 def draw(
-    context: Context,
+    folder: Path,
     domains: Domains,
     by_bicubic: Sequence[Pixels],
     ours: Sequence[Pixels],
     results: Results,
     histories: Mapping[str, History],
 ) -> None:
-    """Writes `sheet.png`, `distance_maps.png`, `curves.png` and the enlarged pictures `<name>_x4.png`.
-
-    The sheet shows the first four held-out pictures, the maps the first three HR pictures.
-    """
-    folder = context.folder("visualization")
+    """Writes `sheet.png` of the first four held-out pictures, `curves.png`, and every picture as `<name>_x4.png`."""
 
     def caption(value: Score) -> str:
         return f"{value.psnr:.2f} dB / {value.ssim:.4f}"
@@ -140,17 +132,6 @@ def draw(
     )
     pictures.save_sheet(folder / "sheet.png", rows[:4], note)
 
-    if context.config.weighted and not context.config.maps.on_the_fly:
-        generated, maps = (
-            kind(context.folder("generated") / name) for kind, name in ((FolderSource, "lr"), (MapSource, "maps"))
-        )
-        hr_of = {photo.name: photo.pixels for photo in domains.clean_hr}
-        shown = [
-            (name, resized(hr_of[name], 1 / SCALE), generated.read(index), maps.read(index)[..., 0])
-            for index, name in enumerate(generated.names[:3])
-        ]
-        pictures.save_maps(folder / "distance_maps.png", shown)
-
     baseline = mean(results.bicubic)
     pictures.save_curves(folder / "curves.png", histories, {"psnr": baseline.psnr, "ssim": baseline.ssim})
 
@@ -160,7 +141,7 @@ def save_metrics(
     domains: Domains,
     results: Results,
     timings: Sequence[Timing],
-    srn: History,
+    sr_network: History,
     seconds: Mapping[str, float],
     device: torch.device,
 ) -> None:
@@ -174,7 +155,7 @@ def save_metrics(
             hr.name: {name: scores[index]._asdict() for name, scores in results.named().items()}
             for index, (_, hr) in enumerate(domains.held_out)
         },
-        "held_out_curve": [{"update": done, **values} for done, values in srn.measured],
+        "held_out_curve": [{"update": done, **values} for done, values in sr_network.measured],
         "milliseconds": [{**dataclasses.asdict(timing), "ratio": timing.ratio} for timing in timings],
         "seconds": dict(seconds),
         "machine": {

@@ -1,0 +1,60 @@
+"""USR-DA in miniature, for `python -m models demo`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from models.demo import Job, Method, Trained
+from models.networks import USRDAGenerator, load_weights
+from models.timing import Work
+from models.training import first_batch, newest_weights
+from models.usrda.build import WeightFiles, build_step
+from models.usrda.config import USRDAConfig, check, load_preset
+from models.usrda.stage import Context, draw_products, make_dataset, train_usrda
+
+
+def _context(job: Job[USRDAConfig]) -> Context:
+    return Context(job.config, job.domains.inputs, WeightFiles(), job.run, job.device, job.run.folder)
+
+
+def _trained(job: Job[USRDAConfig]) -> USRDAGenerator:
+    network = load_weights(newest_weights(job.run.folder, "generator", job.config.schedule.updates)).to(job.device)
+    assert isinstance(network, USRDAGenerator)
+    return network
+
+
+def _train(job: Job[USRDAConfig]) -> Trained:
+    history = train_usrda(_context(job))
+    torch.manual_seed(job.config.run.seed)  # the network as it was before its first update
+    before = build_step(job.config, WeightFiles(), job.device).generator
+    return Trained(before, _trained(job), {"usrda": history})
+
+
+def _timed(job: Job[USRDAConfig]) -> Sequence[tuple[str, Work, int]]:
+    # Networks of their own: timing must not go on training the ones that are judged.
+    step = build_step(job.config, WeightFiles(), job.device)
+    batch = first_batch(make_dataset(job.config, _context(job).inputs), job.config.batch, job.config.run, job.device)
+    cast = replace(step, precision=torch.bfloat16)
+    return (("whole step", lambda: step(batch), 1), ("whole step, bf16 autocast", lambda: cast(batch), 1))
+
+
+def _draw(job: Job[USRDAConfig], folder: Path) -> None:
+    """`domains.png`, the intermediate products of the trained networks."""
+    if job.config.restyles:
+        draw_products(_context(job), _trained(job), folder / "domains.png")
+
+
+METHOD = Method(
+    title="USR-DA",
+    config=USRDAConfig,
+    load_preset=load_preset,
+    check=check,
+    train=_train,
+    timed=_timed,
+    ops=("conv2d_act", "dense_block"),
+    draw=_draw,
+)
