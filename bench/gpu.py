@@ -92,8 +92,8 @@ def _registry() -> dict[str, tuple[Callable[[Context], None], float, str]]:
         "shapes": (gpu_acceptance.shapes, 60, "the ops at shapes of the published training runs"),
         "steps": (
             gpu_acceptance.steps,
-            45,
-            "DASR's training steps at published sizes, against published and plain PyTorch",
+            80,
+            "the methods' training steps at published sizes, against published, naive and plain PyTorch",
         ),
         "benches": (gpu_acceptance.benches, 90, "every bench case of every op, host cost, bandwidth checks"),
     }
@@ -221,6 +221,8 @@ def to_markdown(results: Mapping[str, Any]) -> str:
             lines += [f"**`{op}`**", "", tables.markdown(tables.summary(records)), ""]
             lines += [tables.markdown(tables.detail(records)), ""]
             lines += [f"- without {line}" for line in tables.skipped(records)] + [""]
+        if data.get("steps"):
+            lines += ["**training steps**", "", tables.markdown(tables.steps(data["steps"])), ""]
         if data.get("host"):
             lines += ["**host time of a tiny call**", "", tables.markdown(tables.host(data["host"])), ""]
         if data.get("checks"):

@@ -172,12 +172,14 @@ def benches(context: Context) -> None:
 
 
 def steps(context: Context) -> None:
-    """DASR's training steps."""
+    """The training steps of both methods, those that are measured on this device."""
     try:
         from . import steps as training
     except ImportError as error:
         raise Skip(f"models needs the extra train: {error}") from error
-    for name in training.configurations():
+    for name, bench in training.configurations().items():
+        if context.device.type not in bench.batch:
+            continue
         if context.left() < 12:
             context.note(f"{name} left out: the section's time is used up")
             return

@@ -1,4 +1,4 @@
-"""DASR's networks in plain PyTorch, on the weights of ours: what a training step costs without srkernels.
+"""The methods' networks in plain PyTorch, on the weights of ours: what a training step costs without srkernels.
 
 Written as the field writes them: dense blocks by concatenation, activations in place, resizes of whole maps.
 """
@@ -12,19 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.networks import DSN, RRDBNet, VGG19Features
+from models.networks import DSN, Decoder, Encoder, RRDBNet, VGG19Features
 
 
-def rrdbnet(network: RRDBNet, x: Tensor) -> Tensor:
-    """ESRGAN's generator, x4."""
-
-    def leaky(conv: nn.Conv2d, features: Tensor) -> Tensor:
-        return F.leaky_relu(conv(features), 0.2, inplace=True)
+def rrdbnet(network: RRDBNet | Decoder, x: Tensor) -> Tensor:
+    """ESRGAN's generator, x4, and USR-DA's decoders."""
 
     def dense(block: nn.Module, x: Tensor) -> Tensor:
         features = [x]
         for conv in (block.conv1, block.conv2, block.conv3, block.conv4):
-            features.append(leaky(conv, torch.cat(features, 1)))
+            features.append(_leaky(conv(torch.cat(features, 1))))
         return block.conv5(torch.cat(features, 1)) * 0.2 + x
 
     shallow = features = network.conv_first(x)
@@ -34,9 +31,26 @@ def rrdbnet(network: RRDBNet, x: Tensor) -> Tensor:
             inner = dense(each, inner)
         features = inner * 0.2 + features
     features = shallow + network.conv_body(features)
-    for conv in (network.conv_up1, network.conv_up2):
-        features = leaky(conv, F.interpolate(features, scale_factor=2, mode="nearest"))
-    return network.conv_last(leaky(network.conv_hr, features))
+    for name in network._ups:
+        features = _leaky(getattr(network, name)(F.interpolate(features, scale_factor=2, mode="nearest")))
+    return network.conv_last(_leaky(network.conv_hr(features)))
+
+
+def encoder(network: Encoder, x: Tensor) -> Tensor:
+    """USR-DA's E."""
+    *inner, last = network.conv_featmap
+    for conv in inner:
+        x = _leaky(_convolved(conv, x))
+    return _convolved(last, x)
+
+
+def _convolved(conv: nn.Module, x: Tensor) -> Tensor:
+    """Without the activation that is part of ours."""
+    return F.conv2d(x, conv.weight, conv.bias, padding=1)
+
+
+def _leaky(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, 0.2, inplace=True)
 
 
 def dsn(network: DSN, x: Tensor) -> Tensor:
@@ -55,7 +69,8 @@ def dsn(network: DSN, x: Tensor) -> Tensor:
 def vgg(network: VGG19Features, x: Tensor) -> dict[str, Tensor]:
     """Features of the one layer that is asked for, ahead of its ReLU."""
     (layer,) = network.layers
-    x = (x - network.mean) / network.std
+    if network.input_norm:
+        x = (x - network.mean) / network.std
     stage = 1
     for key, conv in network.features.items():
         name = network._name_of[key]
@@ -79,4 +94,10 @@ class Plain(nn.Module):
         return self._forward(self.network, x)
 
 
-PLAIN: dict[type[nn.Module], Callable[..., Any]] = {RRDBNet: rrdbnet, DSN: dsn, VGG19Features: vgg}
+PLAIN: dict[type[nn.Module], Callable[..., Any]] = {
+    RRDBNet: rrdbnet,
+    DSN: dsn,
+    VGG19Features: vgg,
+    Encoder: encoder,
+    Decoder: rrdbnet,
+}

@@ -56,7 +56,7 @@ def to_markdown(results: Mapping[str, Any], picture: str | None = None) -> str:
         lines += ["**Host time of a tiny call**", "", tables.markdown(tables.host(results["host"])), ""]
         lines += [_conditions(results, results["host"]), ""]
     if results.get("steps"):
-        lines += ["**Training steps of DASR**", "", tables.markdown(tables.steps(results["steps"])), ""]
+        lines += ["**Training steps**", "", tables.markdown(tables.steps(results["steps"])), ""]
         lines += [_conditions(results, []), ""]
     if results.get("checks"):
         lines += ["**Bandwidth**", "", tables.markdown(tables.checks(results["checks"])), ""]

@@ -1,202 +1,101 @@
-"""DASR's training steps at published sizes: as published, as plain PyTorch does it best, and ours.
+"""Training steps in several forms, measured against each other: what the methods share.
 
-published
-    What the methods' code does: eager fp32 in NCHW, Haar by strided convolutions, the map resized to full size and the
-    L1 unfused, gradients of the discriminator's weights in the generator's step, the discriminator's loss of the DSN
-    running back through the generator, losses read back at once, unfused Adam.
-plain
-    The same waste removed (our step), bf16 autocast, channels_last, fused Adam, and networks, Haar and L1 in eager
-    PyTorch: what somebody who knows PyTorch gets without srkernels.
-ours
-    That step on the ops of srkernels.
-recompute
-    Ours, with blocks that keep their input alone and compute the rest again in the backward pass.
+A method's own module (`dasr_steps`, `usrda_steps`) names its configurations and makes the step in all its forms. Here
+the losses of the first update are compared, the forms timed interleaved, and their memory counted.
 
 Perceptual networks have random weights: their values do not matter to time or memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import gc
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import srkernels
-from models.dasr.build import WeightFiles, build_dsn_step, build_srn_step
-from models.dasr.config import DASRConfig, PerceptualConfig, load_preset
-from models.dasr.steps import DSNStep, SRNStep
-from models.losses import DistanceLoss, FeatureLoss
-from models.networks import LPIPS, VGG19Features
+from models.loop import LoopConfig
+from models.losses import FeatureLoss
+from models.networks import VGG19Features
 from models.networks.blocks import kaiming_init
-from models.resize import bicubic
-from srkernels.ops.haar.spec import published_highpass
 
 from . import timing
 from .harness import verdicts
 from .plain_networks import PLAIN, Plain
 from .timing import Call
 
-FORMS = ("published", "plain", "ours", "recompute")
 OURS = ("ours", "recompute")
-TARGETS = {"published": 4.0, "plain": 1.25}
-MEMORY_TARGET = 3.0
-Step = DSNStep | SRNStep
 
 
-def configurations() -> dict[str, tuple[str, DASRConfig]]:
-    """Name to (stage, configuration); batches are those of a GPU."""
-    return {
-        "dsn paper": ("dsn", load_preset("paper")),
-        "srn official-aim": ("srn", load_preset("official-aim")),
-        "srn paper": ("srn", load_preset("paper")),
-    }
+@dataclass(frozen=True)
+class StepBench:
+    """One configuration's training step in all its forms.
+
+    Attributes:
+        make: (device, crops of each domain in a step) to one update of each form, on a batch of its own layout. An
+            update gives its losses by name. The first form is the one that the others are held against.
+        batch: crops of each domain by device type. On a device that is not named the step is not measured.
+        plain: forms without srkernels; what is left of its ops runs in eager PyTorch.
+        targets: form to the least time of it over that of `ours`.
+        kept: least ratio of what autograd keeps of the first form and of `recompute`.
+        peak: greatest share of the first form's peak memory that `ours` and `recompute` may need. None: not measured.
+    """
+
+    make: Callable[[torch.device, int], dict[str, Call]]
+    batch: Mapping[str, int]
+    plain: tuple[str, ...]
+    targets: Mapping[str, float]
+    kept: float | None = None
+    peak: float | None = None
+
+    def around(self, form: str) -> AbstractContextManager[Any]:
+        """What every call of a form runs in."""
+        return srkernels.use_backend("reference" if form in self.plain else None)
 
 
-# Crops of each domain per step on the CPU, where a whole batch would take a minute.
-CPU_BATCH = {"dsn paper": 2, "srn official-aim": 3, "srn paper": 3}
+def configurations() -> dict[str, StepBench]:
+    """Every configuration of every method by name."""
+    from . import dasr_steps, usrda_steps  # which build on this module
+
+    return {**dasr_steps.configurations(), **usrda_steps.configurations()}
 
 
-def make(stage: str, config: DASRConfig, form: str, device: torch.device) -> Step:
-    """The step of a form, with random weights that are the same for all forms; perceptual networks are random too."""
-    fast = form != "published"
-    run = replace(
-        config.run,
-        recompute=form == "recompute",
-        precision="bf16" if fast else "fp32",
-        channels_last=fast,
-        fused_adam=fast,
-    )
-    perceptual = getattr(config, stage).perceptual
-    bare = replace(getattr(config, stage), perceptual=PerceptualConfig("none"))
-    config = replace(config, run=run, **{stage: bare})
-    torch.manual_seed(0)
-    build = build_dsn_step if stage == "dsn" else build_srn_step
-    step: Step = build(config, WeightFiles(), device)
+# What forms are made of
+
+
+def run_options(run: LoopConfig, *, fast: bool, recompute: bool) -> LoopConfig:
+    """How a form runs: as the methods' codes do (fp32, NCHW, unfused Adam), or as PyTorch is fast."""
+    return replace(run, recompute=recompute, precision="bf16" if fast else "fp32", channels_last=fast, fused_adam=fast)
+
+
+def random_features(
+    layers: Sequence[str],
+    *,
+    plain: bool,
+    input_norm: bool = True,
+    map_resize: Literal["bilinear", "area"] = "bilinear",
+) -> FeatureLoss:
+    """The perceptual loss on VGG-19 with random weights, the same for all forms."""
     torch.manual_seed(1)
-    features = _features(perceptual, form)
-    step = replace(step, features=features.to(device, memory_format=torch.channels_last if fast else None))
-    if form in OURS:
-        return step
-    players = step.players
-    generator = Plain(players.generator, PLAIN[type(players.generator)])
-    return replace(step, players=replace(players, generator=generator))
-
-
-def _features(perceptual: PerceptualConfig, form: str) -> nn.Module:
-    if perceptual.network == "lpips":
-        return DistanceLoss(LPIPS())
-    network = VGG19Features(perceptual.layers)
+    network = VGG19Features(layers, input_norm=input_norm)
     kaiming_init(network)  # PyTorch's own would leave features of about 0
-    return FeatureLoss(network if form in OURS else Plain(network, PLAIN[VGG19Features]), perceptual.map_resize)
+    return FeatureLoss(Plain(network, PLAIN[VGG19Features]) if plain else network, map_resize)
 
 
-def make_batch(stage: str, config: DASRConfig, count: int, form: str, device: torch.device) -> dict[str, Tensor]:
-    crop = getattr(config, stage).crop
-    side = crop // config.scale
-    sizes = {
-        "dsn": {"hr": crop, "real_lr": side},
-        "srn": {"fake_lr": side, "hr": crop, "real_lr": side, "other_hr": crop},
-    }
+def random_batch(
+    shapes: Mapping[str, tuple[int, int]], count: int, layout: torch.memory_format, device: torch.device
+) -> dict[str, Tensor]:
+    """`count` random pictures of every (channels, side), the same for all forms."""
     torch.manual_seed(2)
-    batch = {name: torch.rand(count, 3, size, size, device=device) for name, size in sizes[stage].items()}
-    if stage == "srn":
-        batch["weight"] = torch.rand(count, 1, side // 2, side // 2, device=device)
-    layout = torch.contiguous_format if form == "published" else torch.channels_last
+    batch = {name: torch.rand(count, c, side, side, device=device) for name, (c, side) in shapes.items()}
     return {name: value.contiguous(memory_format=layout) for name, value in batch.items()}
 
 
-def published_dsn_step(step: DSNStep, batch: Mapping[str, Tensor]) -> dict[str, float]:
-    """One update as published, both losses ahead of both steps, which is the order that today's PyTorch accepts."""
-    g, d, gan = step.players.generator, step.players.discriminator, step.players.gan
-    target = bicubic(batch["hr"], 1 / step.scale).clamp(0, 1)
-    fake = g(batch["hr"])
-    real_logits, fake_logits = d(published_highpass(batch["real_lr"])), d(published_highpass(fake))
-    loss_d = gan.discriminator(real_logits, fake_logits)
-    step.players.optimizer_d.zero_grad()
-    loss_d.backward(retain_graph=True)  # runs back through g, too
-    of_loss_d = [parameter.grad for parameter in d.parameters()]
-
-    terms = {
-        "content": F.l1_loss(fake, target),
-        "perceptual": _published_perceptual(step.features, fake, target, None),
-        "adversarial": gan.generator(fake_logits),
-    }
-    step.players.optimizer_d.zero_grad()
-    step.players.optimizer_g.zero_grad()
-    _total(step, terms).backward()
-    for parameter, gradient in zip(d.parameters(), of_loss_d, strict=True):
-        parameter.grad = gradient
-    step.players.optimizer_d.step()
-    step.players.optimizer_g.step()
-    return {name: term.item() for name, term in {**terms, "discriminator": loss_d}.items()}
-
-
-def published_srn_step(step: SRNStep, batch: Mapping[str, Tensor]) -> dict[str, float]:
-    """One update as published: Haar of both halves of the batch, of which half is used; G steps first, then D."""
-    g, d, gan = step.players.generator, step.players.discriminator, step.players.gan
-    hr, real = batch["hr"], batch["other_hr"]
-    weight = F.interpolate(batch["weight"], size=hr.shape[-2:], mode="bilinear", align_corners=False)
-    both = g(torch.cat((batch["fake_lr"], batch["real_lr"])))
-    sr = both[: len(hr)]
-    bands, bands_hr = published_highpass(both), published_highpass(torch.cat((hr, real)))
-    fake = bands[len(hr) :]
-
-    terms = {
-        "content": (weight * (sr - hr).abs()).mean(),
-        "perceptual": _published_perceptual(step.features, sr, hr, weight if step.weigh_features else None),
-        "adversarial": gan.generator(d(fake)),
-    }
-    if step.low is not None:
-        terms["low_band"] = (F.avg_pool2d(sr, 2) - F.avg_pool2d(hr, 2)).abs().mean()
-    step.players.optimizer_g.zero_grad()
-    _total(step, terms).backward()
-    step.players.optimizer_g.step()
-
-    step.players.optimizer_d.zero_grad()
-    loss_d = gan.discriminator(d(bands_hr[len(hr) :]), d(fake.detach()))
-    loss_d.backward()
-    step.players.optimizer_d.step()
-    return {name: term.item() for name, term in {**terms, "discriminator": loss_d}.items()}
-
-
-def _published_perceptual(loss: nn.Module, image: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-    if isinstance(loss, DistanceLoss):
-        return loss(image, target)
-    ((name, found),) = loss.features(image).items()
-    difference = (found - loss.features(target)[name]).abs()
-    if weight is not None:
-        difference = (
-            F.interpolate(weight, size=difference.shape[-2:], mode="bilinear", align_corners=False) * difference
-        )
-    return difference.mean()
-
-
-def _total(step: Step, terms: Mapping[str, Tensor]) -> Tensor:
-    return sum(getattr(step, name) * term for name, term in terms.items())  # type: ignore[return-value]
-
-
-def calls(name: str, device: torch.device, count: int) -> dict[str, Call]:
-    """The step of every form on a batch of its own layout."""
-    stage, config = configurations()[name]
-
-    def call(form: str) -> Call:
-        step, batch = make(stage, config, form, device), make_batch(stage, config, count, form, device)
-        if form != "published":
-            return lambda: step(batch)
-        published = published_dsn_step if stage == "dsn" else published_srn_step
-        return lambda: published(step, batch)
-
-    return {form: call(form) for form in FORMS}
-
-
-def around(form: str) -> AbstractContextManager[Any]:
-    """The form without srkernels has its Haar and L1 from eager PyTorch."""
-    return srkernels.use_backend(None if form in OURS else "reference")
+# Measuring
 
 
 def kept_bytes(call: Call) -> int:
@@ -207,7 +106,8 @@ def kept_bytes(call: Call) -> int:
     class Kept:
         def __init__(self, tensor: Tensor) -> None:
             nonlocal total, most
-            self.tensor, storage = tensor, tensor.untyped_storage()
+            # Detached: an output kept with its graph would keep that graph, and itself, for good.
+            self.tensor, storage = tensor.detach(), tensor.untyped_storage()
             self.key = storage.data_ptr()
             live[self.key] = live.get(self.key, 0) + 1
             if live[self.key] == 1:
@@ -232,59 +132,93 @@ def kept_bytes(call: Call) -> int:
 def measure(
     name: str, device: torch.device, *, seconds: float, rounds: tuple[int, int] = (5, 40), count: int | None = None
 ) -> dict[str, Any]:
-    """Losses of the first update compared, then interleaved times and what autograd keeps; as in the results file.
+    """Losses of the first update compared, then memory and interleaved times; as in the results file.
+
+    Where a form does not fit into the GPU's memory, all are measured on half the batch.
 
     Raises:
-        AssertionError: a form's first losses are not those of the published form; nothing has been timed then.
+        AssertionError: a form's first losses are not those of the first form; nothing has been timed then.
     """
-    count = count or batch_size(name, device)
-    made = calls(name, device, count)
-    first: dict[str, dict[str, float]] = {}
-    kept = {}
+    bench = configurations()[name]
+    wanted = count = count or bench.batch[device.type]
+    while True:
+        try:
+            record = _measure(name, bench, device, count, seconds, rounds)
+            return record if count == wanted else {**record, "batch_wanted": wanted}
+        except torch.cuda.OutOfMemoryError:
+            if count == 1:
+                raise
+        # Outside the handler: the error's traceback holds all that was made.
+        count //= 2
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _measure(
+    name: str, bench: StepBench, device: torch.device, count: int, seconds: float, rounds: tuple[int, int]
+) -> dict[str, Any]:
+    made = bench.make(device, count)
+    losses = first_losses(name, bench, made)
+    memory: dict[str, dict[str, int]] = {}
     for form, call in made.items():
-        with around(form):
-            first[form] = {key: float(value) for key, value in call().items()}
-            kept[form] = kept_bytes(call)
-        check_losses(name, form, first[form], first["published"])
+        with bench.around(form):
+            memory[form] = {"kept_bytes": kept_bytes(call)}
+            if bench.peak is not None:
+                memory[form]["peak_bytes"] = timing.peak_bytes(call, device)
 
     def whole(call: Call) -> Call:
         def run() -> None:
             call()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            timing.synchronize(device)
 
         return run
 
     # Steps are timed by the host's clock everywhere: what the host adds is part of training.
     timed = {form: [whole(call)] for form, call in made.items()}
-    times = timing.time_calls(timed, torch.device("cpu"), seconds=seconds, rounds=rounds, around=around)
+    times = timing.time_calls(timed, torch.device("cpu"), seconds=seconds, rounds=rounds, around=bench.around)
     providers = {
-        form: {**stats.as_dict(), "ratio": timing.ratio(stats, times["ours"]), "kept_bytes": kept[form]}
+        form: {**stats.as_dict(), "ratio": timing.ratio(stats, times["ours"]), **memory[form]}
         for form, stats in times.items()
     }
-    memory = kept["published"] / kept["recompute"]
     return {
         "step": name,
         "batch": count,
         "device": device.type,
         "threads": torch.get_num_threads(),
-        "losses": first,
+        "losses": losses,
         "providers": providers,
-        "targets": [
-            *verdicts(TARGETS, providers, "ours"),
-            {"against": "memory", "target": MEMORY_TARGET, "measured": memory, "met": memory >= MEMORY_TARGET},
-        ],
+        "targets": [*verdicts(bench.targets, providers, "ours"), *_memory_verdicts(bench, memory)],
     }
 
 
-def batch_size(name: str, device: torch.device) -> int:
-    """Crops of each domain in a step."""
-    stage, config = configurations()[name]
-    return CPU_BATCH[name] if device.type == "cpu" else getattr(config, stage).batch
+def _memory_verdicts(bench: StepBench, memory: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
+    first, found = next(iter(memory.values())), []
+    if bench.kept is not None:
+        ratio = first["kept_bytes"] / memory["recompute"]["kept_bytes"]
+        found.append({"against": "memory", "target": bench.kept, "measured": ratio, "met": ratio >= bench.kept})
+    if bench.peak is not None:
+        for form in OURS:
+            share = memory[form]["peak_bytes"] / first["peak_bytes"]
+            found.append(
+                {"against": f"peak {form}", "target": bench.peak, "measured": share, "met": share <= bench.peak}
+            )
+    return found
 
 
-def check_losses(name: str, form: str, found: Mapping[str, float], wanted: Mapping[str, float]) -> None:
-    """Forms differ by bf16 alone. Raises AssertionError naming the loss that does not agree."""
-    for key, value in wanted.items():
-        if abs(found[key] - value) > 0.02 * max(abs(value), 1e-2):
-            raise AssertionError(f"{name}: the {key} loss is {found[key]} in the form {form}, {value} as published")
+def first_losses(name: str, bench: StepBench, made: Mapping[str, Call]) -> dict[str, dict[str, float]]:
+    """One update of each form, and its losses.
+
+    Raises:
+        AssertionError: naming the loss that is not the first form's; forms differ by bf16 alone.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for form, call in made.items():
+        with bench.around(form):
+            found[form] = {key: float(value) for key, value in call().items()}
+        first, wanted = next(iter(found.items()))
+        for key, value in wanted.items():
+            if abs(found[form][key] - value) > 0.02 * max(abs(value), 1e-2):
+                raise AssertionError(
+                    f"{name}: the {key} loss is {found[form][key]} in the form {form}, {value} in {first}"
+                )
+    return found

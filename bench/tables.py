@@ -145,21 +145,26 @@ def checks(rows: Sequence[Record]) -> Table:
 
 
 def steps(rows: Sequence[Record]) -> Table:
-    """Training steps: every form, and ours against targets."""
+    """Training steps: every form, and ours against targets. A record's first form is what memory is compared with."""
     headers = ["step", "crops a domain", "form", "ms", "p20", "p80", "x ours", "target", ""]
-    headers += ["kept by autograd MB", "x recompute", "target", ""]
+    headers += ["kept by autograd MB", "x recompute", "target", "", "peak MB", "of the first form", "target", ""]
     found = []
     for record in rows:
         targets = {t["against"]: t for t in record["targets"]}
-        least = record["providers"]["recompute"]["kept_bytes"]
-        for form, p in record["providers"].items():
+        providers = record["providers"]
+        first, least = next(iter(providers)), providers["recompute"]["kept_bytes"]
+        crops = str(record["batch"]) + (f" of {record['batch_wanted']}" if "batch_wanted" in record else "")
+        for form, p in providers.items():
             milliseconds = [number(p[key] / 1e3) for key in ("median_us", "p20_us", "p80_us")]
-            row = [record["step"], str(record["batch"]), form, *milliseconds, times(p["ratio"])]
+            row = [record["step"], crops, form, *milliseconds, times(p["ratio"])]
             row += [times(targets.get(form, {}).get("target")), verdict(targets.get(form, {}).get("met"))]
+            kept = targets.get("memory", {}) if form == first else {}
             row += [megabytes(p["kept_bytes"]), times(p["kept_bytes"] / least)]
-            memory = targets["memory"] if form == "published" else {}
-            found.append([*row, times(memory.get("target")), verdict(memory.get("met"))])
-    return headers, found
+            row += [times(kept.get("target")), verdict(kept.get("met"))]
+            peak, most = p.get("peak_bytes"), targets.get(f"peak {form}", {})
+            row += [megabytes(peak), share(None if peak is None else peak / providers[first]["peak_bytes"])]
+            found.append([*row, f"<= {share(most['target'])}" if most else "-", verdict(most.get("met"))])
+    return without_empty_columns((headers, found))
 
 
 def skipped(records: Sequence[Record]) -> list[str]:

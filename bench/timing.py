@@ -12,6 +12,7 @@ sets. What cannot be captured is timed by events around plain calls and says so.
 from __future__ import annotations
 
 import gc
+import itertools
 import random
 import statistics
 import time
@@ -286,8 +287,10 @@ def kernels(call: Call, device: torch.device) -> list[tuple[str, float]]:
 
 
 def peak_bytes(call: Call, device: torch.device) -> int:
-    """CUDA memory that one call needs beyond what was allocated before it."""
+    """Memory that one call needs beyond what was allocated before it, by the count of torch's allocator."""
     call()
+    if device.type == "cpu":
+        return _peak_on_host(call)
     torch.cuda.synchronize(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
@@ -296,6 +299,19 @@ def peak_bytes(call: Call, device: torch.device) -> int:
     peak = torch.cuda.max_memory_allocated(device)
     del kept
     return peak - before
+
+
+def _peak_on_host(call: Call) -> int:
+    """The CPU's allocator keeps no count: the profiler sees what it gives out and takes back."""
+    from torch.profiler import ProfilerActivity, profile
+
+    gc.collect()  # garbage of earlier calls would be taken back in this one
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        kept = call()
+    del kept
+    events = profiled.profiler.kineto_results.events()
+    changes = sorted((event for event in events if event.name() == "[memory]"), key=lambda event: event.start_ns())
+    return max(itertools.accumulate((event.nbytes() for event in changes), initial=0))
 
 
 def saved_bytes(forward: Callable[[], Sequence[Tensor]], operands: Sequence[Tensor | None]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -123,6 +124,83 @@ def test_bf16_per_byte_pairs_the_same_case() -> None:
     assert harness.bf16_per_byte([record("bfloat16", 15.0)]) == []
 
 
+def test_peak_bytes_counts_what_is_alive_at_one_time() -> None:
+    def call() -> torch.Tensor:
+        first = torch.ones(1000)
+        second = first + 1
+        del first
+        return second + 1
+
+    assert 8000 <= timing.peak_bytes(call, CPU) < 8100  # the 1 is a tensor, too
+
+
+# Training steps, which need the extra train
+
+
+def test_kept_bytes_of_a_graph_that_is_dropped() -> None:
+    steps = pytest.importorskip("bench.steps")
+    x = torch.rand(1000, requires_grad=True)
+
+    def call() -> None:
+        for _ in range(3):
+            x.exp()  # keeps its output, which goes with it
+
+    assert steps.kept_bytes(call) == 4000
+
+
+def test_a_step_that_does_not_fit_is_measured_on_half_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = pytest.importorskip("bench.steps")
+
+    def measured(name: str, bench: Any, device: torch.device, count: int, *_: Any) -> dict[str, Any]:
+        if count > 2:
+            raise torch.cuda.OutOfMemoryError
+        return {"batch": count}
+
+    monkeypatch.setattr(steps, "_measure", measured)
+    assert steps.measure("usrda paper-unpaired", CPU, seconds=0, count=8) == {"batch": 2, "batch_wanted": 8}
+    assert steps.measure("usrda paper-unpaired", CPU, seconds=0, count=1) == {"batch": 1}
+
+
+def test_plain_networks_of_usrda_are_ours() -> None:
+    plain = pytest.importorskip("bench.plain_networks").PLAIN
+    from models.networks import Decoder, Encoder
+
+    torch.manual_seed(0)
+    for network, channels in ((Encoder(6, 3), 3), (Decoder(6, 2, 4, scale=4), 6), (Decoder(6, 1, 4, scale=1), 6)):
+        for parameter in network.double().parameters():
+            torch.nn.init.normal_(parameter, std=0.15)
+        x = torch.rand(2, channels, 7, 10, dtype=torch.float64)
+        torch.testing.assert_close(plain[type(network)](network, x), network(x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("options", [{}, {"detach_source": True, "halve": True, "real_twice": True}], ids=str)
+def test_naive_step_has_the_gradients_of_ours(options: dict[str, bool]) -> None:
+    """Without spectral norm, whose estimate depends on the number of calls."""
+    usrda_steps = pytest.importorskip("bench.usrda_steps")
+    from models.usrda.config import load_preset
+
+    config = load_preset("tiny")
+    norms = {
+        f"discriminator_{name}": dataclasses.replace(getattr(config, f"discriminator_{name}"), norm="none")
+        for name in "fty"
+    }
+    config = dataclasses.replace(config, num_feat=4, num_grow_ch=4, crop=64, **norms, **options)
+    step = usrda_steps.make(config, "naive eager", CPU)
+    batch = usrda_steps.make_batch(config, 2, "naive eager", CPU)
+    batch = {name: value.double() for name, value in batch.items()}
+    for network in (step.generator, step.discriminators):
+        network.double()
+    other = copy.deepcopy(step)
+    losses = {name: loss.item() for name, loss in usrda_steps.naive_step(step, batch).items()}
+    wanted = {name: loss.item() for name, loss in other(batch).items()}
+    assert losses == pytest.approx({name: wanted[name] for name in losses})
+    for made, ours in ((step.generator, other.generator), (step.discriminators, other.discriminators)):
+        for (name, parameter), (_, of_ours) in zip(made.named_parameters(), ours.named_parameters(), strict=True):
+            assert of_ours.grad is not None and float(of_ours.grad.abs().max()) > 0, name
+            torch.testing.assert_close(parameter.grad, of_ours.grad, rtol=1e-8, atol=1e-12)
+            torch.testing.assert_close(parameter, of_ours, rtol=1e-8, atol=1e-12)
+
+
 # Parity gate
 
 
@@ -237,6 +315,26 @@ def test_report_renders_tables_and_picture(results: Path, tmp_path: Path) -> Non
     assert (tmp_path / "out" / "BENCH.md").read_text() == text
     picture = (tmp_path / "out" / "machine-2026-01-01.png").read_bytes()
     assert picture.startswith(b"\x89PNG") and len(picture) > 20_000
+
+
+def test_steps_of_methods_with_different_targets_share_a_table() -> None:
+    def record(first: str, targets: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        timed = {"median_us": 2e3, "p20_us": 1e3, "p80_us": 3e3, "ratio": 1.0}
+        providers = {
+            form: {**timed, "kept_bytes": mb * 1e6, **({"peak_bytes": 2e6 * mb} if "peak" in first else {})}
+            for form, mb in ((first, 10), ("ours", 4), ("recompute", 2))
+        }
+        return {"step": f"made up {first}", "batch": 3, "providers": providers, "targets": targets, **more}
+
+    kept = record("published", [{"against": "memory", "target": 3.0, "measured": 5.0, "met": True}])
+    headers, rows = tables.steps([kept])
+    assert "peak MB" not in headers
+    assert rows[0][-4:] == ["10.0", "5.00x", "3.00x", "met"] and rows[1][-2:] == ["-", "-"]
+    peak = [{"against": "peak ours", "target": 0.35, "measured": 0.4, "met": False}]
+    headers, rows = tables.steps([kept, record("peak", peak, batch_wanted=8)])
+    assert [row[1] for row in rows] == ["3", "3", "3", "3 of 8", "3 of 8", "3 of 8"]
+    assert rows[1][-4:] == ["-", "-", "-", "-"]
+    assert rows[4][-4:] == ["8.00", "40%", "<= 35%", "MISSED"]
 
 
 def test_report_on_stdout_needs_no_matplotlib(results: Path) -> None:

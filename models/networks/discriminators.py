@@ -81,7 +81,7 @@ class PatchDiscriminator(nn.Module):
             )
             if has_norm:
                 layers.append(_NORMS[norm](channels[n + 1]))
-            layers.append(nn.LeakyReLU(0.2))
+            layers.append(_leaky())
         self.model = nn.Sequential(*layers[:-1])
         if init == "kaiming":
             kaiming_init(self)
