@@ -38,8 +38,8 @@ def _timed(job: Job[USRDAConfig]) -> Sequence[tuple[str, Work, int]]:
     # Networks of their own: timing must not go on training the ones that are judged.
     step = build_step(job.config, WeightFiles(), job.device)
     batch = first_batch(make_dataset(job.config, _context(job).inputs), job.config.batch, job.config.run, job.device)
-    cast = replace(step, precision=torch.bfloat16)
-    return (("whole step", lambda: step(batch), 1), ("whole step, bf16 autocast", lambda: cast(batch), 1))
+    plain, cast = (replace(step, precision=precision) for precision in (None, torch.bfloat16))
+    return (("whole step", lambda: plain(batch), 1), ("whole step, bf16 autocast", lambda: cast(batch), 1))
 
 
 def _draw(job: Job[USRDAConfig], folder: Path) -> None:

@@ -112,7 +112,7 @@ def test_usrda_leaves_everything_too(tmp_path):
         config,
         **{"num_feat": 4, "num_block": 1, "num_grow_ch": 4, "crop": 64, "batch": 1, **small},
         schedule=ScheduleConfig(3, "linear_from", (1,)),
-        run=replace(config.run, tensorboard=False, report_every=1),
+        run=replace(config.run, precision="fp32", tensorboard=False, report_every=1),
     )
     code = run_demo(DemoOptions(config, "usrda", "tiny", tmp_path, "cpu", timing_pairs=1))
     folder = tmp_path / "tiny"
