@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,7 +33,7 @@ class _RRDBTrunk(nn.Module):
         trunk = self.body(shallow)
         features = conv2d_act(trunk, self.conv_body.weight, self.conv_body.bias, activation="none", residual=shallow)
         for name in self._ups:
-            features = _leaky(getattr(self, name), F.interpolate(features, scale_factor=2, mode="nearest"))
+            features = _leaky(getattr(self, name), _doubled(features))
         return self.conv_last(_leaky(self.conv_hr, features))
 
 
@@ -80,6 +81,15 @@ class Decoder(_RRDBTrunk):
         check_scale(self, scale)
         super().__init__(num_feat, num_feat, num_block, num_grow_ch, doublings=scale // 2)
         self.scale = scale
+
+
+def _doubled(x: Tensor) -> Tensor:
+    """Nearest x2 in the dtype that `x` has: autocast on a GPU would copy it to fp32 first, and the gradient with it."""
+    kind = x.device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return F.interpolate(x, scale_factor=2, mode="nearest")
+    with torch.autocast(kind, enabled=False):
+        return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
 def _leaky(conv: nn.Conv2d, x: Tensor) -> Tensor:

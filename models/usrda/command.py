@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -16,6 +17,7 @@ from models.run import Run
 from models.training import newest_weights
 from models.usrda.build import WeightFiles
 from models.usrda.config import REGULARISATION, USRDAConfig, check, load_preset
+from models.usrda.dry_run import print_memory
 from models.usrda.stage import Context, train_usrda
 
 
@@ -35,6 +37,10 @@ class USRDACommand(TrainCommand):
     """--no-regularisation leaves out L_res, L_sty, L_idt and L_cyc (Table 3)."""
     base: bool = False
     """Leaves out both (Table 3): encoder and G_SR on the source domain alone."""
+    dry_run: bool = False
+    """Trains nothing: prints the memory that a step needs, counted; without pictures, weights or a GPU."""
+    card_gb: float = 24.0
+    """Memory of the GPU that --dry-run looks for the largest batch for, in GB of 1e9 bytes."""
     weights: WeightFiles = field(default_factory=WeightFiles)
     config: Annotated[USRDAConfig, tyro.conf.arg(name="")] = field(default_factory=USRDAConfig)
 
@@ -52,8 +58,9 @@ class USRDACommand(TrainCommand):
 def parse(arguments: Sequence[str]) -> USRDACommand:
     """The command line; the preset it names gives the defaults of all that it does not."""
     preset = option_of(arguments, "preset", USRDACommand.preset)
-    missing = tyro.MISSING
-    default = USRDACommand(hr=missing, lr=missing, out=missing, preset=preset, config=load_preset(preset))
+    flags = [each for each in (each.replace("_", "-") for each in arguments) if each in ("--dry-run", "--no-dry-run")]
+    path = Path() if flags[-1:] == ["--dry-run"] else tyro.MISSING  # a dry run reads and writes none
+    default = USRDACommand(hr=path, lr=path, out=path, preset=preset, config=load_preset(preset))
     return tyro.cli(
         USRDACommand, args=arguments, default=default, prog="python -m models usrda", description=USRDACommand.__doc__
     )
@@ -63,6 +70,9 @@ def main(arguments: Sequence[str]) -> int:
     """Trains as the command line says; 0 when it is done. Raises what `models.loop.train` raises."""
     command = parse(arguments)
     config = command.resolved()
+    if command.dry_run:
+        print_memory(config, command.preset, command.card_gb)
+        return 0
     inputs = command.inputs(config.scale)
     with process_group(pick_device(command.device)) as device:
         command.start(command.out)

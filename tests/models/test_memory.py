@@ -1,0 +1,269 @@
+"""The count of a step's memory: by hand, against what the allocator was asked for, fake against real, and printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+
+import srkernels
+from models.data import InputError
+from models.losses import FeatureLoss
+from models.memory import MemoryCount, count_step, imagine, imagined, largest_batch
+from models.networks import VGG19Features
+from models.usrda import dry_run
+from models.usrda.build import WeightFiles, assemble
+from models.usrda.command import main, parse
+from models.usrda.config import DiscriminatorConfig, PerceptualConfig, USRDAConfig, load_preset
+from models.usrda.dry_run import Option, count_rows, make_batch, options
+
+N = 100_000
+
+
+class Scale(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(N))
+
+
+@pytest.mark.parametrize(("retain", "vectors"), [(False, 3), (True, 4)])
+def test_count_by_hand(retain, vectors):
+    """x and exp's result, which its backward pass reads, and the gradients of both operations, one after the other."""
+    network = Scale()
+    optimizer = torch.optim.Adam(network.parameters(), fused=True)
+
+    def step(batch):
+        optimizer.zero_grad()
+        x = batch["x"].view(2, -1).mul_(1).flatten()  # views and what is done in place are nothing new
+        (x * network.weight.view(-1)).exp().sum().backward(retain_graph=retain)
+        optimizer.step()
+
+    for _ in range(2):  # an optimiser without states counts like one that has them
+        count = count_step(step, {"x": torch.ones(N)}, [network], [optimizer])
+        assert count.networks == 4 * N
+        assert count.optimizer == 8 * N + 4  # and the number of the update
+        assert count.gradients == 0  # that of the weight is being computed
+        assert 0 <= count.activations - vectors * 4 * N <= 16
+        assert count.peak == count.networks + count.optimizer + count.activations
+
+
+def test_gradients_are_told_apart():
+    """Those of the step before are there when this one needs most, if nobody drops them."""
+    network = Scale()
+    optimizer = torch.optim.SGD(network.parameters())
+
+    def step(batch):
+        (network.weight * batch["x"]).sum().backward()
+
+    first, second = (count_step(step, {"x": torch.ones(N)}, [network], [optimizer]) for _ in range(2))
+    assert (first.gradients, second.gradients) == (0, 4 * N)
+    assert first.optimizer == second.optimizer == 0
+    assert 0 <= second.activations - 8 * N <= 16
+
+
+def measured(call: Callable[[], object], folder: Path) -> int:
+    """The most bytes that were allocated at one time of a call, by the allocator's own record."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        call()
+    record.export_chrome_trace(str(folder / "trace.json"))
+    events = json.loads((folder / "trace.json").read_text())["traceEvents"]
+    sizes = [(event["ts"], event["args"]["Bytes"]) for event in events if event.get("name") == "[memory]"]
+    now = most = 0
+    for _, size in sorted(sizes, key=lambda each: each[0]):
+        now += size
+        most = max(most, now)
+    return most
+
+
+def of_the_step(count: MemoryCount, batch: Mapping[str, Tensor]) -> int:
+    """Without what is there before the step."""
+    return count.peak - count.networks - count.optimizer - sum(value.nbytes for value in batch.values())
+
+
+@pytest.mark.parametrize("save", ["activations", "recompute"])
+def test_what_an_op_makes_inside_is_counted(save, tmp_path):
+    """A block that keeps its input alone has all of its features again, and their gradients, in the backward pass."""
+    module = srkernels.nn.ResidualDenseBlock(16, 8, save=save).to(memory_format=torch.channels_last)
+    batch = {"x": torch.rand(2, 16, 64, 64).contiguous(memory_format=torch.channels_last)}
+
+    def step(batch):
+        module.zero_grad()
+        module(batch["x"]).sum().backward()
+
+    with srkernels.use_backend("reference"):
+        count = of_the_step(count_step(step, batch, [module], []), batch)
+        assert count > 2 * 48 * 4 * 2 * 64 * 64
+        assert count == pytest.approx(measured(lambda: step(batch), tmp_path), rel=0.1)
+
+
+def config_of(precision: str, recompute: bool, kind: str = "nlayer_s2", norm: str = "spectral") -> USRDAConfig:
+    """A small one, of numbers of channels for which no CPU has ops that are chosen before eager PyTorch."""
+    config = load_preset("paper-unpaired")
+    critic = DiscriminatorConfig(kind, norm, 8)
+    return replace(
+        config,
+        scale=2,
+        num_feat=16,
+        num_grow_ch=8,
+        num_block=1,
+        num_block_t=1,
+        discriminator_f=critic,
+        discriminator_t=critic,
+        discriminator_y=critic,
+        perceptual=PerceptualConfig("none"),
+        crop=64,
+        batch=2,
+        run=replace(config.run, precision=precision, recompute=recompute),
+    )
+
+
+def reconstruction_alone(config: USRDAConfig) -> USRDAConfig:
+    """E and G_SR with L1, and nothing else."""
+    return replace(config.without("align", "res", "sty", "idt", "cyc"), adversarial_weight=0.0)
+
+
+def build(config: USRDAConfig, device: str):
+    """The step, its networks and its optimisers."""
+    with torch.device(device):
+        phi = FeatureLoss(VGG19Features(config.perceptual.layers)) if config.perceptual.network == "vgg19" else None
+        step = assemble(config, phi, WeightFiles(), torch.device(device))
+    networks = [step.generator, step.discriminators, *([] if phi is None else [phi])]
+    return step, networks, [step.optimizer_g, step.optimizer_d]
+
+
+def imagined_count(
+    config: USRDAConfig, backend: str | None = None, precision: torch.dtype | None = None
+) -> MemoryCount:
+    step, networks, optimizers = build(config, "meta")
+    with imagined(), srkernels.use_backend(backend):
+        imagine(networks, optimizers)
+        step = replace(step, precision=precision or step.precision)
+        return count_step(step, make_batch(config, config.batch), networks, optimizers)
+
+
+@pytest.mark.parametrize(
+    ("kind", "norm", "perceptual", "backend", "precision", "recompute"),
+    [
+        ("nlayer_s2", "spectral", "none", None, "fp32", False),
+        ("nlayer_s2", "spectral", "none", None, "fp32", True),
+        ("nlayer_s2", "spectral", "none", None, "bf16", False),
+        ("nlayer_s2", "spectral", "none", None, "bf16", True),
+        ("vgg", "batch", "none", None, "fp32", True),
+        ("vgg", "batch", "none", None, "bf16", False),
+        ("nlayer_s2", "instance", "vgg19", "reference", "fp32", True),
+        ("vgg", "spectral", "vgg19", "reference", "bf16", False),
+    ],
+)
+def test_count_is_what_is_allocated(kind, norm, perceptual, backend, precision, recompute, tmp_path):
+    config = config_of(precision, recompute, kind, norm)
+    config = replace(config, perceptual=PerceptualConfig(perceptual, ("conv3_1",)))
+    with srkernels.use_backend(backend):
+        step, networks, optimizers = build(config, "cpu")
+        batch = {name: torch.rand_like(value) for name, value in make_batch(config, config.batch).items()}
+        real = count_step(step, batch, networks, optimizers)
+        assert of_the_step(real, batch) == pytest.approx(measured(lambda: step(batch), tmp_path), rel=0.1)
+    fake = imagined_count(config, backend)
+    assert (fake.networks, fake.optimizer) == (real.networks, real.optimizer)
+    # In bf16 a GPU resizes in fp32.
+    assert 0.999 * real.peak <= fake.peak <= (1.001 if precision == "fp32" else 1.1) * real.peak
+
+
+def test_fp16_counts_as_bf16():
+    """In which the dry run counts, so that no CPU's own ops are in the way."""
+    config = reconstruction_alone(config_of("bf16", False))
+    assert imagined_count(config).peak == imagined_count(config, precision=torch.float16).peak
+
+
+def test_autocast_resizes_as_on_a_gpu():
+    with imagined():
+        x = torch.ones(1, 1, 4, 4, dtype=torch.bfloat16)
+        assert F.interpolate(x, scale_factor=2).dtype is torch.bfloat16
+        with torch.autocast("cpu", torch.bfloat16):
+            assert F.interpolate(x, scale_factor=2, mode="nearest").dtype is torch.float32
+
+
+@pytest.mark.parametrize("near", [1, 4, 40])
+@pytest.mark.parametrize("each", [1, 3.7, 90, 200])
+def test_largest_batch(near, each):
+    def count(batch: int) -> MemoryCount:
+        return MemoryCount(networks=100, activations=20 + int(each * batch))
+
+    wanted = max([0, *(batch for batch in range(400) if count(batch).peak <= 300)])
+    assert largest_batch(count, 300, near) == wanted
+
+
+def test_largest_batch_fits_where_memory_grows_faster_than_a_line():
+    assert largest_batch(lambda batch: MemoryCount(activations=batch * batch), 300, 2) <= 17
+
+
+def test_options_that_save_memory_do():
+    config, limit = reconstruction_alone(config_of("fp32", False)), 1e9
+    first = Option("fp32", False, None)
+    others = [replace(first, precision="bf16"), replace(first, recompute=True), replace(first, backend="triton")]
+    found, *saving = count_rows(config, limit, [first, *others])
+    for row in saving:
+        assert row.count.activations < 0.9 * found.count.activations
+        assert row.largest > found.largest
+    constant = found.count.peak - found.count.activations
+    assert found.largest == pytest.approx((limit - constant) / found.count.activations * config.batch, rel=0.1)
+    assert set(others) < set(options())
+
+
+@pytest.mark.parametrize(
+    ("save", "backend", "channels"),
+    [("activations", None, 768), ("activations", "triton", 192), ("recompute", None, 64), ("recompute", "triton", 64)],
+)
+def test_what_dense_blocks_keep(save, backend, channels):
+    """By themselves, as on a GPU, every concatenation and what goes into the activations."""
+    n, side = 2, 64
+
+    def peak(blocks: int) -> int:
+        with torch.device("meta"):
+            network = nn.Sequential(*(srkernels.nn.ResidualDenseBlock(64, 32, save=save) for _ in range(blocks)))
+        with imagined(), srkernels.use_backend(backend):
+            imagine([network], [])
+            batch = {"x": torch.empty(n, 64, side, side).contiguous(memory_format=torch.channels_last)}
+            return count_step(lambda batch: network(batch["x"]).sum().backward(), batch, [network], []).activations
+
+    assert (peak(6) - peak(3)) / (3 * 4 * n * side * side) == pytest.approx(channels, rel=0.01)
+
+
+def test_papers_batch_fits_24_gb():
+    config = load_preset("paper-unpaired")
+    config = replace(config, run=replace(config.run, precision="bf16", recompute=True))
+    assert imagined_count(config, precision=torch.float16).peak < 24e9
+
+
+def test_command_prints_and_needs_no_pictures(monkeypatch, capsys):
+    monkeypatch.setattr(dry_run, "options", lambda: [Option("fp32", False, None), Option("bf16", False, None)])
+    monkeypatch.delenv("SRKERNELS_BACKEND", raising=False)
+    small = ["--preset", "tiny", "--num-feat", "8", "--num-block", "1", "--num-block-t", "1", "--run.precision", "bf16"]
+    assert main(["--dry-run", "--base", *small, "--card-gb", "0.01", "--batch", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "0.01 GB" in printed
+    assert [line.split("│")[2].strip() for line in printed.splitlines() if "│ > │" in line] == ["bf16"]
+    assert "cuDNN" in printed
+
+
+def test_backend_of_the_environment_is_the_one_asked_for_by_name(monkeypatch):
+    monkeypatch.setenv("SRKERNELS_BACKEND", "reference")
+    assert {option.backend for option in options()} == {None, "reference"}
+
+
+def test_flag_can_be_taken_back():
+    assert parse(["--dry_run", "--preset", "tiny"]).dry_run
+    with pytest.raises(SystemExit):
+        parse(["--dry-run", "--no-dry-run", "--preset", "tiny"])
+
+
+@pytest.mark.parametrize("card", ["0", "-1", "nan", "inf"])
+def test_card_must_have_memory(card):
+    with pytest.raises(InputError, match="--card-gb"):
+        main(["--dry-run", "--preset", "tiny", "--card-gb", card])
