@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,12 @@ def load_yaml(options: type[T], path: Path) -> T:
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     return from_mapping(options, mapping, str(path))
+
+
+def check_number(option: str, value: float, *, positive: bool = False) -> None:
+    """Raises InputError naming the option unless the number is finite and from 0 on, or above 0."""
+    if not math.isfinite(value) or value < 0 or (positive and value == 0):
+        raise InputError(f"{option} must be a number {'above 0' if positive else 'from 0 on'}, got {value}")
 
 
 def preset_names(folder: Path) -> list[str]:

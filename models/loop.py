@@ -94,6 +94,8 @@ class LoopConfig:
         ):
             if value < least:
                 raise InputError(f"--run.{option} must be at least {least}, got {value}")
+        if not 0 <= self.max_bad_images <= 1:
+            raise InputError(f"--run.max-bad-images must be from 0 to 1, got {self.max_bad_images}")
         if not 0 <= self.ema < 1:
             raise InputError(f"--run.ema must be from 0 to below 1, got {self.ema}")
 
@@ -108,13 +110,14 @@ class Stage:
         optimizers: by name.
         steps: updates in all.
         step: one update from (its number, counted from 0; the batch on the device); gives detached scalar losses.
-        losses: every name that `step` may give.
+        losses, statistics: every name that `step` may give; the latter are reported, but no losses.
         schedule: factor of the learning rate at an update's number.
         batches: the batches from an update's number on, as `models.data.make_loader` gives them.
         images: number of different pictures in them.
         validate: called with the generator to be judged (the average, if one is kept) and the number of updates done.
         measures: every name that `validate` gives.
         watch: gives a warning about the means of a report, or nothing ("").
+        accepted: called once it is sure that the folder's checkpoint, if any, is of this run.
     """
 
     name: str
@@ -129,6 +132,8 @@ class Stage:
     validate: Callable[[nn.Module, int], dict[str, float]] | None = None
     measures: Sequence[str] = ()
     watch: Callable[[Mapping[str, float]], str] | None = None
+    statistics: Sequence[str] = ()
+    accepted: Callable[[], None] | None = None
 
 
 @dataclass
@@ -176,8 +181,12 @@ class _Loop:
             for each in ("training_states", "models"):
                 remove_leftovers(folder / each)
         self._done = self._restore()
+        if stage.accepted:
+            stage.accepted()
         self._bad = BadImages(stage.images, config.max_bad_images, run.say_anywhere)
-        self._losses = Table(folder / "losses.csv", (*stage.losses, "learning_rate", "seconds"), self._done)
+        self._losses = Table(
+            folder / "losses.csv", (*stage.losses, *stage.statistics, "learning_rate", "seconds"), self._done
+        )
         self._measured = Table(folder / "validation.csv", stage.measures, self._done)
         self._board = self._open_board()
 
@@ -260,7 +269,8 @@ class _Loop:
     def _means(self) -> dict[str, float]:
         """Means of the losses since the last call."""
         self._read_back()
-        columns = {name: [row[name] for row in self._read if name in row] for name in self._stage.losses}
+        names = (*self._stage.losses, *self._stage.statistics)
+        columns = {name: [row[name] for row in self._read if name in row] for name in names}
         self._read.clear()
         return {name: sum(values) / len(values) for name, values in columns.items() if values}
 

@@ -22,9 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn import functional as F
 from torch.optim import Optimizer
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 Batch = Mapping[str, Tensor]
@@ -59,16 +57,16 @@ def count_step(
 ) -> MemoryCount:
     """Runs one step on a batch of CPU tensors, real or fake, and counts its memory.
 
-    It is a step in the middle of a training: an optimiser that has no state yet is given one ahead of it, by an update
-    with gradients of zero.
+    It is a step in the middle of a training: where an optimiser has no state yet, one step goes ahead of it.
     """
+    if not all(optimizer.state for optimizer in optimizers):
+        step(batch)
     live = _Live()
     parameters = [parameter for network in networks for parameter in network.parameters()]
     live.hold(parameters, "networks")
     for network in networks:
         live.hold(network.buffers(), "networks")
     for optimizer in optimizers:
-        _fill_state(optimizer)
         states = (value for state in optimizer.state.values() for value in state.values())
         live.hold((value for value in states if isinstance(value, Tensor)), "optimizer")
     live.hold((parameter.grad for parameter in parameters if parameter.grad is not None), "gradients")
@@ -90,8 +88,8 @@ def count_step(
 def largest_batch(count: Callable[[int], MemoryCount], limit: float, near: int) -> int:
     """The largest batch whose peak is within `limit` bytes, 0 if not even a single one is.
 
-    Memory grows by the same amount with every item, so this is where a line through the counts of `near` and of one
-    other batch meets the limit; the batch that is found is counted, too.
+    Memory grows by about the same amount with every item, so the search starts where a line through the counts of
+    `near` and of one other batch meets the limit.
     """
     count = functools.cache(count)
 
@@ -104,13 +102,15 @@ def largest_batch(count: Callable[[int], MemoryCount], limit: float, near: int) 
     found = meets((count(other).peak - count(near).peak) / (other - near))
     while found > 0 and count(found).peak > limit:
         found -= 1
+    while count(found + 1).peak <= limit:
+        found += 1
     return found
 
 
 @contextmanager
 def imagined() -> Iterator[None]:
-    """Tensors made inside are fake: of the CPU, without memory. Autocast does to them what it does on a card."""
-    with FakeTensorMode(allow_non_fake_inputs=True), _CUDAAutocast():
+    """Tensors made inside are fake: of the CPU, without memory."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
         yield
 
 
@@ -194,26 +194,3 @@ class _Live(TorchDispatchMode):
         args = [*args[:at], "reference", *args[at + 1 :]]
         with self:
             return func.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CPU), *args)
-
-
-class _CUDAAutocast(TorchFunctionMode):
-    """What autocast does on a card but not on the CPU: it resizes in fp32."""
-
-    def __torch_function__(
-        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if func is F.interpolate and torch.is_autocast_enabled("cpu"):
-            args = (args[0].float(), *args[1:])
-        return func(*args, **(kwargs or {}))
-
-
-def _fill_state(optimizer: Optimizer) -> None:
-    if optimizer.state:
-        return
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    before = [parameter.grad for parameter in parameters]
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    for parameter, gradient in zip(parameters, before, strict=True):
-        parameter.grad = gradient

@@ -92,8 +92,9 @@ def sr_examples(inputs: Inputs, scale: int, side: int) -> Iterator[Example]:
 
 
 def enlarged(generator: nn.Module, scale: int, lr: Pixels, device: torch.device) -> Pixels:
-    """The SR network's picture, made tile by tile; not by the compiled network, which would be compiled per size."""
-    return enlarge_tiled(lambda x: generator.forward(x.to(device)), scale, lr, **TILES)
+    """The SR network's picture, made tile by tile, without compiling anything for its size."""
+    with torch.compiler.set_stance("force_eager"):
+        return enlarge_tiled(lambda x: generator(x.to(device)), scale, lr, **TILES)
 
 
 def tried(source: Source, least: int, side: int) -> Iterator[tuple[str, Pixels]]:

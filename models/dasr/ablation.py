@@ -10,7 +10,7 @@ from typing import Literal
 from models import metrics
 from models.ablate import JUDGED_SR, Method, PaperTable, Row, Trial, last_score, mean_score, score_bicubic_hr
 from models.dasr.build import WeightFiles
-from models.dasr.config import DASRConfig, Frequency, check, load_preset
+from models.dasr.config import DASRConfig, Frequency, check_weightless, load_preset
 from models.dasr.stages import Context, train_dsn, train_srn, write_pairs
 from models.photographs import SCALE
 from models.training import resized
@@ -110,6 +110,9 @@ class _RowContext(Context):
     def folder(self, stage: str) -> Path:
         return self.folders[stage]
 
+    def record(self) -> None:
+        """A row's configuration lies in its own folder already."""
+
 
 def _context(config: DASRConfig, trial: Trial, folders: Mapping[str, Path]) -> Context:
     return _RowContext(config, trial.domains.inputs, WeightFiles(), trial.run, trial.device, folders)
@@ -151,7 +154,7 @@ METHOD = Method(
     title="DASR",
     config=DASRConfig,
     load_preset=load_preset,
-    check=check,
+    check=check_weightless,
     tables=tables,
     setting=_setting,
     paper_setting=(

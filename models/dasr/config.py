@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from models import config as config_files
-from models.config import preset_names
+from models.config import check_number, preset_names
 from models.data import InputError
 from models.frequency import frequency_filter
 from models.loop import LoopConfig
@@ -57,7 +57,7 @@ class PerceptualConfig:
     """The perceptual loss."""
 
     network: Literal["vgg19", "lpips", "none"] = "vgg19"
-    """vgg19 needs --vgg, lpips needs --lpips-alex and --lpips-lin."""
+    """vgg19 needs --weights.vgg, lpips needs --weights.lpips-alex and --weights.lpips-lin."""
     layers: tuple[str, ...] = ("conv5_4",)
     """Layers of VGG-19, before (conv) or after (relu) the activation."""
     map_resize: Literal["bilinear", "area"] = "bilinear"
@@ -226,14 +226,26 @@ def check(config: DASRConfig) -> None:
             raise InputError(
                 f"--{name}.crop must be a multiple of {2 * scale} and at least {8 * scale}, got {stage.crop}"
             )
-        if stage.learning_rate <= 0 or stage.discriminator.learning_rate <= 0 or stage.schedule.pretrain < 0:
-            raise InputError(f"--{name}: learning rates must be positive and schedule.pretrain not negative")
+        if stage.schedule.pretrain < 0:
+            raise InputError(f"--{name}.schedule.pretrain must be at least 0, got {stage.schedule.pretrain}")
+        check_number(f"--{name}.learning-rate", stage.learning_rate, positive=True)
+        check_number(f"--{name}.discriminator.learning-rate", stage.discriminator.learning_rate, positive=True)
+        for weight in ("content", "perceptual", "adversarial"):
+            check_number(f"--{name}.{weight}-weight", getattr(stage, f"{weight}_weight"))
         if not all(0 <= beta < 1 for beta in stage.betas):
             raise InputError(f"--{name}.betas must be from 0 to below 1, got {stage.betas}")
         _check_discriminator(name, stage.discriminator, stage.crop // scale if name == "dsn" else stage.crop)
         stage.schedule.check(f"--{name}.schedule")
     if config.srn.perceptual.network == "lpips" and config.srn.weigh_features and config.weighted:
         raise InputError("--srn.weigh-features: LPIPS is one number per picture and cannot be weighted place by place")
+
+
+def check_weightless(config: DASRConfig) -> None:
+    """`check` for commands that take no weight files. Raises InputError if the run needs one."""
+    check(config)
+    for name, network in (("dsn", config.dsn.perceptual.network), ("srn", config.srn.perceptual.network)):
+        if network != "none":
+            raise InputError(f"--{name}.perceptual.network must be none here, got {network}: it needs weight files")
 
 
 def _check_discriminator(stage: str, options: DiscriminatorConfig, side: int) -> None:

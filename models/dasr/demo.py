@@ -12,7 +12,7 @@ from torch import Tensor
 import srkernels
 from models import pictures
 from models.dasr.build import WeightFiles, build_dsn_step, build_srn_step
-from models.dasr.config import DASRConfig, check, load_preset
+from models.dasr.config import DASRConfig, check_weightless, load_preset
 from models.dasr.stages import Context, dsn_streams, run_stages, srn_streams
 from models.dasr.steps import DSNStep, SRNStep
 from models.data import FolderSource, MapSource, PatchDataset, Stream
@@ -110,7 +110,7 @@ METHOD = Method(
     title="DASR",
     config=DASRConfig,
     load_preset=load_preset,
-    check=check,
+    check=check_weightless,
     train=_train,
     timed=_timed,
     ops=("haar_highpass", "weighted_l1_loss", "residual_block", "dense_block"),

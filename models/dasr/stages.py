@@ -70,13 +70,16 @@ class Context:
     def folder(self, stage: str) -> Path:
         return self.run.folder / stage
 
+    def record(self) -> None:
+        """Leaves the configuration in the run's folder."""
+        if distributed.is_main():
+            (self.run.folder / "config.yaml").write_text(dump_yaml(self.config), encoding="utf-8")
+
 
 def run_stages(context: Context, which: Literal["dsn", "maps", "srn", "all"]) -> dict[str, History]:
     """Runs one stage, or all that the configuration needs; gives the history of those that train."""
     run, config = context.run, context.config
     _check_names(context.inputs.hr)
-    if distributed.is_main():
-        (run.folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
     histories = {}
     if which == "dsn" or (which == "all" and config.source == "dsn" and context.weights.dsn is None):
         run.say("Stage dsn: the down-sampling network learns the look of the real LR pictures", style="bold")
@@ -135,6 +138,7 @@ def write_pairs(context: Context) -> None:
     generate = load_generator(context) if config.source == "dsn" else _bicubic_lr(config.scale)
     distance = load_distance(context) if config.weighted and not config.maps.on_the_fly else None
     least = max(config.srn.crop, config.scale * (distance.margin + 1) if distance is not None else 0)
+    context.record()
     _set_aside_other_pairs(context, folder)
     bad = BadImages(len(source), config.run.max_bad_images, context.run.say_anywhere)
     mine = range(distributed.rank(), len(source), distributed.world_size())
@@ -262,6 +266,7 @@ def _train(
         images=dataset.total,
         validate=judge,
         measures=("psnr", "ssim"),
+        accepted=context.record,
     )
     return train(stage, context.run, context.folder(name), run, settings_of(config, name), device)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import cached
 from torch.optim import Optimizer
 
 from models import distributed
@@ -75,7 +76,8 @@ class Step(ABC):
 
     def __call__(self, batch: Batch) -> Losses:
         """One update of both players; gives the terms before their weights, detached."""
-        with self.players.autocast():
+        # One estimate of every spectral norm for all that the discriminator sees in a step.
+        with self.players.autocast(), cached():
             loss_g, terms = self.forward(batch)
         self.players.update(loss_g, terms["discriminator"])
         return {name: term.detach() for name, term in terms.items()}

@@ -42,6 +42,9 @@ class USRDAGenerator(nn.Module):
         scale: HR over LR, 1, 2 or 4.
         bicubic_skip: the decoders give the difference to the bicubic enlargement, and to the LR picture itself; their
             last convolutions start at zero, so that an untrained network *is* bicubic. Not in the paper.
+
+    Attributes:
+        sizes: the arguments, by name.
     """
 
     def __init__(
@@ -61,6 +64,15 @@ class USRDAGenerator(nn.Module):
         self.decoder_t = Decoder(num_feat, num_block_t, num_grow_ch, scale=1)
         self.scale = scale
         self.bicubic_skip = bicubic_skip
+        self.sizes = {
+            "num_feat": num_feat,
+            "num_conv": num_conv,
+            "num_block": num_block,
+            "num_block_t": num_block_t,
+            "num_grow_ch": num_grow_ch,
+            "scale": scale,
+            "bicubic_skip": bicubic_skip,
+        }
         self._start_as_bicubic()
 
     def kaiming_init(self) -> None:

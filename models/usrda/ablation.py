@@ -5,7 +5,7 @@ from __future__ import annotations
 from models.ablate import JUDGED_SR, Method, PaperTable, Row, Trial, last_score, score_bicubic_hr
 from models.data import InputError
 from models.usrda.build import WeightFiles
-from models.usrda.config import REGULARISATION, USRDAConfig, check, load_preset
+from models.usrda.config import REGULARISATION, USRDAConfig, check_weightless, load_preset
 from models.usrda.stage import Context, train_usrda
 from models.validation import Score
 
@@ -47,7 +47,7 @@ def _train(row: Row, trial: Trial) -> Score:
 
 
 def _check(config: USRDAConfig) -> None:
-    check(config)
+    check_weightless(config)
     for term in ("align", *REGULARISATION):
         if getattr(config.loss, term) == 0:
             raise InputError(f"--loss.{term} must be positive: the rows of Table 3 are with it and without it")

@@ -11,7 +11,7 @@ from torch.optim import Adam
 
 from models.data import InputError
 from models.losses import FeatureLoss
-from models.networks import USRDAGenerator
+from models.networks import USRDAGenerator, VGG19Features
 from models.networks.blocks import recompute_blocks
 from models.usrda.config import USRDAConfig
 from models.usrda.steps import USRDAStep
@@ -78,6 +78,14 @@ def assemble(
     )
 
 
+def random_features(config: USRDAConfig) -> FeatureLoss | None:
+    """phi with random weights, for where values do not matter."""
+    options = config.perceptual
+    if options.network == "none":
+        return None
+    return FeatureLoss(VGG19Features(options.layers, input_norm=options.input_norm))
+
+
 def build_features(config: USRDAConfig, weights: WeightFiles) -> FeatureLoss | None:
     """phi with its published weights. Raises InputError naming the option whose file is missing or wrong."""
     options = config.perceptual
@@ -102,8 +110,12 @@ def _generator(config: USRDAConfig, weights: WeightFiles) -> USRDAGenerator:
         return generator
     generator = load_network(weights.generator, "--weights.generator", (USRDAGenerator,))
     assert isinstance(generator, USRDAGenerator)
-    width = generator.encoder.conv_featmap[0].weight.shape[0]
-    for name, found, wanted in (("scale", generator.scale, config.scale), ("width", width, config.num_feat)):
-        if found != wanted:
-            raise InputError(f"--weights.generator holds networks of {name} {found}, the run needs {wanted}")
+    # Else the run's record would be of other networks, and it could not be resumed.
+    for name, found in generator.sizes.items():
+        if found != getattr(config, name):
+            option = name.replace("_", "-")
+            raise InputError(
+                f"--weights.generator: {weights.generator} holds networks of {option} {found}, the run says "
+                f"--{option} {getattr(config, name)}"
+            )
     return generator

@@ -69,12 +69,12 @@ def parse(arguments: Sequence[str]) -> USRDACommand:
 def main(arguments: Sequence[str]) -> int:
     """Trains as the command line says; 0 when it is done. Raises what `models.loop.train` raises."""
     command = parse(arguments)
-    config = command.resolved()
     if command.dry_run:
-        print_memory(config, command.preset, command.card_gb)
+        print_memory(command.resolved(), command.preset, command.card_gb)
         return 0
-    inputs = command.inputs(config.scale)
     with process_group(pick_device(command.device)) as device:
+        config = command.resolved()  # here, where the number of ranks is known
+        inputs = command.inputs(config.scale)
         command.start(command.out)
         run = Run(command.out)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -10,10 +11,11 @@ import torch
 from torch import nn
 
 from models import config as config_files
-from models.config import preset_names
+from models import distributed
+from models.config import check_number, preset_names
 from models.data import InputError
 from models.loop import LoopConfig
-from models.networks import PatchDiscriminator, VGGDiscriminator
+from models.networks import PatchDiscriminator, VGG19Features, VGGDiscriminator
 from models.schedule import ScheduleConfig
 from models.usrda.steps import LossWeights
 from models.usrda.synthesis import SynthesisConfig
@@ -31,7 +33,7 @@ class DiscriminatorConfig:
     kind: Literal["paper", "fsd", "nlayer_s1", "nlayer_s2", "vgg"] = "nlayer_s2"
     """A score for every patch (nlayer_s2 is PatchGAN, paper is DASR's), or vgg: one for a picture of fixed size."""
     norm: Literal["instance", "batch", "spectral", "none"] = "spectral"
-    """Batch norm tells pictures apart by what else is in their batch; the unofficial code has it."""
+    """The unofficial code has batch norm; its statistics are those of a rank's own share of a batch."""
     num_feat: int = 64
     """Features of the first layer."""
 
@@ -145,30 +147,49 @@ def check(config: USRDAConfig) -> None:
     if config.crop % config.scale or config.crop < 8 * config.scale:
         least = 8 * config.scale
         raise InputError(f"--crop must be a multiple of {config.scale} and at least {least}, got {config.crop}")
-    if config.learning_rate <= 0 or not all(0 <= beta < 1 for beta in config.betas):
-        raise InputError("--learning-rate must be positive and --betas from 0 to below 1")
+    if not all(0 <= beta < 1 for beta in config.betas):
+        raise InputError(f"--betas must be from 0 to below 1, got {config.betas}")
+    check_number("--learning-rate", config.learning_rate, positive=True)
+    check_number("--perceptual-weight", config.perceptual_weight)
+    check_number("--adversarial-weight", config.adversarial_weight)
     for name, weight in vars(config.loss).items():
-        if weight < 0:
-            raise InputError(f"--loss.{name} must not be negative, got {weight}")
-    if config.loss.rec == 0:
-        raise InputError("--loss.rec must be positive: without L_rec nothing trains the SR network")
+        # Without L_rec nothing trains the SR network.
+        check_number(f"--loss.{name}", weight, positive=name == "rec")
     for name, (low, high) in (("blur", config.synthesis.blur), ("noise", config.synthesis.noise)):
-        if not 0 <= low <= high:
+        if not 0 <= low <= high < math.inf:
             raise InputError(f"--synthesis.{name} must be a range from 0 on, got {low} {high}")
     for name, channels, side in (
         ("f", config.num_feat, config.lr_crop),
         ("t", 3, config.lr_crop),
         ("y", 3, config.crop),
     ):
-        _check_discriminator(name, getattr(config, f"discriminator_{name}"), channels, side)
+        _check_discriminator(name, getattr(config, f"discriminator_{name}"), channels, side, config.batch)
+    if config.perceptual.network != "none":
+        try:
+            with torch.device("meta"):
+                VGG19Features(config.perceptual.layers)
+        except ValueError as error:
+            raise InputError(f"--perceptual.layers: {error}") from error
 
 
-def _check_discriminator(name: str, options: DiscriminatorConfig, channels: int, side: int) -> None:
-    """Tries the discriminator on the shape of a crop; nothing is computed."""
+def check_weightless(config: USRDAConfig) -> None:
+    """`check` for commands that take no weight files. Raises InputError if the run needs one."""
+    check(config)
+    if config.perceptual.network != "none":
+        raise InputError(
+            f"--perceptual.network must be none here, got {config.perceptual.network}: it needs a weight file"
+        )
+
+
+def _check_discriminator(name: str, options: DiscriminatorConfig, channels: int, side: int, batch: int) -> None:
+    """Tries the discriminator on the shape of a rank's share of a batch; nothing is computed."""
+    if options.num_feat < 1:
+        raise InputError(f"--discriminator-{name}.num-feat must be at least 1, got {options.num_feat}")
+    share = max(1, batch // distributed.world_size())
     try:
         with torch.device("meta"):
             # Spectral norm fits everywhere, and takes its time to say so.
             norm = "none" if options.norm == "spectral" else options.norm
-            replace(options, num_feat=1, norm=norm).build(channels, side)(torch.empty(2, channels, side, side))
+            replace(options, num_feat=1, norm=norm).build(channels, side)(torch.empty(share, channels, side, side))
     except (ValueError, RuntimeError) as error:
-        raise InputError(f"--discriminator-{name} does not work on crops of {side} pixels: {error}") from error
+        raise InputError(f"--discriminator-{name} does not work on {share} crops of {side} pixels: {error}") from error

@@ -13,7 +13,7 @@ from models.networks import USRDAGenerator, load_weights
 from models.timing import Work
 from models.training import first_batch, newest_weights
 from models.usrda.build import WeightFiles, build_step
-from models.usrda.config import USRDAConfig, check, load_preset
+from models.usrda.config import USRDAConfig, check_weightless, load_preset
 from models.usrda.stage import Context, draw_products, make_dataset, train_usrda
 
 
@@ -52,7 +52,7 @@ METHOD = Method(
     title="USR-DA",
     config=USRDAConfig,
     load_preset=load_preset,
-    check=check,
+    check=check_weightless,
     train=_train,
     timed=_timed,
     ops=("conv2d_act", "dense_block"),

@@ -19,10 +19,8 @@ from torch.optim import Optimizer
 
 import srkernels
 from models.data import InputError
-from models.losses import FeatureLoss
 from models.memory import MemoryCount, count_step, imagine, imagined, largest_batch
-from models.networks import VGG19Features
-from models.usrda.build import WeightFiles, assemble
+from models.usrda.build import WeightFiles, assemble, random_features
 from models.usrda.config import USRDAConfig
 from models.usrda.steps import Batch, USRDAStep
 
@@ -83,11 +81,8 @@ def count_rows(
 def _build(config: USRDAConfig, recompute: bool) -> tuple[USRDAStep, list[nn.Module]]:
     """The step on the meta device, and all networks that are there in a run."""
     config = replace(config, run=replace(config.run, recompute=recompute, compile=False))
-    perceptual = config.perceptual
     with torch.device("meta"):
-        features = None
-        if perceptual.network != "none":
-            features = FeatureLoss(VGG19Features(perceptual.layers, input_norm=perceptual.input_norm))
+        features = random_features(config)
         step = assemble(config, features, WeightFiles(), torch.device("meta"))
     networks = [step.generator, step.discriminators]
     if features is not None:

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from models.data import Source
 from models.losses import FeatureLoss
-from models.networks import VGG19Features
 from models.profile import REST, Method, Stopwatch, Subject, Timed, random_weights, timed_both_ways, timed_optimizer
 from models.training import Inputs
-from models.usrda.build import WeightFiles, assemble
+from models.usrda.build import WeightFiles, assemble, random_features
 from models.usrda.config import USRDAConfig, check, load_preset
 from models.usrda.stage import make_dataset
 from models.usrda.steps import USRDAStep
@@ -27,10 +26,8 @@ def prepare(
 ) -> Subject:
     """The step with fresh networks, and its patches; there is but one stage, and it leaves no files."""
     torch.manual_seed(config.run.seed)
-    features, notes = None, ()
-    if config.perceptual.network != "none":
-        features = FeatureLoss(VGG19Features(config.perceptual.layers, input_norm=config.perceptual.input_norm))
-        notes = (random_weights(config.perceptual.network),)
+    features = random_features(config)
+    notes = () if features is None else (random_weights(config.perceptual.network),)
     step = assemble(config, features, WeightFiles(), device)
     run = replace(config.run, grey_images="convert")  # some of the bundled photographs are grey
     dataset = make_dataset(replace(config, run=run), Inputs(hr, real_lr))

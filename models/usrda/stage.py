@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from torch import nn
 
 from models import distributed, pictures
 from models.config import dump_yaml, to_mapping
-from models.data import InputError, Stream, to_pixels, to_tensor
+from models.data import Stream, to_pixels, to_tensor
 from models.loop import History, Stage, train
 from models.networks import USRDAGenerator
-from models.run import Run
+from models.run import Run, read_table
 from models.training import Inputs, cached, enlarged, loader, middle, sr_examples, tried
 from models.usrda.build import WeightFiles, build_step
 from models.usrda.config import USRDAConfig
@@ -39,6 +39,11 @@ class Context:
     device: torch.device
     folder: Path
 
+    def record(self) -> None:
+        """Leaves the configuration in the folder."""
+        if distributed.is_main():
+            (self.folder / "config.yaml").write_text(dump_yaml(self.config), encoding="utf-8")
+
 
 def make_dataset(config: USRDAConfig, inputs: Inputs) -> SourceDataset:
     """Patches `hr` with `source_lr` made from them, and unrelated `real_lr`."""
@@ -61,12 +66,10 @@ def make_dataset(config: USRDAConfig, inputs: Inputs) -> SourceDataset:
 def train_usrda(context: Context) -> History:
     """Trains all networks to the end of the schedule. Raises what `models.loop.train` raises."""
     config, inputs, device = context.config, context.inputs, context.device
-    if distributed.is_main():
-        (context.folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
     torch.manual_seed(config.run.seed)
     step = build_step(config, context.weights, device)
     dataset = make_dataset(config, inputs)
-    folder = context.folder / "visualization"
+    folder, losses = context.folder / "visualization", context.folder / "losses.csv"
 
     def judge(generator: nn.Module, done: int) -> dict[str, float]:
         if config.restyles:
@@ -86,12 +89,14 @@ def train_usrda(context: Context) -> History:
         steps=config.schedule.updates,
         step=lambda done, batch: step(batch),
         losses=step.names,
+        statistics=step.statistics,
         schedule=config.schedule.factor,
         batches=loader(dataset, config.batch, config.schedule.updates, config.run, device, "--batch"),
         images=dataset.total,
         validate=judge,
         measures=("psnr", "ssim"),
-        watch=CollapseWatch(),
+        watch=CollapseWatch(read_table(losses) if losses.exists() else ()),
+        accepted=context.record,
     )
     return train(stage, context.run, context.folder, config.run, settings_of(config), device)
 
@@ -99,8 +104,11 @@ def train_usrda(context: Context) -> History:
 class CollapseWatch:
     """Warns, once, of features that shrink away: alignment and feature identity are easiest met by small ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, reports: Iterable[Mapping[str, float]] = ()) -> None:
+        """`reports` are those of the run before it was resumed."""
         self._highest, self._warned = 0.0, False
+        for report in reports:
+            self(report)
 
     def __call__(self, means: Mapping[str, float]) -> str:
         scale = means["scale_s"]
@@ -127,7 +135,7 @@ def draw_products(context: Context, generator: nn.Module, path: Path) -> None:
     hr = [pixels for _, pixels in tried(context.inputs.hr, config.crop, scale * _SHOWN_SIDE)]
     lr = [pixels for _, pixels in tried(context.inputs.real_lr, config.lr_crop, _SHOWN_SIDE)]
     if not hr or not lr:
-        raise InputError("no training picture of a patch's size can be read")
+        return  # whoever reads patches says why
     side = min(min(each.shape[0] // by, each.shape[1] // by) for many, by in ((hr, scale), (lr, 1)) for each in many)
     rows = []
     for number, (large, small) in enumerate(zip(hr, lr, strict=False)):
@@ -145,9 +153,10 @@ def draw_products(context: Context, generator: nn.Module, path: Path) -> None:
 def _products(generator: USRDAGenerator, x: Pixels, device: torch.device) -> tuple[Pixels, Pixels]:
     """x->t and y, whole: what is shown is small."""
     given = to_tensor(x, device)[None]
-    features = generator.encoder.forward(given)
-    restyled = to_pixels(generator.to_target(features, given)[0])
-    return restyled, to_pixels(generator.super_resolve(features, given)[0])
+    with torch.compiler.set_stance("force_eager"):
+        features = generator.encoder(given)
+        restyled, y = generator.to_target(features, given), generator.super_resolve(features, given)
+    return to_pixels(restyled[0]), to_pixels(y[0])
 
 
 def settings_of(config: USRDAConfig) -> dict[str, object]:

@@ -10,11 +10,12 @@ in the step waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import cached
 from torch.optim import Optimizer
 
 from models import distributed
@@ -76,15 +77,21 @@ class USRDAStep:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every name that a step may give."""
-        return (*vars(self.weights), "d_f", "d_t", "d_y", "scale_t", "scale_s", "score_t", "score_s")
+        """Every loss that a step may give."""
+        return (*vars(self.weights), "d_f", "d_t", "d_y")
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """What it may tell besides."""
+        return ("scale_t", "scale_s", "score_t", "score_s")
 
     def __call__(self, batch: Batch) -> Losses:
         # Ahead of the forward pass: it is there that memory is short.
         self.optimizer_d.zero_grad()
         self.optimizer_g.zero_grad()
         device = batch["hr"].device
-        with torch.autocast(device.type, self.precision, enabled=self.precision is not None):
+        # One estimate of every spectral norm for all that a discriminator sees in a step.
+        with torch.autocast(device.type, self.precision, enabled=self.precision is not None), cached():
             loss_g, loss_d, terms = self.forward(batch)
         if loss_d.requires_grad:  # paired training without L_align and L_sty has no discriminator
             loss_d.backward(inputs=list(self.discriminators.parameters()), retain_graph=True)
@@ -98,50 +105,50 @@ class USRDAStep:
         """Eq. 9, the discriminators' losses, and all terms before their weights."""
         g, d, w = self.generator, self.discriminators, self.weights
         x_s, x_t, y_s = batch["source_lr"], batch["real_lr"], batch["hr"]
-        target_domain = any((w.align, w.res, w.sty, w.idt, w.cyc))
-        cycle = any((w.sty, w.idt, w.cyc))
+        restyle = w.sty or w.idt or w.cyc
 
-        if not target_domain:
-            f_s = g.encoder(x_s)
-            told = {"scale_s": _scale(f_s)}
-        else:
-            f_t, f_s = g.encoder(torch.cat((x_t, x_s))).chunk(2)
-            told = {"scale_t": _scale(f_t), "scale_s": _scale(f_s)}
-        if w.res or cycle:
-            x_tt, x_st = g.to_target(torch.cat((f_t, f_s)), torch.cat((x_t, x_s))).chunk(2)
-        made = [(f_s, x_s)]
-        if cycle:
-            f_st = g.encoder(x_st)
-            made.append((f_st, x_st))
-        images = g.super_resolve(*map(torch.cat, zip(*made, strict=True))).chunk(len(made))
+        f = _in_one_call(g.encoder, {"s": (x_s,), "t": (x_t,) if w.align or w.res else None})
+        x = _in_one_call(
+            g.to_target, {"tt": (f["t"], x_t) if w.res else None, "st": (f["s"], x_s) if restyle else None}
+        )
+        if w.idt or w.cyc:
+            f["st"] = g.encoder(x["st"])
+        y = _in_one_call(g.super_resolve, {"rec": (f["s"], x_s), "cyc": (f["st"], x["st"]) if w.cyc else None})
 
-        terms = dict(zip(("rec", "cyc"), [losses.l1_loss(image, y_s) for image in images], strict=False))
+        told = {f"scale_{domain}": widen(f[domain].detach()).abs().mean() for domain in "ts" if domain in f}
+        terms = {name: losses.l1_loss(image, y_s) for name, image in y.items()}
         players = {}
         if self.features is not None:
-            for name, distance in zip(terms, self.features.each(images, y_s), strict=True):
+            for name, distance in zip(y, self.features.each(list(y.values()), y_s), strict=True):
                 terms[name] = terms[name] + self.perceptual * distance
         if self.adversarial:
-            scores = [d["y"](image) for image in images]
-            for name, score in zip(terms, scores, strict=True):
+            scores = [d["y"](image) for image in y.values()]
+            for name, score in zip(y, scores, strict=True):
                 terms[name] = terms[name] + self.adversarial * losses.style_loss(score)
             real = [d["y"](y_s)] * (len(scores) if self.real_twice else 1)
             players["d_y"] = losses.style_discriminator_loss(real, scores)
         if w.align:
-            score_t, score_s = d["f"](f_t), d["f"](f_s)
+            score_t, score_s = d["f"](f["t"]), d["f"](f["s"])
             terms["align"] = losses.alignment_loss(score_t, score_s)
             players["d_f"] = losses.alignment_discriminator_loss(score_t, score_s)
             told |= {"score_t": widen(score_t).mean(), "score_s": widen(score_s).mean()}
         if w.res:
-            terms["res"] = losses.l1_loss(x_tt, x_t)
-        if cycle:
-            score_st = d["t"](x_st)
+            terms["res"] = losses.l1_loss(x["tt"], x_t)
+        if w.sty:
+            score_st = d["t"](x["st"])
             terms["sty"] = losses.style_loss(score_st)
-            terms["idt"] = losses.l1_loss(f_st, f_s.detach() if self.detach_source else f_s)
             players["d_t"] = losses.style_discriminator_loss([d["t"](x_t)], [score_st])
+        if w.idt:
+            terms["idt"] = losses.l1_loss(f["st"], f["s"].detach() if self.detach_source else f["s"])
         loss_g = torch.stack([getattr(w, name) * term for name, term in terms.items()]).sum()
         loss_d = torch.stack([loss_g.new_zeros(()), *players.values()]).sum()
         return loss_g, 0.5 * loss_d if self.halve else loss_d, {**terms, **players, **told}
 
 
-def _scale(features: Tensor) -> Tensor:
-    return widen(features.detach()).abs().mean()
+def _in_one_call(function: Callable[..., Tensor], wanted: Mapping[str, tuple[Tensor, ...] | None]) -> dict[str, Tensor]:
+    """What a network makes of several inputs, by name, and of none that is not wanted."""
+    given = {name: inputs for name, inputs in wanted.items() if inputs is not None}
+    if not given:
+        return {}
+    made = function(*(torch.cat(parts) for parts in zip(*given.values(), strict=True)))
+    return dict(zip(given, made.chunk(len(given)), strict=True))

@@ -54,6 +54,12 @@ def test_noise_has_the_stated_range():
     assert float((noisy - 0.5).mean()) == pytest.approx(0, abs=1e-3)
 
 
+def test_noise_comes_behind_the_blur():
+    """Which would take most of it away."""
+    make = SourceLR(replace(PLAIN, blur=(2.0, 2.0), noise=(10.0, 10.0)), 4, 0)
+    assert 255 * float(make(torch.full((3, 256, 256), 0.5), 0).std()) == pytest.approx(10, rel=0.05)
+
+
 @pytest.mark.parametrize("sigma", [0.7, 2.0])
 def test_blur_is_the_gaussian_it_says(sigma):
     """A point spreads to a picture of deviation sigma; the sum is kept, at the border too."""

@@ -14,14 +14,17 @@ from helpers.training import equal, finish, flat, load, stop_at, write_noise
 
 from models.__main__ import main
 from models.config import dump_yaml
-from models.data import read_image
+from models.data import FolderSource, read_image, to_pixels, to_tensor
 from models.networks import USRDAGenerator, load_weights, save_weights
+from models.pictures import enlarge_nearest
 from models.run import read_table
+from models.training import Inputs, resized, tried
 from models.usrda.build import WeightFiles, build_step
 from models.usrda.command import parse
 from models.usrda.config import DiscriminatorConfig, PerceptualConfig, USRDAConfig, load_preset, presets
-from models.usrda.stage import CollapseWatch
+from models.usrda.stage import CollapseWatch, Context, draw_products
 from models.usrda.steps import LossWeights
+from models.usrda.synthesis import SourceLR
 
 # A run of a second: four updates on 16-pixel LR patches.
 SHORT = [
@@ -112,12 +115,13 @@ def test_every_switch_runs_through(folders, tmp_path, switches, given):
 
 def test_killed_at_any_moment_and_resumed_the_weights_are_the_same(folders, tmp_path):
     """kill -9 as soon as the second checkpoint is there; from the last good one on every bit is the same."""
-    command = ["-m", "models", "usrda", *SHORT, *folders, "--run.save-every=1", "--schedule.steps=6"]
+    state = ["--run.ema=0.9", "--run.precision=bf16", "--discriminator-t.norm=batch"]  # and the estimates of the others
+    command = ["-m", "models", "usrda", *SHORT, *folders, *state, "--run.save-every=1", "--schedule.steps=6"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     stop_at([*command, f"--out={cut}"], cut / "training_states" / "2.state", signal.SIGKILL)
     for out in (cut, whole):
         assert ("usrda: resumed behind update" in finish([*command, f"--out={out}"])) == (out == cut)
-    for name in NETWORKS:
+    for name in (*NETWORKS, "generator_ema"):
         assert equal(load(whole, name, 6), load(cut, name, 6)), name
     assert not equal(load(whole, "generator", 6), load(whole, "generator", 5))
 
@@ -139,14 +143,21 @@ def test_two_ranks_are_one(folders, tmp_path):
 def test_a_published_checkpoint_is_a_start(folders, tmp_path, capsys):
     torch.manual_seed(0)
     generator = USRDAGenerator(8, 3, 1, 1, 8)
+    others = [
+        ("--scale=2", "scale 4, the run says --scale 2"),
+        ("--num-block=2", "num-block 1, the run says --num-block 2"),
+    ]
+    others += [("--bicubic-skip", "bicubic-skip False, the run says --bicubic-skip True")]
     parts = {"model_Enc": "encoder", "model_Dec_SR": "decoder_sr", "model_Dec_Id": "decoder_t"}
     torch.save({key: getattr(generator, part).state_dict() for key, part in parts.items()}, tmp_path / "theirs.pth")
     start = ["--schedule.steps=1", "--learning-rate=1e-9", f"--weights.generator={tmp_path / 'theirs.pth'}"]
+    start.insert(0, "--no-bicubic-skip")
     assert run(*SHORT, *folders, *start, f"--out={tmp_path / 'out'}") == 0
     found = load(tmp_path / "out", "generator", 1)
     assert all(torch.allclose(found[key], value, atol=1e-6) for key, value in generator.state_dict().items())
-    assert run(*SHORT, *folders, *start, "--scale=2", f"--out={tmp_path / 'two'}") == 2
-    assert "--weights.generator holds networks of scale 4, the run needs 2" in capsys.readouterr().err
+    for option, message in others:
+        assert run(*SHORT, *folders, *start, option, f"--out={tmp_path / 'two'}") == 2
+        assert f"theirs.pth holds networks of {message}" in capsys.readouterr().err
     save_weights(generator.encoder, tmp_path / "encoder.safetensors")
     start[-1] = f"--weights.generator={tmp_path / 'encoder.safetensors'}"
     assert run(*SHORT, *folders, *start, f"--out={tmp_path / 'three'}") == 2
@@ -162,10 +173,17 @@ def test_refusals_name_what_is_wrong(folders, tmp_path, capsys):
         (["--crop=16"], "--crop must be a multiple of 4 and at least 32, got 16"),
         (["--batch=0"], "--batch must be at least 1, got 0"),
         (["--num-block-t=0"], "--num-block-t must be at least 1, got 0"),
-        (["--loss.rec=0"], "--loss.rec must be positive"),
-        (["--loss.idt=-1"], "--loss.idt must not be negative, got -1"),
+        (["--loss.rec=0"], "--loss.rec must be a number above 0, got 0"),
+        (["--loss.idt=-1"], "--loss.idt must be a number from 0 on, got -1"),
+        (["--loss.align=nan"], "--loss.align must be a number from 0 on, got nan"),
+        (["--learning-rate=inf"], "--learning-rate must be a number above 0, got inf"),
+        (["--synthesis.noise", "0", "inf"], "--synthesis.noise must be a range from 0 on, got 0.0 inf"),
+        (["--discriminator-t.num-feat=0"], "--discriminator-t.num-feat must be at least 1, got 0"),
+        (["--perceptual.network=vgg19", "--perceptual.layers", "conv9_9"], "--perceptual.layers: "),
+        (["--run.max-bad-images=nan"], "--run.max-bad-images must be from 0 to 1, got nan"),
+        (["--crop=128", "--batch=1", "--discriminator-f.kind=vgg", "--discriminator-f.norm=batch"], "on 1 crops of 32"),
         (["--synthesis.blur", "2", "1"], "--synthesis.blur must be a range from 0 on, got 2.0 1.0"),
-        (["--discriminator-f.kind=vgg"], "--discriminator-f does not work on crops of 16 pixels: VGGDiscriminator"),
+        (["--discriminator-f.kind=vgg"], "--discriminator-f does not work on 2 crops of 16 pixels: VGGDiscriminator"),
         (["--schedule.at", "0"], "--schedule.at must be positive numbers"),
         (["--run.report-every=0"], "--run.report-every must be at least 1, got 0"),
         (["--perceptual.network=vgg19"], "--weights.vgg is needed: torchvision's vgg19-dcbb9e9d.pth"),
@@ -181,6 +199,7 @@ def test_other_settings_are_refused_and_more_updates_are_not(folders, tmp_path, 
     assert run(*SHORT, *folders, out) == 0
     assert run(*SHORT, *folders, out, "--no-align") == 1
     assert "loss.align was 0.01, is 0.0" in capsys.readouterr().err
+    assert yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["loss"]["align"] == 0.01
     assert run(*SHORT, *folders, out, "--schedule.steps=6") == 0
     assert load(tmp_path / "out", "generator", 6)
     assert run(*SHORT, *folders, out, "--no-align", "--resume=never") == 0
@@ -190,8 +209,7 @@ def test_other_settings_are_refused_and_more_updates_are_not(folders, tmp_path, 
 def test_a_collapse_of_the_features_is_warned_of_once():
     watch = CollapseWatch()
     assert [bool(watch({"scale_s": scale})) for scale in (0.1, 0.4, 0.05, 0.039, 0.01)] == [False] * 3 + [True, False]
-    again = CollapseWatch()
-    again({"scale_s": 2.0})
+    again = CollapseWatch([{"scale_s": 2.0}])  # as a run that is resumed
     assert "mean |f| is 0.1, it was 2: they collapse" in again({"scale_s": 0.1})
 
 
@@ -224,6 +242,66 @@ def test_the_presets_state_what_paper_and_code_state():
     )
 
 
+def test_what_the_options_say_is_built(tmp_path):
+    options = [
+        "--detach-source",
+        "--halve",
+        "--real-twice",
+        "--amsgrad",
+        "--betas",
+        "0.5",
+        "0.6",
+        "--learning-rate=0.3",
+    ]
+    options += ["--run.recompute", "--run.precision=bf16", "--adversarial-weight=0.2", "--perceptual-weight=0.4"]
+    config = parse([*SHORT, "--hr=x", "--lr=x", "--out=x", *options]).resolved()
+    step = build_step(config, WeightFiles(), torch.device("cpu"))
+    assert step.detach_source and step.halve and step.real_twice and step.precision is torch.bfloat16
+    assert (step.adversarial, step.perceptual, step.weights) == (0.2, 0.4, config.loss)
+    for optimizer in (step.optimizer_g, step.optimizer_d):
+        defaults = optimizer.defaults
+        assert (defaults["lr"], defaults["betas"], defaults["amsgrad"]) == (0.3, (0.5, 0.6), True)
+    assert step.generator.decoder_t.body[0].rdb1.save == "recompute"
+    assert step.generator.sizes == {name: getattr(config, name) for name in step.generator.sizes}
+
+
+def test_compiled_parts_are_compiled_for_crops_alone(folders, tmp_path):
+    """Pictures of every size are tried in between, without a graph for each."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    pairs = [f"--val-hr={tmp_path / 'val_hr'}", f"--val-lr={tmp_path / 'val_lr'}"]
+    write_noise(tmp_path / "val_hr" / "0.png", 96, 104, 1)
+    write_noise(tmp_path / "val_lr" / "0.png", 24, 26, 1)
+    assert run(*SHORT, *folders, *pairs, "--run.compile", f"--out={tmp_path / 'compiled'}") == 0
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert graphs == 4  # E of both domains and of x_st, both decoders
+    assert run(*SHORT, *folders, *pairs, f"--out={tmp_path / 'eager'}") == 0
+    compiled, eager = (flat(load(tmp_path / name, "generator", 4)) for name in ("compiled", "eager"))
+    start = flat(load(tmp_path / "eager", "generator", 2))
+    assert float((compiled - eager).norm()) < 0.1 * float((eager - start).norm())
+
+
+def test_the_intermediate_products_are_what_they_are_called(folders, tmp_path, monkeypatch):
+    """Networks that start as bicubic: x_s and x_t as they are in the target domain, and enlarged."""
+    sheets = []
+    monkeypatch.setattr("models.pictures.save_sheet", lambda path, rows, note: sheets.append(rows))
+    config = parse([*SHORT, *folders, "--out=x"]).resolved()
+    inputs = Inputs(FolderSource(tmp_path / "hr"), FolderSource(tmp_path / "lr"))
+    context = Context(config, inputs, WeightFiles(), None, torch.device("cpu"), tmp_path)
+    draw_products(context, build_step(config, WeightFiles(), context.device).generator, tmp_path / "a.png")
+    ((_, cells), *_), ((name, first), *_) = sheets[0], tried(inputs.real_lr, 16, 22)
+    shown = {cell.title: cell.pixels for cell in cells}
+    assert list(shown) == ["x_s", "x_s→t", "y from x_s", "x_t", "x_t→t", "y from x_t"]
+    assert np.array_equal(shown["x_t"], enlarge_nearest(first, 4)) and name == "0"
+    for domain in "st":
+        small = shown[f"x_{domain}"][::4, ::4]
+        assert np.array_equal(shown[f"x_{domain}→t"], shown[f"x_{domain}"])
+        assert np.abs(shown[f"y from x_{domain}"] - resized(small, 4).astype(int)).max() <= 1
+    large = next(tried(inputs.hr, 64, 88))[1]
+    x_s = SourceLR(config.synthesis, 4, 0)(to_tensor(large), 0)
+    assert np.array_equal(shown["x_s"][::4, ::4], to_pixels(x_s))
+
+
 @pytest.mark.parametrize("preset", ["paper-unpaired", "paper-paired", "bicubic-source", "unofficial"])
 def test_the_presets_take_two_steps_at_full_network_size(preset, vgg_file):
     """Small crops, one picture of each domain or what batch norm needs; networks and losses are the whole ones."""
@@ -237,7 +315,7 @@ def test_the_presets_take_two_steps_at_full_network_size(preset, vgg_file):
     batch = {name: torch.rand(count, 3, side, side) for name, side in sides.items()}
     first, second = step(batch), step(batch)
     assert all(bool(value.isfinite()) for losses in (first, second) for value in losses.values())
-    assert set(first) == set(step.names) - ({"d_y"} if preset == "paper-paired" else set())
+    assert set(first) == {*step.names, *step.statistics} - ({"d_y"} if preset == "paper-paired" else set())
     assert all(float(first[name]) != float(second[name]) for name in first)
 
 

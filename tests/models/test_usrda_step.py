@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
 
 from models.losses import FeatureLoss
 from models.networks import USRDAGenerator
@@ -163,7 +164,7 @@ def naive(step: USRDAStep, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor
     loss_d = torch.zeros((), dtype=torch.float64, requires_grad=True)
     if step.adversarial:
         loss_d = loss_d + mse(dy(ys), 1.0) + mse(dy(gsr(xs).detach()), 0.0)
-        if w.sty:
+        if w.cyc:
             loss_d = loss_d + mse(dy(gsr(gt(xs)).detach()), 0.0)
             if step.real_twice:
                 loss_d = loss_d + mse(dy(ys), 1.0)
@@ -180,14 +181,22 @@ TABLE_3 = {
     "no-align": replace(ALL, align=0),
     "full": ALL,
 }
+SINGLE = {
+    "res": LossWeights(0, 1, 0.9, 0, 0, 0),
+    "sty": LossWeights(0, 1, 0, 0.4, 0, 0),
+    "idt": LossWeights(0, 1, 0, 0, 0.5, 0),
+    "cyc": LossWeights(0, 1, 0, 0, 0, 0.8),
+    "no-cyc": replace(ALL, cyc=0),
+    "no-sty": replace(ALL, sty=0),
+}
 
 
 @pytest.mark.parametrize(
     "options", [{}, {"detach_source": True}, {"halve": True, "real_twice": True}, {"adversarial": 0.0}], ids=str
 )
-@pytest.mark.parametrize("row", TABLE_3)
+@pytest.mark.parametrize("row", {**TABLE_3, **SINGLE})
 def test_a_step_is_the_written_out_one(row, options):
-    step, batch = make(TABLE_3[row], **options), make_batch()
+    step, batch = make({**TABLE_3, **SINGLE}[row], **options), make_batch()
     before = copy.deepcopy((step.generator.state_dict(), step.discriminators.state_dict()))
     terms = step(batch)
     found = [[p.grad for p in network.parameters()] for network in (step.generator, step.discriminators)]
@@ -199,20 +208,34 @@ def test_a_step_is_the_written_out_one(row, options):
             assert (got is None) == (want is None or not want.any())
             if got is not None:
                 torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
-    assert set(terms) <= set(step.names)
-    told = {"scale_s", "scale_t", "score_s", "score_t"}
+    assert set(terms) <= {*step.names, *step.statistics}
+    w = step.weights
+    weighted = {name for name, weight in vars(w).items() if weight}
+    players = {"d_f": w.align, "d_t": w.sty, "d_y": step.adversarial}
+    told = {"scale_s": True, "scale_t": w.align or w.res, "score_s": w.align, "score_t": w.align}
+    assert set(terms) == weighted | {name for name, given in {**players, **told}.items() if given}
+
+
+def test_what_only_terms_of_weight_0_need_is_not_computed():
+    """Sample-batches of E, G_t and G_SR."""
     wanted = {
-        "base": {"rec", "scale_s"},
-        "align": {"rec", "align", "d_f", *told},
-        "no-align": {"rec", "cyc", "res", "sty", "idt", "d_t", "scale_s", "scale_t"},
-        "full": {"rec", "cyc", "res", "sty", "idt", "align", "d_t", "d_f", *told},
-    }[row]
-    assert set(terms) == wanted | ({"d_y"} if step.adversarial else set())
+        "base": (1, 0, 1),
+        "align": (2, 0, 1),
+        "no-align": (3, 2, 2),
+        "full": (3, 2, 2),
+        "res": (2, 1, 1),
+        "sty": (1, 1, 1),
+        "idt": (2, 1, 1),
+        "cyc": (2, 1, 2),
+        "no-cyc": (3, 2, 1),
+        "no-sty": (3, 2, 2),
+    }
+    assert {row: tuple(computed(make(weights)).values()) for row, weights in {**TABLE_3, **SINGLE}.items()} == wanted
 
 
-def test_every_tensor_is_computed_once():
-    """Three sample-batches of E, two of each decoder, the features of the target once."""
-    step, seen = make(), {"encoder": 0, "decoder_t": 0, "decoder_sr": 0}
+def computed(step: USRDAStep) -> dict[str, int]:
+    """How many batches of samples each network is given in a step."""
+    seen = {"encoder": 0, "decoder_t": 0, "decoder_sr": 0}
 
     def count(name: str):
         return lambda module, given: seen.__setitem__(name, seen[name] + len(given[0]) // 2)
@@ -220,5 +243,20 @@ def test_every_tensor_is_computed_once():
     for name in seen:
         getattr(step.generator, name).register_forward_pre_hook(count(name))
     step(make_batch())
-    assert seen == {"encoder": 3, "decoder_t": 2, "decoder_sr": 2}
+    return seen
+
+
+def test_every_tensor_is_computed_once():
+    """Three sample-batches of E, two of each decoder, the features of the target once."""
+    step = make()
+    assert computed(step) == {"encoder": 3, "decoder_t": 2, "decoder_sr": 2}
     assert sorted(step.features.features.seen) == [2, 4]
+
+
+def test_a_discriminator_is_one_function_in_a_step():
+    """A spectral norm is estimated once, and not anew for every picture that is judged."""
+    step, seen = make(), []
+    spectral_norm(step.discriminators["y"])
+    step.discriminators["y"].register_forward_hook(lambda module, given, score: seen.append(module.weight))
+    step(make_batch())
+    assert len(seen) == 3 and all(weight is seen[0] for weight in seen)
