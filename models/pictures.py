@@ -106,7 +106,7 @@ def save_curves(path: Path, stages: Mapping[str, History], baseline: Mapping[str
         for loss, (steps, values) in history.losses.items():
             axis.plot(steps, values, label=loss)
         axis.set(title=f"stage {name}", xlabel="update", ylabel="loss (before its weight)", yscale="log")
-        axis.legend(fontsize=9)
+        axis.legend(fontsize=9, ncols=1 + len(history.losses) // 6)
     for axis, name in zip(axes[len(stages) :], names, strict=True):
         axis.plot(
             [done for done, _ in last.measured], [values[name] for _, values in last.measured], "o-", label="ours"
