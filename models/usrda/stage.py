@@ -21,7 +21,7 @@ from models.usrda.config import USRDAConfig
 from models.usrda.synthesis import SourceDataset, SourceLR
 from models.validation import Pixels, validate
 
-# A picture whose features are this small a part of what they once were says nothing through them any more.
+# Features have collapsed when their mean |f| is less than this part of the highest there was.
 _COLLAPSED = 0.1
 
 # Side of what is shown of an intermediate product, in LR pixels.
