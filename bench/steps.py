@@ -64,9 +64,6 @@ def configurations() -> dict[str, StepBench]:
     return {**dasr_steps.configurations(), **usrda_steps.configurations()}
 
 
-# What forms are made of
-
-
 def run_options(run: LoopConfig, *, fast: bool, recompute: bool) -> LoopConfig:
     """How a form runs: as the methods' codes do (fp32, NCHW, unfused Adam), or as PyTorch is fast."""
     return replace(run, recompute=recompute, precision="bf16" if fast else "fp32", channels_last=fast, fused_adam=fast)
@@ -93,9 +90,6 @@ def random_batch(
     torch.manual_seed(2)
     batch = {name: torch.rand(count, c, side, side, device=device) for name, (c, side) in shapes.items()}
     return {name: value.contiguous(memory_format=layout) for name, value in batch.items()}
-
-
-# Measuring
 
 
 def kept_bytes(call: Call) -> int:

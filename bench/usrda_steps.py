@@ -17,8 +17,9 @@ step ahead of the generators' phase, here both losses are differentiated ahead o
 compute the same losses, which are compared on the first update. Statistics of the alignment, which only ours gives, are
 not part of the equations and not compared.
 
-Spectral norm refines its estimate at every call of a discriminator in training, and the naive order calls them more
-often. It starts from an estimate refined fifteen times: losses move by a thousandth, of two hundredths allowed.
+Spectral norm refines its estimate at every call of a discriminator in training; ours asks for it once a step, the naive
+order at each of its many calls. It starts from an estimate refined fifteen times, so that losses move by less than the
+two hundredths that are allowed.
 """
 
 from __future__ import annotations

@@ -35,6 +35,26 @@ def check_number(option: str, value: float, *, positive: bool = False) -> None:
         raise InputError(f"{option} must be a number {'above 0' if positive else 'from 0 on'}, got {value}")
 
 
+def check_counts(options: object, *names: str, prefix: str = "") -> None:
+    """Raises InputError naming the first of these options that is below 1; `prefix` is what leads to them."""
+    for name in names:
+        if getattr(options, name) < 1:
+            option = f"--{prefix}{name.replace('_', '-')}"
+            raise InputError(f"{option} must be at least 1, got {getattr(options, name)}")
+
+
+def check_crop(option: str, side: int, multiple: int, least: int) -> None:
+    """Raises InputError naming the option for a crop of a side that networks do not take."""
+    if side % multiple or side < least:
+        raise InputError(f"{option} must be a multiple of {multiple} and at least {least}, got {side}")
+
+
+def check_betas(option: str, betas: Sequence[float]) -> None:
+    """Raises InputError naming the option for what Adam does not take."""
+    if not all(0 <= beta < 1 for beta in betas):
+        raise InputError(f"{option} must be from 0 to below 1, got {betas}")
+
+
 def preset_names(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.yaml"))
 

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 import tyro
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from models import metrics
 from models.checkpoint import write_whole
 from models.data import IMAGE_SUFFIXES, InputError, list_files, read_photo, to_tensor
+from models.run import make_console
 from models.weight_files import load_lpips
 
 Pixels = NDArray[np.uint8]
@@ -69,7 +69,7 @@ def run_evaluate(options: EvaluateOptions) -> int:
     pairs = _pairs(options.sr, options.hr)
     rows = [(hr.stem, _measure(measures, sr, hr)) for sr, hr in track(pairs, description="evaluate", transient=True)]
     rows.append(("mean", [float(np.mean(column)) for column in zip(*(values for _, values in rows), strict=True)]))
-    Console(width=None if Console().is_terminal else 110).print(_table(measures, rows))
+    make_console().print(_table(measures, rows))
     if options.csv is not None:
         _write_csv(options.csv, measures, rows)
     return 0

@@ -8,6 +8,7 @@ under autocast: bf16 would drown the high frequencies in rounding.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import partial
 
 import torch
@@ -42,7 +43,7 @@ class HaarSum(Haar):
     convention = "dasr_sum"
 
 
-class _Blur(nn.Module):
+class _Blur(nn.Module, ABC):
     """What a low-pass of an odd `kernel` leaves: `1 - gain + gain * (x - low-pass)`, in the size of x.
 
     The DSN of DASR's code has the gain 0.5. Its SR network scales the result by 0.5 and adds 0.5 once more, which is
@@ -66,8 +67,9 @@ class _Blur(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return 1 - self.gain + self.gain * (x - self._smooth(x, padding=self.kernel // 2))
 
+    @abstractmethod
     def _smooth(self, x: Tensor, padding: int) -> Tensor:
-        raise NotImplementedError
+        """The low-pass, with `padding` zeros around the image."""
 
 
 class Gaussian(_Blur):

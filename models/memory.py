@@ -5,8 +5,9 @@ tensor on a storage is gone: what autograd keeps, what lies between two operatio
 makes inside. Tensors can be real ones, or fake ones (`imagined`), which have a shape and a dtype but no memory and run
 through the same code, autograd's and autocast's included.
 
-So the count is what `torch.cuda.max_memory_allocated` says, cuDNN's workspaces apart. Neither has the CUDA context in
-it, nor what the allocator loses between blocks.
+On a CPU the count is what torch's allocator gives out. On a GPU it is meant to be what
+`torch.cuda.max_memory_allocated` says, cuDNN's workspaces apart, which no GPU has confirmed yet; neither has the CUDA
+context in it, nor what the allocator loses between blocks.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import torch
 import tyro
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -26,7 +25,7 @@ from models.data import InputError, PatchDataset, Source, make_loader, open_sour
 from models.device import pick_device, to_device
 from models.loop import Batch, LoopConfig
 from models.photographs import bundled_domains
-from models.run import peak_memory
+from models.run import make_console, peak_memory
 
 C = TypeVar("C")
 
@@ -192,7 +191,7 @@ def main(arguments: Sequence[str]) -> int:
     command = parse(name, method, options)
     config, device = command.config, pick_device(command.device)
     hr, lr = _sources(command)
-    console = Console(width=None if Console().is_terminal else 110)
+    console = make_console()
     for stage in method.stages if command.stage == "all" else (command.stage,):
         with tempfile.TemporaryDirectory() as folder:
             subject = method.prepare(stage, config, hr, lr, Path(folder), device)

@@ -20,6 +20,11 @@ from models.checkpoint import write_whole
 from models.data import InputError
 
 
+def make_console(quiet: bool = False) -> Console:
+    """Of the terminal's width or, where there is none, of one that tables fit in."""
+    return Console(width=None if Console().is_terminal else 110, quiet=quiet)
+
+
 class RunError(Exception):
     """Training cannot go on (a loss that is not finite, a disk that is full); the message is for the user."""
 
@@ -36,7 +41,7 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.console = Console(width=None if Console().is_terminal else 110, quiet=not distributed.is_main())
+        self.console = make_console(quiet=not distributed.is_main())
         self._log_file: io.TextIOBase = io.StringIO()
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from models import config as config_files
-from models.config import check_number, preset_names
+from models.config import check_betas, check_counts, check_crop, check_number, preset_names
 from models.data import InputError
 from models.frequency import frequency_filter
 from models.loop import LoopConfig
@@ -68,14 +68,8 @@ class PerceptualConfig:
 class PretrainedSchedule(ScheduleConfig):
     """How long a stage trains, and how its learning rate falls; `at` is counted behind the pre-training."""
 
-    steps: int = 50_000
-    """Updates with all losses, behind the pre-training."""
-    falls: Literal["halve_every", "halve_at", "linear_from"] = "halve_every"
-    """Halved every `at[0]` updates, halved at each of `at`, or linear from update `at[0]` to zero at the end."""
-    at: tuple[int, ...] = (10_000,)
-    """Numbers of updates, counted behind the pre-training."""
-    pretrain: int = 25_000
-    """Updates with the content loss alone, at the full learning rate."""
+    pretrain: int
+    """Updates with the content loss alone, ahead of all others and at the full learning rate."""
 
     @property
     def updates(self) -> int:
@@ -83,6 +77,10 @@ class PretrainedSchedule(ScheduleConfig):
 
     def factor(self, done: int) -> float:
         return super().factor(max(0, done - self.pretrain))
+
+
+def _paper_schedule() -> PretrainedSchedule:
+    return PretrainedSchedule(50_000, "halve_every", (10_000,), 25_000)
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ class DSNConfig:
     """Adam's."""
     betas: tuple[float, float] = (0.5, 0.999)
     """Adam's, of both players."""
-    schedule: PretrainedSchedule = field(default_factory=PretrainedSchedule)
+    schedule: PretrainedSchedule = field(default_factory=_paper_schedule)
 
 
 @dataclass(frozen=True)
@@ -172,7 +170,7 @@ class SRNConfig:
     """Adam's."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's, of both players."""
-    schedule: PretrainedSchedule = field(default_factory=PretrainedSchedule)
+    schedule: PretrainedSchedule = field(default_factory=_paper_schedule)
 
 
 @dataclass(frozen=True)
@@ -214,28 +212,19 @@ def check(config: DASRConfig) -> None:
     scale = config.scale
     config.run.check()
     for name, stage in (("dsn", config.dsn), ("srn", config.srn)):
-        for key, value in (
-            ("batch", stage.batch),
-            ("num-feat", stage.num_feat),
-            ("num-block", stage.num_block),
-            ("discriminator.num-feat", stage.discriminator.num_feat),
-        ):
-            if value < 1:
-                raise InputError(f"--{name}.{key} must be at least 1, got {value}")
-        if stage.crop % (2 * scale) or stage.crop < 8 * scale:
-            raise InputError(
-                f"--{name}.crop must be a multiple of {2 * scale} and at least {8 * scale}, got {stage.crop}"
-            )
+        check_counts(stage, "batch", "num_feat", "num_block", prefix=f"{name}.")
+        check_counts(stage.discriminator, "num_feat", prefix=f"{name}.discriminator.")
+        check_crop(f"--{name}.crop", stage.crop, 2 * scale, 8 * scale)
         if stage.schedule.pretrain < 0:
             raise InputError(f"--{name}.schedule.pretrain must be at least 0, got {stage.schedule.pretrain}")
         check_number(f"--{name}.learning-rate", stage.learning_rate, positive=True)
         check_number(f"--{name}.discriminator.learning-rate", stage.discriminator.learning_rate, positive=True)
         for weight in ("content", "perceptual", "adversarial"):
             check_number(f"--{name}.{weight}-weight", getattr(stage, f"{weight}_weight"))
-        if not all(0 <= beta < 1 for beta in stage.betas):
-            raise InputError(f"--{name}.betas must be from 0 to below 1, got {stage.betas}")
+        check_betas(f"--{name}.betas", stage.betas)
         _check_discriminator(name, stage.discriminator, stage.crop // scale if name == "dsn" else stage.crop)
         stage.schedule.check(f"--{name}.schedule")
+    check_number("--srn.low-band-weight", config.srn.low_band_weight)
     if config.srn.perceptual.network == "lpips" and config.srn.weigh_features and config.weighted:
         raise InputError("--srn.weigh-features: LPIPS is one number per picture and cannot be weighted place by place")
 

@@ -55,7 +55,6 @@ def assemble(
         # The discriminators' graphs are run backward twice, which compiled ones do not stand. Crops have one size.
         for part in generator.children():
             part.compile(dynamic=False)
-    # What is not trained has no optimiser state, and nothing to average over the ranks.
     optimizer_g, optimizer_d = (
         Adam(
             network.parameters(), config.learning_rate, betas=config.betas, amsgrad=config.amsgrad, fused=run.fused_adam

@@ -12,7 +12,7 @@ from torch import nn
 
 from models import config as config_files
 from models import distributed
-from models.config import check_number, preset_names
+from models.config import check_betas, check_counts, check_crop, check_number, preset_names
 from models.data import InputError
 from models.loop import LoopConfig
 from models.networks import PatchDiscriminator, VGG19Features, VGGDiscriminator
@@ -141,14 +141,9 @@ def check(config: USRDAConfig) -> None:
     """Raises InputError naming the first option that cannot be used."""
     config.run.check()
     config.schedule.check("--schedule")
-    for option in ("num_feat", "num_conv", "num_block", "num_block_t", "num_grow_ch", "batch"):
-        if getattr(config, option) < 1:
-            raise InputError(f"--{option.replace('_', '-')} must be at least 1, got {getattr(config, option)}")
-    if config.crop % config.scale or config.crop < 8 * config.scale:
-        least = 8 * config.scale
-        raise InputError(f"--crop must be a multiple of {config.scale} and at least {least}, got {config.crop}")
-    if not all(0 <= beta < 1 for beta in config.betas):
-        raise InputError(f"--betas must be from 0 to below 1, got {config.betas}")
+    check_counts(config, "num_feat", "num_conv", "num_block", "num_block_t", "num_grow_ch", "batch")
+    check_crop("--crop", config.crop, config.scale, 8 * config.scale)
+    check_betas("--betas", config.betas)
     check_number("--learning-rate", config.learning_rate, positive=True)
     check_number("--perceptual-weight", config.perceptual_weight)
     check_number("--adversarial-weight", config.adversarial_weight)
@@ -183,8 +178,7 @@ def check_weightless(config: USRDAConfig) -> None:
 
 def _check_discriminator(name: str, options: DiscriminatorConfig, channels: int, side: int, batch: int) -> None:
     """Tries the discriminator on the shape of a rank's share of a batch; nothing is computed."""
-    if options.num_feat < 1:
-        raise InputError(f"--discriminator-{name}.num-feat must be at least 1, got {options.num_feat}")
+    check_counts(options, "num_feat", prefix=f"discriminator-{name}.")
     share = max(1, batch // distributed.world_size())
     try:
         with torch.device("meta"):

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 import srkernels
 from models.data import InputError
 from models.memory import MemoryCount, count_step, imagine, imagined, largest_batch
+from models.run import make_console
 from models.usrda.build import WeightFiles, assemble, random_features
 from models.usrda.config import USRDAConfig
 from models.usrda.steps import Batch, USRDAStep
@@ -47,7 +48,7 @@ def print_memory(config: USRDAConfig, preset: str, card: float) -> None:
     """Counts and prints; nothing is computed. `card` is a GPU's memory in GB of 1e9 bytes; else InputError."""
     if not 0 < card < math.inf:
         raise InputError(f"--card-gb must be a positive number, got {card:g}")
-    console = Console(width=None if Console().is_terminal else 110)
+    console = make_console()
     rows = count_rows(config, 1e9 * card, options(), console)
     console.print(table(rows, config, preset, card), *conditions(config), sep="\n", highlight=False)
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers.process import ROOT
 from helpers.training import equal, finish, flat, load, stop_at, write_noise
 
 from models.__main__ import main
@@ -323,4 +322,3 @@ def test_a_config_survives_yaml(tmp_path):
     config = load_preset("tiny").without("align")
     (tmp_path / "a.yaml").write_text(dump_yaml(config))
     assert load_preset(str(tmp_path / "a.yaml")) == config
-    assert (ROOT / "models/usrda/presets/tiny.yaml").exists()
