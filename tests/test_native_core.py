@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,13 +13,16 @@ from srkernels import _native, info
 from srkernels.ops import specs
 from srkernels.ops.conv.activation import activate, derivative
 from srkernels.ops.conv.reference import five_convolutions
+from srkernels.ops.haar.conventions import HIGH, PADS, linear, plan_id
+from srkernels.ops.weighted_l1.allocate import SUM
+from srkernels.ops.weighted_l1.allocate import signs as signs_of
 
 CPU = torch.device("cpu")
 REASON = _native.why_not(CPU)
 pytestmark = pytest.mark.skipif(REASON is not None, reason=f"native: {REASON}")
 
-# Above the size from which csrc/cpu/simd.h streams: 11.8 MB of fp32.
-LARGE = (2, 3, 768, 640)
+# Image and bands are above the sizes from which csrc/cpu/streaming.h streams: 23.6 MB and 17.7 MB of fp32.
+LARGE = (4, 3, 768, 640)
 
 
 @pytest.fixture(params=["baseline", "avx2", "avx512"])
@@ -53,37 +57,44 @@ def test_every_instruction_set_is_within_the_budget(isa: str, spec: srkernels._s
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
 def test_streamed_outputs_equal_stored_ones(isa: str, dtype: torch.dtype) -> None:
     """Images one by one stay below the streaming size, the batch is above: same bits, forward and backward."""
-    scale = 4 // dtype.itemsize  # the halves need twice the elements
-    generator = torch.Generator().manual_seed(3)
     n, c, h, w = LARGE
-    x = torch.rand(n * scale, c, h, w, generator=generator).to(dtype).requires_grad_()
-    target = torch.rand(x.shape, generator=generator).to(dtype)
-    weight = torch.rand(n * scale, 1, h // 8, w // 8, generator=generator)
-    assert x.numel() * dtype.itemsize >= 8 << 20 > x[:1].numel() * dtype.itemsize
+    generator = torch.Generator().manual_seed(3)
+    x, target = (torch.rand(n * (4 // dtype.itemsize), c, h, w, generator=generator).to(dtype) for _ in range(2))
+    weight = torch.rand(len(x), 1, h // 8, w // 8, generator=generator)
+    one = x[:1].numel() * dtype.itemsize
+    assert len(x) * one * 3 // 4 >= 16 << 20 and one < 8 << 20
 
-    high = srkernels.haar_highpass(x)
-    cotangent = torch.rand(high.shape, generator=generator).to(dtype)
-    (grad,) = torch.autograd.grad(high, x, cotangent)
-    (slope,) = torch.autograd.grad(srkernels.weighted_l1_loss(x, target, weight, reduction="sum"), x)
-    for i in range(n * scale):
-        one = slice(i, i + 1)
-        alone = x.detach()[one].requires_grad_()
+    # Outputs that have been written before: into fresh pages nothing is streamed.
+    plan, pad = plan_id("dasr"), PADS.index("reflect")
+    haar = importlib.import_module("srkernels.ops.haar.native")
+    (high,) = haar.analysis_into(x, [torch.ones(len(x), 3 * c, h // 2, w // 2, dtype=dtype)], plan, pad, HIGH)
+    grad, slope = torch.ones_like(x), torch.ones_like(x)
+    _native.launch(x, "haar_synthesis", grad, None, high, *haar._plan("cpu", linear(plan)), pad)
+    signs, loss = signs_of(x), torch.empty(())
+    operands = (x, target, weight)
+    _native.launch(x, "weighted_l1_forward", *operands, loss, None, SUM, False, signs)
+    _native.launch(x, "weighted_l1_backward", torch.ones(()), *operands, None, slope, None, None, SUM, False, signs)
+    for i in range(len(x)):
+        one_of = slice(i, i + 1)
+        alone = x[one_of].clone().requires_grad_()
         part = srkernels.haar_highpass(alone)
-        assert torch.equal(part, high[one])
-        assert torch.equal(torch.autograd.grad(part, alone, cotangent[one])[0], grad[one])
-        loss = srkernels.weighted_l1_loss(alone, target[one], weight[one], reduction="sum")
-        assert torch.equal(torch.autograd.grad(loss, alone)[0], slope[one])
+        assert torch.equal(part, high[one_of])
+        assert torch.equal(torch.autograd.grad(part, alone, high[one_of])[0], grad[one_of])
+        loss = srkernels.weighted_l1_loss(alone, target[one_of], weight[one_of], reduction="sum")
+        assert torch.equal(torch.autograd.grad(loss, alone)[0], slope[one_of])
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 16, 24), (3, 5, 4, 12), (2, 16, 5, 3), (1, 1, 48, 7)], ids=str)
+# The last two: words of an odd number, and a single column, whose channels_last runs are read as planes.
+@pytest.mark.parametrize("shape", [(2, 3, 16, 24), (3, 5, 4, 12), (2, 16, 5, 3), (1, 1, 48, 7), (1, 2, 96, 1)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("normalize", ["numel", "weight_sum"])
 def test_gradients_from_signs_equal_those_from_images(
-    isa: str, shape: tuple[int, ...], channels_last: bool, normalize: str
+    isa: str, shape: tuple[int, ...], channels_last: bool, dtype: torch.dtype, normalize: str
 ) -> None:
     generator = torch.Generator().manual_seed(5)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    x, t = (torch.rand(shape, generator=generator).contiguous(memory_format=memory_format) for _ in range(2))
+    x, t = (torch.rand(shape, generator=generator).to(dtype, memory_format=memory_format) for _ in range(2))
     t[0, 0, 0] = x[0, 0, 0]  # sign(0)
     x[0, 0, -1, -1] = torch.nan  # sign(NaN) = 0
     weight = torch.rand(shape[0], 1, 2, 3, generator=generator)

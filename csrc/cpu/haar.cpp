@@ -7,6 +7,7 @@
 
 #include "parallel.h"
 #include "simd.h"
+#include "streaming.h"
 
 namespace srk::SRK_ISA {
 namespace {
@@ -71,7 +72,7 @@ void analysis_cell(const HaarArguments& a, const Factors<typename Simd<S>::Scala
 }
 
 // Two contiguous input rows to one contiguous row of each band; kLow, kHigh: which are wanted.
-template <class S, bool kLow, bool kHigh>
+template <class S, bool kLow, bool kHigh, bool kStream>
 void analysis_row(const HaarArguments& a, const Factors<typename Simd<S>::Scalar>& k, const S* top,
                   const S* bottom, int64_t cells, const Band& at) {
   using V = typename Simd<S>::Vector;
@@ -79,22 +80,36 @@ void analysis_row(const HaarArguments& a, const Factors<typename Simd<S>::Scalar
   S* low = static_cast<S*>(a.low) + at.low;
   S* high = static_cast<S*>(a.high);
   const bool sum = a.plan.sum;
-  int64_t i = 0;
-  for (; i + N <= cells; i += N) {
+  struct Bands {
+    V low, v, h, d;
+  };
+  const auto bands = [&](int64_t i) {
     V p, q, r, t, s, v, h, d;
     Simd<S>::load2(top + 2 * i, p, q);
     Simd<S>::load2(bottom + 2 * i, r, t);
     butterfly(p, q, r, t, s, v, h, d);
-    if (kLow) Simd<S>::store(low + i, s * k.low);
-    if (kHigh) {
-      if (sum) {
-        Simd<S>::store(high + at.v + i, v * k.v + h * k.h + d * k.d + k.shift);
-      } else {
-        Simd<S>::store(high + at.v + i, v * k.v + k.shift);
-        Simd<S>::store(high + at.h + i, h * k.h + k.shift);
-        Simd<S>::store(high + at.d + i, d * k.d + k.shift);
-      }
+    if (sum) return Bands{s * k.low, v * k.v + h * k.h + d * k.d + k.shift, {}, {}};
+    return Bands{s * k.low, v * k.v + k.shift, h * k.h + k.shift, d * k.d + k.shift};
+  };
+  int64_t i = 0;
+  for (; i + 2 * N <= cells; i += 2 * N) {
+    const Bands x = bands(i), y = bands(i + N);
+    if (kLow) Simd<S>::template store_two<kStream>(low + i, x.low, y.low);
+    if (!kHigh) continue;
+    Simd<S>::template store_two<kStream>(high + at.v + i, x.v, y.v);
+    if (sum) continue;
+    Simd<S>::template store_two<kStream>(high + at.h + i, x.h, y.h);
+    Simd<S>::template store_two<kStream>(high + at.d + i, x.d, y.d);
+  }
+  if (i + N <= cells) {
+    const Bands x = bands(i);
+    if (kLow) Simd<S>::store(low + i, x.low);
+    if (kHigh) Simd<S>::store(high + at.v + i, x.v);
+    if (kHigh && !sum) {
+      Simd<S>::store(high + at.h + i, x.h);
+      Simd<S>::store(high + at.d + i, x.d);
     }
+    i += N;
   }
   for (; i < cells; ++i) {
     typename Simd<S>::Scalar s, v, h, d;
@@ -102,6 +117,21 @@ void analysis_row(const HaarArguments& a, const Factors<typename Simd<S>::Scalar
               Simd<S>::get(bottom + 2 * i), Simd<S>::get(bottom + 2 * i + 1), s, v, h, d);
     write_bands<S, typename Simd<S>::Scalar>(a, k, at, i, i, s, v, h, d, Simd<S>::put);
   }
+}
+
+// The row kernel for the bands wanted. Bands are streamed only from twice the size of an image's
+// gradient: a convolution reads them next.
+template <class S>
+auto analysis_kernel(const HaarArguments& a) {
+  const int64_t size = sizeof(S),
+                cells = a.shape.n * a.shape.c * ((a.shape.h + 1) / 2) * ((a.shape.w + 1) / 2);
+  const BandStrides& s = a.high_stride;
+  const bool stream =
+      a.high && !a.low && aligned_for_streaming(a.high, (s.n | s.c | s.band | s.h) * size) &&
+      worth_streaming(a.high, (a.plan.sum ? 1 : 3) * cells * size, 2 * kStreamBytes);
+  if (!a.low)
+    return stream ? analysis_row<S, false, true, true> : analysis_row<S, false, true, false>;
+  return a.high ? analysis_row<S, true, true, false> : analysis_row<S, true, false, false>;
 }
 
 // All channels of one cell, channels contiguous; kChannels > 0 unrolls (RGB).
@@ -145,9 +175,7 @@ void analysis(const HaarArguments& a) {
       a.x_stride.c == 1 && a.shape.c > 1 && (!a.low || a.low_stride.c == 1);
 
   if (contiguous_rows || !contiguous_pixels) {
-    const auto row_kernel = !a.low   ? analysis_row<S, false, true>
-                            : a.high ? analysis_row<S, true, true>
-                                     : analysis_row<S, true, false>;
+    const auto row_kernel = analysis_kernel<S>(a);
     parallel_ranges(
         a.shape.n * a.shape.c * rows, 1 + kGrainValues / (4 * columns), a.launch.threads,
         [&](int64_t begin, int64_t end) {
@@ -166,6 +194,7 @@ void analysis(const HaarArguments& a) {
               if (++c == a.shape.c) c = 0, ++n;
             }
           }
+          drain_streams();
         });
     return;
   }
@@ -262,13 +291,12 @@ void synthesis_row(const HaarArguments& a, const Factors<typename Simd<S>::Scala
 }
 
 // The row kernel for the bands wanted; streaming if the image is large and its rows aligned.
-// (Bands are not streamed: the network reads them next. Streamed, the forward pass lost a tenth.)
 template <class S>
 auto synthesis_kernel(const HaarArguments& a) {
   const int64_t size = sizeof(S);
   const bool stream =
-      a.shape.n * a.shape.c * a.shape.h * a.shape.w * size >= kStreamBytes &&
-      aligned_for_streaming(a.x, (a.x_stride.n | a.x_stride.c | a.x_stride.h) * size);
+      aligned_for_streaming(a.x, (a.x_stride.n | a.x_stride.c | a.x_stride.h) * size) &&
+      worth_streaming(a.x, a.shape.n * a.shape.c * a.shape.h * a.shape.w * size, kStreamBytes);
   if (!a.low)
     return stream ? synthesis_row<S, false, true, true> : synthesis_row<S, false, true, false>;
   if (!a.high)

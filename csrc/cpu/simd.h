@@ -35,6 +35,7 @@ typedef float vfloat __attribute__((vector_size(SRK_VECTOR_BYTES)));
 typedef double vdouble __attribute__((vector_size(SRK_VECTOR_BYTES)));
 typedef uint32_t vuint __attribute__((vector_size(SRK_VECTOR_BYTES)));
 typedef uint16_t vhalf __attribute__((vector_size(SRK_VECTOR_BYTES / 2)));
+typedef uint16_t vhalves __attribute__((vector_size(SRK_VECTOR_BYTES)));  // of two vfloat
 
 template <class V>
 SRK_HD V load_unaligned(const void* p) {
@@ -76,14 +77,6 @@ SRK_HD void drain_streams() {
 #endif
 }
 
-// Written without a read of the line first where the output is larger than the caches that could
-// hand it to its reader: below that, a reader right after would have to fetch it from memory.
-constexpr int64_t kStreamBytes = int64_t(8) << 20;
-
-SRK_HD bool aligned_for_streaming(const void* p, int64_t row_bytes) {
-  return (reinterpret_cast<uintptr_t>(p) | uintptr_t(row_bytes)) % SRK_VECTOR_BYTES == 0;
-}
-
 // Even and odd elements of two neighbouring vectors, and back.
 #if SRK_VECTOR_BYTES == 64
 #define SRK_EVEN32 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
@@ -94,6 +87,9 @@ SRK_HD bool aligned_for_streaming(const void* p, int64_t row_bytes) {
 #define SRK_ODD64 1, 3, 5, 7, 9, 11, 13, 15
 #define SRK_ZIP_LOW64 0, 8, 1, 9, 2, 10, 3, 11
 #define SRK_ZIP_HIGH64 4, 12, 5, 13, 6, 14, 7, 15
+#define SRK_ODD16                                                                                \
+  1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31, 33, 35, 37, 39, 41, 43, 45, 47, 49, \
+      51, 53, 55, 57, 59, 61, 63
 #elif SRK_VECTOR_BYTES == 32
 #define SRK_EVEN32 0, 2, 4, 6, 8, 10, 12, 14
 #define SRK_ODD32 1, 3, 5, 7, 9, 11, 13, 15
@@ -103,6 +99,7 @@ SRK_HD bool aligned_for_streaming(const void* p, int64_t row_bytes) {
 #define SRK_ODD64 1, 3, 5, 7
 #define SRK_ZIP_LOW64 0, 4, 1, 5
 #define SRK_ZIP_HIGH64 2, 6, 3, 7
+#define SRK_ODD16 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
 #else
 #define SRK_EVEN32 0, 2, 4, 6
 #define SRK_ODD32 1, 3, 5, 7
@@ -112,6 +109,7 @@ SRK_HD bool aligned_for_streaming(const void* p, int64_t row_bytes) {
 #define SRK_ODD64 1, 3
 #define SRK_ZIP_LOW64 0, 2
 #define SRK_ZIP_HIGH64 1, 3
+#define SRK_ODD16 1, 3, 5, 7, 9, 11, 13, 15
 #endif
 
 SRK_HD vfloat bits_to_float(vuint u) {
@@ -129,9 +127,13 @@ SRK_HD vuint float_to_bits(vfloat f) {
 // fp32 -> bf16 in the upper half of each lane: round to nearest even, NaN to the quiet NaN that
 // torch writes.
 SRK_HD vuint round_to_bf16(vfloat f) {
-  const vuint u = float_to_bits(f);
-  const vuint rounded = u + 0x7fffu + ((u >> 16) & 1u);
-  return f == f ? rounded : vuint{} + 0x7fc00000u;
+  const vuint u = float_to_bits(f), half = ((u >> 16) & 1u) + 0x7fffu, nan = vuint{} + 0x7fc00000u;
+#if defined(__AVX512F__)
+  const __mmask16 number = _mm512_cmp_ps_mask(__m512(f), __m512(f), _CMP_ORD_Q);
+  return vuint(_mm512_mask_add_epi32(__m512i(nan), number, __m512i(u), __m512i(half)));
+#else
+  return f == f ? u + half : nan;
+#endif
 }
 
 SRK_HD float to_float(bf16 x) {
@@ -148,7 +150,8 @@ SRK_HD bf16 to_bf16(float f) {
   return bf16{uint16_t((u + 0x7fffu + ((u >> 16) & 1u)) >> 16)};
 }
 
-// Storage type S: compute type, lanes, and scalar and vector loads and stores.
+// Storage type S: compute type, lanes, and scalar and vector loads and stores. store_two: two
+// neighbouring vectors, of 16-bit values as one full line of the cache, which costs half as much.
 template <class S>
 struct Simd;
 
@@ -162,6 +165,11 @@ struct Simd<float> {
   template <bool kStream = false>
   static SRK_HD void store(float* p, vfloat v) {
     kStream ? store_streaming(p, v) : store_unaligned(p, v);
+  }
+  template <bool kStream = false>
+  static SRK_HD void store_two(float* p, vfloat first, vfloat second) {
+    store<kStream>(p, first);
+    store<kStream>(p + kFloats, second);
   }
   static SRK_HD void load2(const float* p, vfloat& even, vfloat& odd) {
     const vfloat a = load(p), b = load(p + kFloats);
@@ -185,6 +193,11 @@ struct Simd<double> {
   template <bool kStream = false>
   static SRK_HD void store(double* p, vdouble v) {
     kStream ? store_streaming(p, v) : store_unaligned(p, v);
+  }
+  template <bool kStream = false>
+  static SRK_HD void store_two(double* p, vdouble first, vdouble second) {
+    store<kStream>(p, first);
+    store<kStream>(p + kDoubles, second);
   }
   static SRK_HD void load2(const double* p, vdouble& even, vdouble& odd) {
     const vdouble a = load(p), b = load(p + kDoubles);
@@ -210,6 +223,12 @@ struct Simd<bf16> {
   template <bool kStream = false>
   static SRK_HD void store(bf16* p, vfloat v) {
     const vhalf bits = __builtin_convertvector(round_to_bf16(v) >> 16, vhalf);
+    kStream ? store_streaming(p, bits) : store_unaligned(p, bits);
+  }
+  template <bool kStream = false>
+  static SRK_HD void store_two(bf16* p, vfloat first, vfloat second) {
+    const vhalves bits = __builtin_shufflevector(vhalves(round_to_bf16(first)),
+                                                 vhalves(round_to_bf16(second)), SRK_ODD16);
     kStream ? store_streaming(p, bits) : store_unaligned(p, bits);
   }
   // A 32-bit lane holds a neighbouring pair: the even element below, the odd one above.
@@ -252,6 +271,14 @@ struct Simd<f16> {
     for (int i = 0; i < kFloats; ++i) p[i] = f16(v[i]);
 #endif
   }
+  template <bool kStream = false>
+  static SRK_HD void store_two(f16* p, vfloat first, vfloat second) {
+    f16 both[2 * kFloats];
+    store(both, first);
+    store(both + kFloats, second);
+    const vhalves bits = load_unaligned<vhalves>(both);
+    kStream ? store_streaming(p, bits) : store_unaligned(p, bits);
+  }
   static SRK_HD void load2(const f16* p, vfloat& even, vfloat& odd) {
     const vfloat a = load(p), b = load(p + kFloats);
     even = __builtin_shufflevector(a, b, SRK_EVEN32);
@@ -264,16 +291,29 @@ struct Simd<f16> {
   }
 };
 
-// One bit per lane: x > 0. NaN gives 0.
-SRK_HD uint32_t positive_bits(vfloat x) {
+// One bit per lane: x > y. NaN gives 0.
+SRK_HD uint32_t greater_bits(vfloat x, vfloat y) {
 #if defined(__AVX512F__)
-  return _mm512_cmp_ps_mask(__m512(x), _mm512_setzero_ps(), _CMP_GT_OQ);
+  return _mm512_cmp_ps_mask(__m512(x), __m512(y), _CMP_GT_OQ);
 #elif defined(__AVX2__)
-  return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(__m256(x), _mm256_setzero_ps(), _CMP_GT_OQ)));
+  return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(__m256(x), __m256(y), _CMP_GT_OQ)));
 #else
   uint32_t bits = 0;
-  for (int i = 0; i < kFloats; ++i) bits |= uint32_t(x[i] > 0.0f) << i;
+  for (int i = 0; i < kFloats; ++i) bits |= uint32_t(x[i] > y[i]) << i;
   return bits;
+#endif
+}
+
+// Lane i of the result is lane at[i] of x, at[i] < kFloats.
+SRK_HD vfloat picked(vfloat x, vuint at) {
+#if defined(__AVX512F__)
+  return vfloat(_mm512_permutexvar_ps(__m512i(at), __m512(x)));
+#elif defined(__AVX2__)
+  return vfloat(_mm256_permutevar8x32_ps(__m256(x), __m256i(at)));
+#else
+  vfloat out;
+  for (int i = 0; i < kFloats; ++i) out[i] = x[at[i]];
+  return out;
 #endif
 }
 
@@ -290,14 +330,15 @@ SRK_HD vfloat signed_by(uint32_t plus, uint32_t minus, vfloat x) {
 #endif
 }
 
-SRK_HD vhalf signed_by(uint32_t plus, uint32_t minus, vhalf x) {
+SRK_HD vhalves signed_by(uint32_t plus, uint32_t minus, vhalves x) {
 #if defined(__AVX512F__)
-  const __m256i kept = _mm256_maskz_mov_epi16(__mmask16(plus | minus), __m256i(x));
-  return vhalf(_mm256_xor_si256(kept, _mm256_maskz_set1_epi16(__mmask16(minus), int16_t(0x8000))));
+  const __m512i kept = _mm512_maskz_mov_epi16(__mmask32(plus | minus), __m512i(x));
+  return vhalves(
+      _mm512_xor_si512(kept, _mm512_maskz_set1_epi16(__mmask32(minus), int16_t(0x8000))));
 #else
-  vhalf lane;
-  for (int i = 0; i < kFloats; ++i) lane[i] = uint16_t(1u << i);
-  const vhalf kept = (lane & uint16_t(plus | minus)) != 0 ? x : vhalf{};
+  vhalves lane;
+  for (int i = 0; i < 2 * kFloats; ++i) lane[i] = uint16_t(1u << i);
+  const vhalves kept = (lane & uint16_t(plus | minus)) != 0 ? x : vhalves{};
   return (lane & uint16_t(minus)) != 0 ? kept ^ uint16_t(0x8000) : kept;
 #endif
 }

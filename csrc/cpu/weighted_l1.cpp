@@ -14,6 +14,7 @@
 #include "buffer.h"
 #include "parallel.h"
 #include "simd.h"
+#include "streaming.h"
 
 namespace srk::SRK_ISA {
 namespace {
@@ -120,8 +121,8 @@ double run_sum_signs(const void* xp, const void* tp, const float* w, int64_t siz
     uint32_t plus = 0, minus = 0;
     for (int j = 0; j < kSignGroup / kFloats; ++j) {
       const vfloat d = Simd<X>::load(x + i + j * kFloats) - Simd<T>::load(t + i + j * kFloats);
-      plus |= positive_bits(d) << (j * kFloats);
-      minus |= positive_bits(-d) << (j * kFloats);
+      plus |= greater_bits(d, vfloat{}) << (j * kFloats);
+      minus |= greater_bits(vfloat{}, d) << (j * kFloats);
       total[j] += w ? absolute(d) * Simd<float>::load(w + i + j * kFloats) : absolute(d);
     }
     signs[i / kSignGroup] = plus | minus << 16;
@@ -131,10 +132,10 @@ double run_sum_signs(const void* xp, const void* tp, const float* w, int64_t siz
   return sum;
 }
 
-// A vector of as many values as vfloat has, unconverted.
+// A vector of values as they are stored.
 template <class S>
 struct Stored {
-  using Vector = vhalf;
+  using Vector = vhalves;
 };
 template <>
 struct Stored<float> {
@@ -142,35 +143,61 @@ struct Stored<float> {
 };
 
 // run_gradient from signs; `target`: the gradient of the target, of the opposite sign. The slopes
-// are already in the gradient's type: one rounding serves all channels, and the sign is exact.
+// are already in the gradient's type, one rounding serving all channels; a vector of them may be
+// read past the run's end.
 template <class X, bool kStream>
 void run_signed(const uint32_t* signs, bool target, const void* slopes, float constant, void* gp,
                 int64_t size) {
   using V = typename Stored<X>::Vector;
+  constexpr int N = sizeof(V) / sizeof(X), kStep = N > kSignGroup ? N : kSignGroup;
   const X* w = static_cast<const X*>(slopes);
   X* g = static_cast<X*>(gp);
-  X same[kFloats];
+  X same[N];
   for (X& x : same) Simd<X>::put(&x, constant);
   const V flat = load_unaligned<V>(same);
-  for (int64_t i = 0; i < size; i += kSignGroup) {
-    const uint32_t word = signs[i / kSignGroup];
-    const uint32_t plus = target ? word >> 16 : word & 0xffffu;
-    const uint32_t minus = target ? word & 0xffffu : word >> 16;
-    for (int j = 0; j < kSignGroup; j += kFloats) {
+  for (int64_t i = 0; i < size; i += kStep) {
+    uint32_t plus = signs[i / kSignGroup] & 0xffffu, minus = signs[i / kSignGroup] >> 16;
+    const bool whole = i + kStep <= size;
+    if (N > kSignGroup && whole) {
+      plus |= signs[i / kSignGroup + 1] << 16;
+      minus |= signs[i / kSignGroup + 1] & 0xffff0000u;
+    }
+    if (target) {
+      const uint32_t swapped = plus;
+      plus = minus;
+      minus = swapped;
+    }
+    for (int j = 0; j < kStep; j += N) {
       const V slope = w ? load_unaligned<V>(w + i + j) : flat;
       const V value = signed_by(plus >> j, minus >> j, slope);
+      if constexpr (N > kSignGroup) {
+        if (!whole) {
+          __builtin_memcpy(g + i, &value, kSignGroup * sizeof(X));
+          return;
+        }
+      }
       kStream ? store_streaming(g + i + j, value) : store_unaligned(g + i + j, value);
     }
   }
 }
 
-// Slopes in a storage type; `size` may end within a vector.
-template <class X>
-void run_rounded(const float* w, void* out, int64_t size) {
-  X* x = static_cast<X*>(out);
+// out[at...] = from * upper + to * lower, in a storage type; from * upper if they are one row
+template <class S>
+void run_blend(const typename Simd<S>::Scalar* from, const typename Simd<S>::Scalar* to,
+               typename Simd<S>::Scalar upper, typename Simd<S>::Scalar lower, void* out,
+               int64_t at, int64_t size) {
+  using F = typename Simd<S>::Scalar;
+  using V = typename Simd<S>::Vector;
+  constexpr int N = lanes<V>();
+  S* y = static_cast<S*>(out) + at;
+  const auto blend = [&](int64_t i) {
+    const V v = Simd<F>::load(from + i) * upper;
+    return from == to ? v : v + Simd<F>::load(to + i) * lower;
+  };
   int64_t i = 0;
-  for (; i + kFloats <= size; i += kFloats) Simd<X>::store(x + i, load_unaligned<vfloat>(w + i));
-  for (; i < size; ++i) Simd<X>::put(x + i, w[i]);
+  for (; i + 2 * N <= size; i += 2 * N) Simd<S>::store_two(y + i, blend(i), blend(i + N));
+  for (; i < size; ++i)
+    Simd<S>::put(y + i, from == to ? from[i] * upper : from[i] * upper + to[i] * lower);
 }
 
 template <class F>
@@ -181,13 +208,13 @@ struct Runs {
   double (*sum_signs)(const void*, const void*, const F*, int64_t, uint32_t*);
   void (*signed_gradient)(const uint32_t*, bool, const void*, F, void*, int64_t);
   void (*signed_streaming)(const uint32_t*, bool, const void*, F, void*, int64_t);
-  void (*rounded)(const F*, void*, int64_t);
+  void (*blend)(const F*, const F*, F, F, void*, int64_t, int64_t);
 };
 
 template <class X, class T>
 Runs<float> runs_of() {
   return {run_sum<X, T>,        run_difference<X, T>, run_gradient<X, T>, run_sum_signs<X, T>,
-          run_signed<X, false>, run_signed<X, true>,  run_rounded<X>};
+          run_signed<X, false>, run_signed<X, true>,  run_blend<X>};
 }
 
 Runs<double> runs(DType, DType, double) {
@@ -197,7 +224,7 @@ Runs<double> runs(DType, DType, double) {
           nullptr,
           nullptr,
           nullptr,
-          nullptr};
+          run_blend<double>};
 }
 
 template <class X>
@@ -302,14 +329,17 @@ Tiling tiling(const WeightedL1Arguments& a) {
 // lie between the same two.
 template <class F>
 struct ResizedWeight {
+  using Blend = decltype(Runs<F>::blend);
+
   const WeightedL1Arguments& a;
   const Tiling& t;
   const bool per_channel;  // in a run of pixels each channel has its own weight
   const Resize<F> vertical;
   const Resize<F, int32_t> horizontal;
   Buffer<int32_t> left, right;
-  Buffer<F> share;
-  Buffer<F> stretched[2], values;
+  Buffer<F> share, row_values;
+  Buffer<F> stretched[2], values[2];
+  bool near = true;  // what a vector of outputs is made of fits one vector
   int64_t cached_row[2] = {-1, -1}, cached_n = -1, cached_c = -1;
 
   ResizedWeight(const WeightedL1Arguments& args, const Tiling& tiles)
@@ -321,17 +351,42 @@ struct ResizedWeight {
         left(args.weight.data ? args.shape.w : 0),
         right(args.weight.data ? args.shape.w : 0),
         share(args.weight.data ? args.shape.w : 0),
+        row_values(args.weight.data ? args.weight_shape.w + kFloats : 0),
         stretched{Buffer<F>(args.weight.data ? tiles.row_elements : 0),
                   Buffer<F>(args.weight.data ? tiles.row_elements : 0)},
-        values(args.weight.data ? tiles.rows * tiles.row_elements : 0) {
+        values{Buffer<F>(args.weight.data ? tiles.rows * tiles.row_elements + 2 * kFloats : 0),
+               Buffer<F>(args.weight.data ? tiles.rows * tiles.row_elements + 2 * kFloats : 0)} {
     if (!a.weight.data) return;
     for (int64_t x = 0; x < a.shape.w; ++x)
       horizontal.source(int32_t(x), left[x], right[x], share[x]);
+    for (int64_t x = kFloats - 1; x < a.shape.w; x += kFloats)
+      near = near && right[x] - left[x - kFloats + 1] < kFloats;
+    for (int i = 0; i < kFloats; ++i) row_values[a.weight_shape.w + i] = F(0);
   }
 
   // Not from + share * (to - from), which makes NaN of two infinities.
   static F between(F from, F to, bool one, F share) {
     return one ? from : (F(1) - share) * from + share * to;
+  }
+
+  template <class Any>
+  int64_t stretch_vectors(const Any*, Any*) const {
+    return 0;
+  }
+
+  // Outputs in vectors whose sources are one vector; how many there were.
+  int64_t stretch_vectors(const float* row, float* out) const {
+    int64_t x = 0;
+    for (; near && x + kFloats <= a.shape.w; x += kFloats) {
+      const uint32_t first = uint32_t(left[x]);
+      const vfloat sources = load_unaligned<vfloat>(row + first);
+      const vuint from = load_unaligned<vuint>(left.data + x) - first;
+      const vuint to = load_unaligned<vuint>(right.data + x) - first;
+      const vfloat a = picked(sources, from), b = picked(sources, to);
+      const vfloat part = load_unaligned<vfloat>(share.data + x);
+      store_unaligned(out + x, from == to ? a : (1.0f - part) * a + part * b);
+    }
+    return x;
   }
 
   const F* stretch(int64_t n, int64_t c, int64_t row) {
@@ -346,16 +401,12 @@ struct ResizedWeight {
     cached_row[slot] = row;
     const Strides& s = a.weight.stride;
     const F* w = static_cast<const F*>(a.weight.data) + n * s.n + c * s.c + row * s.h;
-    if (!t.pixels && s.w == 1) {  // a loop that becomes gathers
-      const int32_t *from = left.data, *to = right.data;
-      const F* part = share.data;
-      for (int64_t x = 0; x < a.shape.w; ++x)
-        out[x] = between(w[from[x]], w[to[x]], from[x] == to[x], part[x]);
-      return out;
-    }
     if (!t.pixels) {
-      for (int64_t x = 0; x < a.shape.w; ++x)
-        out[x] = between(w[left[x] * s.w], w[right[x] * s.w], left[x] == right[x], share[x]);
+      for (int64_t x = 0; x < a.weight_shape.w; ++x) row_values[x] = w[x * s.w];
+      for (int64_t x = stretch_vectors(row_values.data, out); x < a.shape.w; ++x) {
+        const F from = row_values[left[x]], to = row_values[right[x]];
+        out[x] = between(from, to, left[x] == right[x], share[x]);
+      }
       return out;
     }
     for (int64_t x = 0; x < a.shape.w; ++x) {
@@ -368,10 +419,10 @@ struct ResizedWeight {
     return out;
   }
 
-  // scale * weight for image rows [first, first + rows) of image n and channel c.
-  const F* tile(int64_t n, int64_t c, int64_t first, int64_t rows, F scale) {
-    using V = typename Simd<F>::Vector;
-    constexpr int N = lanes<V>();
+  // scale * weight for image rows [first, first + rows) of image n and channel c, by `blend` in its
+  // storage type, in one of two buffers.
+  const void* tile(int64_t n, int64_t c, int64_t first, int64_t rows, F scale, Blend blend,
+                   int buffer = 0) {
     n = a.weight_shape.n > 1 ? n : 0;
     c = a.weight_shape.c > 1 && !t.pixels ? c : 0;
     for (int64_t i = 0; i < rows; ++i) {
@@ -379,20 +430,10 @@ struct ResizedWeight {
       F lambda;
       vertical.source(first + i, low, high, lambda);
       const F *from = stretch(n, c, low), *to = stretch(n, c, high);
-      const F upper = low == high ? scale : scale * (F(1) - lambda), lower = scale * lambda;
-      F* out = values.data + i * t.row_elements;
-      int64_t x = 0;
-      if (low == high) {
-        for (; x + N <= t.row_elements; x += N)
-          Simd<F>::store(out + x, Simd<F>::load(from + x) * upper);
-        for (; x < t.row_elements; ++x) out[x] = from[x] * upper;
-        continue;
-      }
-      for (; x + N <= t.row_elements; x += N)
-        Simd<F>::store(out + x, Simd<F>::load(from + x) * upper + Simd<F>::load(to + x) * lower);
-      for (; x < t.row_elements; ++x) out[x] = from[x] * upper + to[x] * lower;
+      blend(from, to, low == high ? scale : scale * (F(1) - lambda), scale * lambda,
+            values[buffer].data, i * t.row_elements, t.row_elements);
     }
-    return values.data;
+    return values[buffer].data;
   }
 };
 
@@ -469,7 +510,8 @@ void forward(const WeightedL1Arguments& a) {
       const F* w = nullptr;
       for (int64_t c = tile.first_channel; c < tile.last_channel; ++c) {
         if (a.weight.data && (c == tile.first_channel || a.weight_shape.c > 1)) {
-          w = resized.tile(tile.n, c, tile.first_row, tile.rows, F(1));
+          w = static_cast<const F*>(
+              resized.tile(tile.n, c, tile.first_row, tile.rows, F(1), run_blend<F>));
           if (a.statistics) {
             const int64_t sharing =
                 a.weight_shape.c > 1 || t.pixels ? 1 : tile.last_channel - tile.first_channel;
@@ -525,7 +567,8 @@ void gradient_of_operands(const WeightedL1Arguments& a, F scale) {
       const F* w = nullptr;
       for (int64_t c = tile.first_channel; c < tile.last_channel; ++c) {
         if (a.weight.data && (c == tile.first_channel || a.weight_shape.c > 1))
-          w = resized.tile(tile.n, c, tile.first_row, tile.rows, scale);
+          w = static_cast<const F*>(
+              resized.tile(tile.n, c, tile.first_row, tile.rows, scale, run_blend<F>));
         for_each_run(t, tile, c, [&](int64_t channel, int64_t row, int64_t from, int64_t size) {
           const F* slope = w ? w + from : nullptr;
           if (none) {
@@ -557,26 +600,22 @@ void gradient_from_signs(const WeightedL1Arguments& a, float scale) {
     const Operand& g = *outputs[i];
     run[i] = runs(g.dtype, g.dtype, 0.0f);
     // Runs start at whole groups of 16, so an aligned gradient stays aligned.
-    stream[i] =
-        a.shape.n * a.shape.c * a.shape.h * a.shape.w * element_size(g.dtype) >= kStreamBytes &&
-        aligned_for_streaming(g.data, 0);
+    stream[i] = g.data && aligned_for_streaming(g.data, 0) &&
+                worth_streaming(
+                    g.data, a.shape.n * a.shape.c * a.shape.h * a.shape.w * element_size(g.dtype),
+                    kStreamBytes);
   }
   parallel_ranges(t.tiles, grain(t), a.launch.threads, [&](int64_t begin, int64_t end) {
     ResizedWeight<float> resized(a, t);
-    const int64_t size = a.weight.data ? t.rows * t.row_elements : 0;
-    const Buffer<uint16_t> rounded[2] = {Buffer<uint16_t>(size), Buffer<uint16_t>(size)};
     for (int64_t index = begin; index < end; ++index) {
       const Tile tile = tile_at(a, t, index);
       const void* slopes[2] = {};
       for (int64_t c = tile.first_channel; c < tile.last_channel; ++c) {
         if (a.weight.data && (c == tile.first_channel || a.weight_shape.c > 1)) {
-          const float* w = resized.tile(tile.n, c, tile.first_row, tile.rows, scale);
-          for (int i = 0; i < 2; ++i) {
-            slopes[i] = w;
-            if (!outputs[i]->data || outputs[i]->dtype == DType::f32) continue;
-            run[i].rounded(w, rounded[i].data, tile.rows * t.row_elements);
-            slopes[i] = rounded[i].data;
-          }
+          for (int i = 0; i < 2; ++i)
+            if (outputs[i]->data)
+              slopes[i] =
+                  resized.tile(tile.n, c, tile.first_row, tile.rows, scale, run[i].blend, i);
         }
         for_each_run(t, tile, c, [&](int64_t channel, int64_t row, int64_t from, int64_t size) {
           const uint32_t* signs = signs_of(a, t.pixels, tile.n, channel, row);

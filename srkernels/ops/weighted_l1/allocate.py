@@ -37,7 +37,9 @@ def can_keep_signs(input: Tensor, target: Tensor) -> bool:
     plane = shape[2] * shape[3]
     if input.is_contiguous() and target.is_contiguous():
         return plane % SIGN_GROUP == 0
-    return plane * shape[1] % SIGN_GROUP == 0 and is_channels_last(input) and is_channels_last(target)
+    if shape[3] == 1 or plane * shape[1] % SIGN_GROUP != 0:  # the core reads a single column as a plane's
+        return False
+    return is_channels_last(input) and is_channels_last(target)
 
 
 def signs(input: Tensor) -> Tensor:
