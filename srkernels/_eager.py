@@ -1,35 +1,74 @@
 """The short way through PyTorch in ordinary eager execution.
 
 A registered op costs a few microseconds in the dispatcher, and ``Function.apply`` in its ``setup_context`` form some
-twenty in ``inspect``, more than a small kernel takes. Where nothing is watching (no compiler, functorch transform,
-dispatch mode, profiler or tensor subclass) both are left out: the same implementation is called with the same
-arguments. Where something is, calls take the registered op, which is what it has to see.
+twenty in ``inspect``, more than a small kernel takes. Where nothing is watching (no compiler, tracer, functorch
+transform, dispatch mode, profiler or tensor subclass) both are left out: the same implementation is called with the
+same arguments. Where something is, calls take the registered op, which is what it has to see.
+
+On CPU the rest is Python: checks, choice of a backend, layouts, a few dozen functions. In a training loop, whose data
+has driven them out of the caches, they take a tenth of a millisecond per pass. All of it depends on the operands'
+``signature`` and the settings alone, so that an op can decide once and ``remember``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling, is_dynamo_compiling
 from torch.nn import Parameter
 
+from . import _native
+
+_Call = TypeVar("_Call")
 _PLAIN = frozenset((Tensor, Parameter, type(None)))
 transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
 _dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
 _profiling: Callable[[], bool] = torch._C._autograd._profiler_enabled
+_tracing: Callable[[], Any] = torch._C._get_tracing_state  # torch.jit.trace, and ONNX's export by it
 
 
 def unwatched(*tensors: Tensor | None) -> bool:
     """True if an implementation may be called on these directly."""
-    if torch.compiler.is_compiling() or transforms_active() or _dispatch_modes() or _profiling():
+    if is_compiling() or transforms_active() or _dispatch_modes() or _profiling() or _tracing():
         return False
     # Not all(...): its generator alone takes a third of a microsecond.
-    for x in tensors:  # noqa: SIM110
+    for x in tensors:
         if type(x) not in _PLAIN:
             return False
+        if x is not None and x.is_neg():  # a pending negation, which the dispatcher resolves
+            return False
     return True
+
+
+_core = _native.loaded("cpu")
+if _core is not None:
+    _core.set_watchers((transforms_active, _dispatch_modes, _profiling, _tracing))
+
+
+def signature(*tensors: Tensor | None) -> bytes | None:
+    """All that a decision about these may depend on; None if they are watched, or not plain CPU tensors."""
+    # The core itself asks those that watch: cold Python code would cost as much as all the rest.
+    return None if _core is None or is_dynamo_compiling() else _core.signature(*tensors)
+
+
+UNDECIDED = object()  # for what is not among the remembered
+_MOST = 1024  # networks with images of ever new sizes must not fill the memory
+
+
+def remember(calls: dict[Any, _Call], key: Any, call: _Call) -> _Call:
+    """``call``, from now on under ``key``."""
+    if len(calls) >= _MOST:
+        calls.clear()
+    calls[key] = call
+    return call
+
+
+def unwatched_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """``function.apply`` for a ``forward`` that takes the context, without the search for a transform."""
+    return super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
 
 def short_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
@@ -48,10 +87,10 @@ def short_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
         setup_context = torch.autograd.Function.setup_context
 
     Plain.__name__ = Plain.__qualname__ = function.__name__  # what grad_fn shows
-    plain = super(torch.autograd.Function, Plain).apply  # type: ignore[misc]
+    plain = unwatched_apply(Plain)
 
     def apply(*args: Any) -> Any:
-        if torch.compiler.is_compiling() or transforms_active():
+        if is_compiling() or transforms_active():
             return function.apply(*args)
         return plain(*args)
 

@@ -150,8 +150,9 @@ def test_use_backend_inside_a_compiled_function(asked: list[str]) -> None:
 
     x = random((2, 3, 8, 8), torch.float32, 0)
     compiled = torch.compile(step, fullgraph=True, backend=FAST)
-    assert torch.equal(compiled(x), step(x))
-    assert asked == ["reference", "reference"]
+    found = compiled(x)
+    assert asked == ["reference"]
+    assert torch.equal(found, step(x))
     assert srkernels._dispatch.requested() == ""
 
 

@@ -14,6 +14,7 @@ from .conventions import BANDS, CONVENTIONS, HIGH, PADS, Convention, plan_id
 
 _PAD_CODES = {name: code for code, name in enumerate(PADS)}
 _ZERO = _PAD_CODES["zero"]
+_ANALYSES = {name: (plan_id(name), c.layout == "tuple") for name, c in CONVENTIONS.items()}
 
 Bands = Tensor | tuple[Tensor, Tensor, Tensor]
 
@@ -50,16 +51,15 @@ def haar_dwt2d(
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
-    layout = _convention("haar_dwt2d", convention).layout
+    plan, in_tuple = choice("haar_dwt2d", "convention", convention, _ANALYSES)
     wanted = choice("haar_dwt2d", "bands", bands, BANDS)
     code = choice("haar_dwt2d", "pad", pad, _PAD_CODES)
-    check_image("haar_dwt2d", "x", x)
-    out = schema.analysis(x, plan_id(convention), code, wanted, requested())
+    out = schema.analysis(x, plan, code, wanted, requested(), "haar_dwt2d")
     low = out[0] if wanted != HIGH else None
     if bands == "low":
         return low, None
     high = out[-1]
-    return low, (high.unbind(0) if layout == "tuple" else high)  # type: ignore[return-value]
+    return low, (high.unbind(0) if in_tuple else high)  # type: ignore[return-value]
 
 
 @overload
@@ -75,11 +75,10 @@ def haar_highpass(x: Tensor, convention: str = "dasr", *, pad: str = "reflect") 
     9 channels [V_rgb, H_rgb, D_rgb] in [0, 1] for RGB images in [0, 1]. Arguments, layouts and errors are those of
     ``haar_dwt2d``.
     """
-    layout = _convention("haar_highpass", convention).layout
+    plan, in_tuple = choice("haar_highpass", "convention", convention, _ANALYSES)
     code = choice("haar_highpass", "pad", pad, _PAD_CODES)
-    check_image("haar_highpass", "x", x)
-    (high,) = schema.analysis(x, plan_id(convention), code, HIGH, requested())
-    return high.unbind(0) if layout == "tuple" else high  # type: ignore[return-value]
+    (high,) = schema.analysis(x, plan, code, HIGH, requested(), "haar_highpass")
+    return high.unbind(0) if in_tuple else high  # type: ignore[return-value]
 
 
 def haar_idwt2d(

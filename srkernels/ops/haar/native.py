@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, get_num_threads
 
 from ..._native import extension, launch
 from . import allocate
@@ -31,6 +32,43 @@ def analysis_into(x: Tensor, out: list[Tensor], plan: int, pad: int, wanted: int
     high = out[-1] if wanted & HIGH else None
     launch(x, "haar_analysis", x, low, high, *_plan(x.device.type, plan), pad)
     return out
+
+
+def decided_analysis(x: Tensor, plan: int, pad: int, wanted: int) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """``analysis`` for CPU tensors of this one's dtype, shape and layout: all is decided but where to write."""
+    places = [(y.shape, y.stride()) for y in allocate.bands(x, plan, wanted)]
+    low_at = places[0] if wanted & LOW else None
+    high_at = places[-1] if wanted & HIGH else None
+    core = extension("cpu").haar_analysis
+    factors, layout = _plan("cpu", plan)
+
+    def call(x: Tensor) -> tuple[Tensor, ...]:
+        low = x.new_empty_strided(*low_at) if low_at else None
+        high = x.new_empty_strided(*high_at) if high_at else None
+        core(x, low, high, factors, layout, pad, get_num_threads())
+        if low is None:
+            return (high,)  # type: ignore[return-value]
+        return (low,) if high is None else (low, high)
+
+    return call
+
+
+def decided_synthesis(
+    low: Tensor | None, high: Tensor | None, rows: int, columns: int, plan: int, pad: int
+) -> Callable[[Tensor | None, Tensor | None], Tensor]:
+    """``synthesis``, decided likewise."""
+    x = allocate.image(low, high, rows, columns, plan)
+    shape, stride = x.shape, x.stride()
+    core = extension("cpu").haar_synthesis
+    factors, layout = _plan("cpu", plan)
+
+    def call(low: Tensor | None, high: Tensor | None) -> Tensor:
+        one = high if low is None else low
+        x = one.new_empty_strided(shape, stride)  # type: ignore[union-attr]
+        core(x, low, high, factors, layout, pad, get_num_threads())
+        return x
+
+    return call
 
 
 def synthesis(low: Tensor | None, high: Tensor | None, rows: int, columns: int, plan: int, pad: int) -> Tensor:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
 
 from ..._dispatch import implementation
-from ..._eager import short_apply, unwatched
+from ..._eager import UNDECIDED, remember, short_apply, signature, unwatched, unwatched_apply
+from ..._validate import check_image
 from . import allocate
 from .conventions import HIGH, LOW, linear
 
@@ -81,13 +82,17 @@ class _Analysis(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        plan, pad, wanted, backend = ctx.arguments
-        low = grads[0] if wanted & LOW else None
-        high = grads[-1] if wanted & HIGH else None
-        if low is None and high is None:
-            return None, None, None, None, None
-        rows, columns = ctx.size
-        return synthesis(low, high, rows, columns, linear(plan), pad, backend), None, None, None, None
+        return _adjoint_of_analysis(ctx, grads), None, None, None, None
+
+
+def _adjoint_of_analysis(ctx: Any, grads: tuple[Tensor | None, ...]) -> Tensor | None:
+    rows, columns = ctx.size
+    plan, pad, wanted, backend = ctx.arguments
+    low = grads[0] if wanted & LOW else None
+    high = grads[-1] if wanted & HIGH else None
+    if low is None and high is None:
+        return None
+    return synthesis(low, high, rows, columns, linear(plan), pad, backend)
 
 
 class _Synthesis(torch.autograd.Function):
@@ -103,23 +108,76 @@ class _Synthesis(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        plan, pad, backend = ctx.arguments
-        need_low, need_high = ctx.needs_input_grad[:2]
-        wanted = (LOW if need_low else 0) | (HIGH if need_high else 0)
-        bands = analysis(grad, linear(plan), pad, wanted, backend)
-        low = bands[0] if need_low else None
-        high = bands[-1] if need_high else None
-        return low, high, None, None, None, None, None
+        return *_adjoint_of_synthesis(ctx, grad), None, None, None, None, None
+
+
+def _adjoint_of_synthesis(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    plan, pad, backend = ctx.arguments
+    need_low, need_high = ctx.needs_input_grad[:2]
+    wanted = (LOW if need_low else 0) | (HIGH if need_high else 0)
+    bands = analysis(grad, linear(plan), pad, wanted, backend)
+    return bands[0] if need_low else None, bands[-1] if need_high else None
 
 
 _apply_analysis = short_apply(_Analysis)
 _apply_synthesis = short_apply(_Synthesis)
 
 
-def analysis(x: Tensor, plan: int, pad: int, wanted: int, backend: str) -> tuple[Tensor, ...]:
-    """Differentiable (low,), (high,) or (low, high) of ``x``, as ``wanted`` says."""
+# Remembered calls: what a backend decided for operands of one signature and these settings, or None if it decides
+# nothing. Nothing of this may be met in a trace, which would be guarded by all that is remembered.
+
+
+class _KnownAnalysis(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, call: Any, arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:
+        ctx.size, ctx.arguments = x.shape[2:], arguments
+        ctx.set_materialize_grads(False)
+        return call(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        return _adjoint_of_analysis(ctx, grads), None, None
+
+
+class _KnownSynthesis(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, low: Tensor | None, high: Tensor | None, call: Any, arguments: tuple[Any, ...]) -> Tensor:
+        ctx.arguments = arguments
+        return call(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        return *_adjoint_of_synthesis(ctx, grad), None, None
+
+
+_apply_known_analysis = unwatched_apply(_KnownAnalysis)
+_apply_known_synthesis = unwatched_apply(_KnownSynthesis)
+_analyses: dict[Any, Any] = {}
+_syntheses: dict[Any, Any] = {}
+
+
+def _needs_grad(low: Tensor | None, high: Tensor | None) -> bool:
+    return (low is not None and low.requires_grad) or (high is not None and high.requires_grad)
+
+
+def analysis(x: Tensor, plan: int, pad: int, wanted: int, backend: str, op: str = "") -> tuple[Tensor, ...]:
+    """Differentiable (low,), (high,) or (low, high) of ``x``, as ``wanted`` says, checked on behalf of ``op``."""
+    signed = signature(x)
+    if signed is not None:
+        settings = plan, pad, wanted, backend
+        key = signed, settings
+        call = _analyses.get(key, UNDECIDED)
+        if call is UNDECIDED:
+            if op:
+                check_image(op, "x", x)
+            decide = getattr(implementation(__package__, backend, x), "decided_analysis", None)
+            call = remember(_analyses, key, decide and decide(x, plan, pad, wanted))
+        if call is not None:
+            return _apply_known_analysis(x, call, settings) if x.requires_grad and is_grad_enabled() else call(x)
+    elif op:
+        check_image(op, "x", x)
     # The Function costs more than a small transform; without a gradient to record it is left out.
-    if torch.is_grad_enabled() and x.requires_grad:
+    if is_grad_enabled() and x.requires_grad:
         return _apply_analysis(x, plan, pad, wanted, backend)
     return _run_analysis(x, plan, pad, wanted, backend)
 
@@ -128,7 +186,19 @@ def synthesis(
     low: Tensor | None, high: Tensor | None, rows: int, columns: int, plan: int, pad: int, backend: str
 ) -> Tensor:
     """Differentiable image (N, C, rows, columns) of the bands given; a missing one counts as zeros."""
-    needs_grad = (low is not None and low.requires_grad) or (high is not None and high.requires_grad)
-    if torch.is_grad_enabled() and needs_grad:
+    records = is_grad_enabled() and _needs_grad(low, high)
+    signed = signature(low, high)
+    if signed is not None:
+        settings = plan, pad, backend
+        key = signed, settings, rows, columns
+        call = _syntheses.get(key, UNDECIDED)
+        if call is UNDECIDED:
+            one = low if low is not None else high
+            assert one is not None
+            decide = getattr(implementation(__package__, backend, one), "decided_synthesis", None)
+            call = remember(_syntheses, key, decide and decide(low, high, rows, columns, plan, pad))
+        if call is not None:
+            return _apply_known_synthesis(low, high, call, settings) if records else call(low, high)
+    if records:
         return _apply_synthesis(low, high, rows, columns, plan, pad, backend)
     return _run_synthesis(low, high, rows, columns, plan, pad, backend)

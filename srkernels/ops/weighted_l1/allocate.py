@@ -29,17 +29,22 @@ def compute_dtype(input: Tensor, target: Tensor, weight: Tensor | None) -> torch
 SIGN_GROUP = 16  # elements whose signs share a word of csrc/cpu/weighted_l1.cpp
 
 
+def run_elements(input: Tensor, target: Tensor) -> int | None:
+    """How many elements of each image lie side by side in both, for images dense in one order; else None."""
+    _, c, h, w = input.shape
+    if input.is_contiguous() and target.is_contiguous():
+        return h * w
+    if w == 1 or not (is_channels_last(input) and is_channels_last(target)):
+        return None  # a single column of pixels is read as planes
+    return h * w * c
+
+
 def can_keep_signs(input: Tensor, target: Tensor) -> bool:
-    """Whether sign(input - target) fits two bits an element: CPU, dense in one order, whole words per image."""
+    """Whether sign(input - target) fits two bits an element: CPU, dense in one order, whole words in each run."""
     if not input.is_cpu or torch.float64 in (input.dtype, target.dtype):
         return False
-    shape = input.shape
-    plane = shape[2] * shape[3]
-    if input.is_contiguous() and target.is_contiguous():
-        return plane % SIGN_GROUP == 0
-    if shape[3] == 1 or plane * shape[1] % SIGN_GROUP != 0:  # the core reads a single column as a plane's
-        return False
-    return is_channels_last(input) and is_channels_last(target)
+    run = run_elements(input, target)
+    return run is not None and run % SIGN_GROUP == 0
 
 
 def signs(input: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from ..._validate import check_image, choice, describe
 from . import schema
 from .allocate import MEAN, REDUCTIONS
 
+_OP = "weighted_l1_loss"
 _NORMALIZE = {"numel": False, "weight_sum": True}
 
 
@@ -48,28 +49,30 @@ def weighted_l1_loss(
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
-    op = "weighted_l1_loss"
-    code = choice(op, "reduction", reduction, REDUCTIONS)
-    by_weight = choice(op, "normalize", normalize, _NORMALIZE) and weight is not None and code == MEAN
-    check_image(op, "input", input)
-    check_image(op, "target", target)
+    code = choice(_OP, "reduction", reduction, REDUCTIONS)
+    by_weight = choice(_OP, "normalize", normalize, _NORMALIZE) and weight is not None and code == MEAN
+    fp32 = isinstance(input, Tensor) and input.device.type != "meta" and torch.is_autocast_enabled(input.device.type)
+    return schema.weighted_l1(input, target, weight, code, by_weight, align_corners, fp32, requested(), _check)
+
+
+def _check(input: Tensor, target: Tensor, weight: Tensor | None) -> None:
+    check_image(_OP, "input", input)
+    check_image(_OP, "target", target)
     if input.shape != target.shape:
-        raise ValueError(f"{op}: target must have input's shape {tuple(input.shape)}, got {tuple(target.shape)}")
+        raise ValueError(f"{_OP}: target must have input's shape {tuple(input.shape)}, got {tuple(target.shape)}")
     if target.device != input.device:
-        raise ValueError(f"{op}: target must be on input's device {input.device}, got {describe(target)}")
-    if weight is not None:
-        check_image(op, "weight", weight, "(N or 1, 1 or C, h, w)")
-        n, c = input.shape[:2]
-        wn, wc = weight.shape[:2]
-        if (wn != n and wn != 1) or (wc != c and wc != 1):
-            raise ValueError(
-                f"{op}: weight must be (N or 1, 1 or C, h, w) with N={n} and C={c}, got {tuple(weight.shape)}"
-            )
-        if weight.device != input.device:
-            raise ValueError(f"{op}: weight must be on input's device {input.device}, got {describe(weight)}")
-    device_type = input.device.type
-    fp32 = device_type != "meta" and torch.is_autocast_enabled(device_type)
-    return schema.weighted_l1(input, target, weight, code, by_weight, align_corners, fp32, requested())
+        raise ValueError(f"{_OP}: target must be on input's device {input.device}, got {describe(target)}")
+    if weight is None:
+        return
+    check_image(_OP, "weight", weight, "(N or 1, 1 or C, h, w)")
+    n, c = input.shape[:2]
+    wn, wc = weight.shape[:2]
+    if (wn != n and wn != 1) or (wc != c and wc != 1):
+        raise ValueError(
+            f"{_OP}: weight must be (N or 1, 1 or C, h, w) with N={n} and C={c}, got {tuple(weight.shape)}"
+        )
+    if weight.device != input.device:
+        raise ValueError(f"{_OP}: weight must be on input's device {input.device}, got {describe(weight)}")
 
 
 class WeightedL1Loss(nn.Module):

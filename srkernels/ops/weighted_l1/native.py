@@ -6,11 +6,14 @@ pixels (channels contiguous), with sums in one dtype: only where operands disagr
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, get_num_threads
 
 from ..._layout import is_channels_last
-from ..._native import launch, workspace
+from ..._native import extension, launch, workspace
 from . import allocate
 from .allocate import NONE
 
@@ -70,6 +73,56 @@ def forward(
         input, target, weight, result, statistics, reduction, align_corners, last,
     )  # fmt: skip
     return out
+
+
+def decided(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    reduction: int,
+    by_weight: bool,
+    align_corners: bool,
+    fp32: bool,
+    keep_signs: bool,
+) -> tuple[Callable[..., Any], Callable[..., Any]] | None:
+    """``forward`` and ``backward`` to the images for CPU tensors of these dtypes, shapes and layouts: all is decided
+    but where to write. None where operands would have to be converted, or ``backward`` to read the images again.
+    """
+    out = allocate.loss(input, target, weight, reduction, by_weight, fp32)
+    compute = allocate.compute_dtype(input, target, weight)
+    converted = compute is torch.float64 or (weight is not None and weight.dtype is not compute)
+    if reduction == NONE or converted or allocate.run_elements(input, target) is None:
+        return None
+    dtype, words = out[0].dtype, allocate.signs(input).shape
+    core = extension("cpu")
+    run_forward, run_backward = core.weighted_l1_forward, core.weighted_l1_backward
+
+    def forward(input: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        loss = input.new_empty((), dtype=dtype)
+        statistics = input.new_empty(2, dtype=compute) if by_weight else None
+        signs = input.new_empty(words, dtype=torch.int32) if keep_signs else None
+        run_forward(input, target, weight, loss, statistics, reduction, align_corners, signs, get_num_threads())
+        return loss, statistics, signs
+
+    def backward(
+        grad: Tensor,
+        input: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        statistics: Tensor | None,
+        signs: Tensor | None,
+        need_input: bool,
+        need_target: bool,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        by_input = torch.empty_like(input) if need_input else None
+        by_target = torch.empty_like(target) if need_target else None
+        run_backward(
+            grad, input, target, weight, statistics, by_input, by_target, None,
+            reduction, align_corners, signs, get_num_threads(),
+        )  # fmt: skip
+        return by_input, by_target
+
+    return forward, backward
 
 
 def backward(

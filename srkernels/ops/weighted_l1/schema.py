@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
 
 from ..._dispatch import implementation
-from ..._eager import short_apply, unwatched
+from ..._eager import UNDECIDED, remember, short_apply, signature, unwatched, unwatched_apply
 from . import allocate, reference
 from .allocate import NONE
 
@@ -137,17 +138,23 @@ class _WeightedL1(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
         if grad is None:
             return (None,) * 9
-        input, target, weight, statistics, signs = ctx.saved_tensors
-        operands = (grad, input, target, weight, statistics)
-        needs = ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            # create_graph: a second derivative must see through the backward pass, so it runs on eager operations.
-            grads = iter(_differentiable_backward(*operands, ctx.reduction, ctx.align_corners, *needs))
-        else:
-            run: Any = _backward if unwatched(grad, input, target, weight) else _backward_op
-            grads = iter(run(*operands, signs, ctx.reduction, ctx.align_corners, *needs, ctx.backend))
-        by_input = tuple(next(grads) if need else None for need in needs)
-        return *by_input, None, None, None, None, None, None
+        settings = ctx.reduction, ctx.align_corners, ctx.backend
+        return *_gradients(grad, ctx.saved_tensors, settings, ctx.needs_input_grad), None, None, None, None, None, None
+
+
+def _gradients(
+    grad: Tensor, saved: tuple[Any, ...], settings: tuple[int, bool, str], needs_input_grad: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    input, target, weight, statistics, signs = saved
+    reduction, align_corners, backend = settings
+    operands, needs = (grad, input, target, weight, statistics), needs_input_grad[:3]
+    if is_grad_enabled() and not torch.compiler.is_compiling():
+        # create_graph: a second derivative must see through the backward pass, so it runs on eager operations.
+        grads = iter(_differentiable_backward(*operands, reduction, align_corners, *needs))
+    else:
+        run: Any = _backward if unwatched(grad, input, target, weight) else _backward_op
+        grads = iter(run(*operands, signs, reduction, align_corners, *needs, backend))
+    return tuple(next(grads) if need else None for need in needs)
 
 
 def _differentiable_backward(
@@ -171,6 +178,31 @@ def _differentiable_backward(
 _apply = short_apply(_WeightedL1)
 
 
+class _Known(torch.autograd.Function):
+    """A remembered call of the backend's ``decided``; what only its backward pass needs is no output here."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, target: Tensor, weight: Tensor | None, call: Any, settings: tuple[int, bool, str]
+    ) -> Tensor:
+        run, ctx.run_backward, _ = call
+        ctx.settings = settings
+        loss, statistics, signs = run(input, target, weight)
+        ctx.save_for_backward(input, target, weight, statistics, signs)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        saved, needs = ctx.saved_tensors, ctx.needs_input_grad
+        if is_grad_enabled() or signature(grad) is None:
+            return *_gradients(grad, saved, ctx.settings, needs), None, None
+        return *ctx.run_backward(grad, *saved, needs[0], needs[1]), None, None, None
+
+
+_apply_known = unwatched_apply(_Known)
+_known: dict[Any, Any] = {}
+
+
 def weighted_l1(
     input: Tensor,
     target: Tensor,
@@ -180,18 +212,52 @@ def weighted_l1(
     align_corners: bool,
     fp32: bool,
     backend: str,
+    check: Callable[[Tensor, Tensor, Tensor | None], None],
 ) -> Tensor:
-    """Differentiable loss. Without a gradient to record the Function, dearer than a small loss, is left out."""
+    """Differentiable loss. ``check`` raises if the operands do not fit; what it has let pass it is not asked again."""
+    recording = is_grad_enabled()
+    signed = signature(input, target, weight)
+    if signed is not None:  # never in a trace, which would be guarded by all that is remembered
+        key = signed, reduction, by_weight, align_corners, fp32, backend, recording
+        call = _known.get(key, UNDECIDED)
+        if call is UNDECIDED:
+            check(input, target, weight)
+            call = remember(_known, key, _decided(input, target, weight, *key[1:]))
+        if call is not None:
+            run, _, records = call
+            if records:
+                return _apply_known(input, target, weight, call, (reduction, align_corners, backend))
+            return run(input, target, weight)[0]
+    else:
+        check(input, target, weight)
     arguments = (input, target, weight, reduction, by_weight, align_corners, fp32)
-    for_weight = weight is not None and weight.requires_grad
-    if torch.is_grad_enabled() and (input.requires_grad or target.requires_grad or for_weight):
-        # Signs spare the backward pass both images; a gradient of the weight needs the images anyway. A traced call
-        # does without, so that dynamic sizes are not specialised on their divisibility.
-        keep_signs = (
-            not for_weight
-            and reduction != NONE
-            and not torch.compiler.is_compiling()
-            and allocate.can_keep_signs(input, target)
-        )
-        return _apply(*arguments, keep_signs, backend)[0]
+    # Without a gradient to record the Function, dearer than a small loss, is left out.
+    if recording and _needs_grad(input, target, weight):
+        return _apply(*arguments, _keep_signs(input, target, weight, reduction), backend)[0]
     return _run_forward(*arguments, False, backend)[0]
+
+
+def _needs_grad(*operands: Tensor | None) -> bool:
+    return any(x is not None and x.requires_grad for x in operands)
+
+
+def _keep_signs(input: Tensor, target: Tensor, weight: Tensor | None, reduction: int) -> bool:
+    """Signs spare the backward pass both images; a gradient of the weight needs the images anyway. A traced call does
+    without, so that dynamic sizes are not specialised on their divisibility.
+    """
+    for_weight = _needs_grad(weight)
+    tracing = torch.compiler.is_compiling()
+    return not for_weight and reduction != NONE and not tracing and allocate.can_keep_signs(input, target)
+
+
+def _decided(
+    input: Tensor, target: Tensor, weight: Tensor | None, reduction: int, *flags: Any
+) -> tuple[Any, Any, bool] | None:
+    """The backend's (forward, backward) for operands of one signature, and whether there is a gradient to record."""
+    by_weight, align_corners, fp32, backend, recording = flags
+    records = recording and _needs_grad(input, target, weight)
+    decide = getattr(implementation(__package__, backend, input), "decided", None)
+    if decide is None or (records and not _keep_signs(input, target, weight, reduction)):
+        return None
+    passes = decide(input, target, weight, reduction, by_weight, align_corners, fp32, records)
+    return None if passes is None else (*passes, records)
