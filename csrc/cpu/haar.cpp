@@ -91,8 +91,11 @@ void analysis_row(const HaarArguments& a, const Factors<typename Simd<S>::Scalar
     if (sum) return Bands{s * k.low, v * k.v + h * k.h + d * k.d + k.shift, {}, {}};
     return Bands{s * k.low, v * k.v + k.shift, h * k.h + k.shift, d * k.d + k.shift};
   };
+  const int64_t next = 2 * (bottom - top);  // the next two rows
   int64_t i = 0;
   for (; i + 2 * N <= cells; i += 2 * N) {
+    fetch_ahead<4 * N * sizeof(S)>(top + 2 * i + next);
+    fetch_ahead<4 * N * sizeof(S)>(bottom + 2 * i + next);
     const Bands x = bands(i), y = bands(i + N);
     if (kLow) Simd<S>::template store_two<kStream>(low + i, x.low, y.low);
     if (!kHigh) continue;
@@ -266,11 +269,18 @@ void synthesis_row(const HaarArguments& a, const Factors<typename Simd<S>::Scala
   using V = typename Simd<S>::Vector;
   constexpr int N = lanes<V>();
   const S *low = static_cast<const S*>(a.low), *high = static_cast<const S*>(a.high);
+  const int64_t next_low = a.low_stride.h, next_high = a.high_stride.h;
   int64_t i = 0;
   for (; i + N <= cells; i += N) {
     V s{}, v{}, h{}, d{}, p, q, r, t;
-    if (kLow) s = Simd<S>::load(low + at.low + i) * k.low;
+    if (kLow) {
+      fetch_ahead<N * sizeof(S)>(low + at.low + i + next_low);
+      s = Simd<S>::load(low + at.low + i) * k.low;
+    }
     if (kHigh) {
+      fetch_ahead<N * sizeof(S)>(high + at.v + i + next_high);
+      fetch_ahead<N * sizeof(S)>(high + at.h + i + next_high);
+      fetch_ahead<N * sizeof(S)>(high + at.d + i + next_high);
       v = (Simd<S>::load(high + at.v + i) - k.shift) * k.v;
       h = (Simd<S>::load(high + at.h + i) - k.shift) * k.h;
       d = (Simd<S>::load(high + at.d + i) - k.shift) * k.d;

@@ -23,6 +23,7 @@ constexpr int64_t kTileElements =
     4096;  // of weights: 16 KiB, so that weights and operands share the first cache
 constexpr int kSignGroup = 16;             // elements whose signs share a word
 constexpr int64_t kGrainElements = 16384;  // fewest elements worth a second thread
+constexpr int64_t kAhead = 4096;           // bytes of an image fetched ahead
 
 int64_t element_size(DType t) { return t == DType::f64 ? 8 : t == DType::f32 ? 4 : 2; }
 
@@ -55,11 +56,14 @@ double run_sum(const void* xp, const void* tp, const typename Simd<X>::Scalar* w
   const T* t = static_cast<const T*>(tp);
   V total[4] = {};
   int64_t i = 0;
-  for (; i + 4 * N <= size; i += 4 * N)
+  for (; i + 4 * N <= size; i += 4 * N) {
+    fetch_ahead<4 * N * sizeof(X)>(x + i + kAhead / sizeof(X));
+    fetch_ahead<4 * N * sizeof(T)>(t + i + kAhead / sizeof(T));
     for (int j = 0; j < 4; ++j) {
       const V d = absolute(Simd<X>::load(x + i + j * N) - Simd<T>::load(t + i + j * N));
       total[j] += w ? d * Simd<F>::load(w + i + j * N) : d;
     }
+  }
   for (; i + N <= size; i += N) {
     const V d = absolute(Simd<X>::load(x + i) - Simd<T>::load(t + i));
     total[0] += w ? d * Simd<F>::load(w + i) : d;
@@ -118,6 +122,8 @@ double run_sum_signs(const void* xp, const void* tp, const float* w, int64_t siz
   const T* t = static_cast<const T*>(tp);
   vfloat total[kSignGroup / kFloats] = {};
   for (int64_t i = 0; i < size; i += kSignGroup) {
+    fetch_ahead<kSignGroup * sizeof(X)>(x + i + kAhead / sizeof(X));
+    fetch_ahead<kSignGroup * sizeof(T)>(t + i + kAhead / sizeof(T));
     uint32_t plus = 0, minus = 0;
     for (int j = 0; j < kSignGroup / kFloats; ++j) {
       const vfloat d = Simd<X>::load(x + i + j * kFloats) - Simd<T>::load(t + i + j * kFloats);
