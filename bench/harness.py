@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from srkernels import use_backend
 from srkernels._dispatch import why_not
 from srkernels._spec import BenchCase, OpSpec
 
 from . import timing
-from .providers import OURS, Gate, Problem, backends, baselines, problem, tiny
+from .providers import OURS, Gate, Problem, backends, baselines, problem, tensors, tiny
 from .timing import Stats
 
 REUSED_BUFFER_TARGET = 0.8
@@ -150,7 +151,9 @@ def _costs(
 
 
 def host_cost(spec: OpSpec, device: torch.device, *, batches: int = 30, batch: int = 200) -> list[dict[str, Any]]:
-    """Host microseconds of a tiny call, forward and forward+backward, under automatic choice and in eager PyTorch."""
+    """Host microseconds of a tiny call, forward and forward+backward: under automatic choice, in eager PyTorch, and
+    "bare", PyTorch's own share: what the op returns, allocated, by an autograd Function where there are gradients.
+    """
     found = []
     for passes in ("forward", "forward+backward"):
         target = spec.host_targets_us.get(passes)
@@ -158,7 +161,8 @@ def host_cost(spec: OpSpec, device: torch.device, *, batches: int = 30, batch: i
         bench = whole if passes != "forward" else BenchCase(whole.case, passes)
         given = problem(spec, bench, device)
         with use_backend(None):
-            calls = {OURS: given.call(spec.op), "eager": given.call(spec.oracle)}
+            functions = {OURS: spec.op, "eager": spec.oracle, "bare": _bare(given, spec.op)}
+            calls = {name: given.call(function) for name, function in functions.items()}
             times: dict[str, Stats] = timing.host_us(calls, device, batches=batches, batch=batch)
         measured = times[OURS].median_us
         found.append(
@@ -174,6 +178,30 @@ def host_cost(spec: OpSpec, device: torch.device, *, batches: int = 30, batch: i
             }
         )
     return found
+
+
+def _bare(given: Problem, op: Callable[..., Any]) -> Callable[..., Any]:
+    shapes = [y.shape for y in given.forward(op)]
+
+    class Bare(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *operands: Tensor) -> tuple[Tensor, ...]:
+            ctx.shapes = [x.shape for x in operands]
+            return tuple(operands[0].new_empty(shape) for shape in shapes)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+            needed = zip(ctx.shapes, ctx.needs_input_grad, strict=True)
+            return tuple(grads[0].new_empty(shape) if need else None for shape, need in needed)
+
+    def call(*operands: Any, **kwargs: Any) -> Any:
+        given = tensors(operands)
+        if not torch.is_grad_enabled() or not any(x.requires_grad for x in given):
+            return [given[0].new_empty(shape) for shape in shapes]
+        outputs = Bare.apply(*given)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    return call
 
 
 def reused_buffer(

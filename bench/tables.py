@@ -11,6 +11,7 @@ from .providers import OURS
 
 Table = tuple[list[str], list[list[str]]]
 Record = Mapping[str, Any]
+_FAULTS = "page faults, eager / compile / ours"
 
 
 def text(table: Table) -> str:
@@ -60,6 +61,11 @@ def megabytes(value: float | None) -> str:
     return "-" if value is None else number(value / 1e6)
 
 
+def faults(provider: Record) -> str:
+    count = provider.get("page_faults")
+    return "-" if count is None else f"{count:.0f}"
+
+
 def verdict(met: bool | None) -> str:
     return "-" if met is None else "met" if met else "MISSED"
 
@@ -79,7 +85,7 @@ def by_op(records: Sequence[Record]) -> dict[str, list[Record]]:
 def summary(records: Sequence[Record]) -> Table:
     """One op: each case against eager and torch.compile, with targets."""
     headers = ["case", "passes", "published us", "eager us", "compile us", "ours us"]
-    headers += ["vs eager", "target", "", "vs compile", "target", "", "GB/s", "of copy", "target", ""]
+    headers += ["vs eager", "target", "", "vs compile", "target", "", _FAULTS, "GB/s", "of copy", "target", ""]
     rows = []
     for record in records:
         providers = record["providers"]
@@ -94,6 +100,7 @@ def summary(records: Sequence[Record]) -> Table:
                 verdict(target.get("met")),
             ]
         target = targets.get("copy", {})
+        row.append(" / ".join(faults(providers[name]) for name in ("eager", "compile", OURS) if name in providers))
         row += [number(providers[OURS]["gbps"]), share(providers[OURS]["share"])]
         row += [share(target.get("target")), verdict(target.get("met"))]
         rows.append(row)
@@ -102,7 +109,7 @@ def summary(records: Sequence[Record]) -> Table:
 
 def detail(records: Sequence[Record]) -> Table:
     """One op: every provider of every case."""
-    headers = ["case", "passes", "provider", "median us", "p20", "p80", "x ours", "GB/s", "of copy"]
+    headers = ["case", "passes", "provider", "median us", "p20", "p80", "x ours", "page faults", "GB/s", "of copy"]
     headers += ["saved MB", "peak MB", "launches", "do_bench us"]
     rows = []
     for record in records:
@@ -111,6 +118,7 @@ def detail(records: Sequence[Record]) -> Table:
             row = [label(record), record["passes"], name + plain]
             row += [number(p["median_us"]), number(p["p20_us"]), number(p["p80_us"]), times(p["ratio"])]
             row += [
+                faults(p),
                 number(p["gbps"]),
                 share(p["share"]),
                 megabytes(p.get("saved_bytes")),
@@ -122,11 +130,12 @@ def detail(records: Sequence[Record]) -> Table:
 
 
 def host(rows: Sequence[Record]) -> Table:
-    headers = ["op", "passes", "case", "eager us", "ours us", "p20", "p80", "target", ""]
+    headers = ["op", "passes", "case", "bare us", "eager us", "ours us", "p20", "p80", "target", ""]
     found = []
     for r in rows:
         ours = r["providers"][OURS]
-        row = [r["op"], r["passes"], r["case"], number(r["providers"]["eager"]["median_us"])]
+        row = [r["op"], r["passes"], r["case"]]
+        row += [number(r["providers"].get(name, {}).get("median_us")) for name in ("bare", "eager")]
         row += [number(ours["median_us"]), number(ours["p20_us"]), number(ours["p80_us"])]
         target = r["target_us"]
         found.append([*row, *(("-", "-") if target is None else (f"< {target:g}", verdict(r["met"])))])

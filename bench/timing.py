@@ -14,11 +14,12 @@ from __future__ import annotations
 import gc
 import itertools
 import random
+import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -35,7 +36,11 @@ MAX_SET_BYTES = 4 << 30
 
 @dataclass(frozen=True)
 class Stats:
-    """Microseconds per call. ``passes_us``: medians of the independent passes over the rounds."""
+    """Microseconds per call. ``passes_us``: medians of the independent passes over the rounds.
+
+    ``page_faults``: median per call on the host. Memory that the C library has given back to the system comes back
+    page by page, at half a microsecond each; whether it has depends on what else the process allocates.
+    """
 
     median_us: float
     p20_us: float
@@ -43,6 +48,7 @@ class Stats:
     samples: int
     passes_us: tuple[float, ...]
     method: str
+    page_faults: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "passes_us": list(self.passes_us)}
@@ -108,6 +114,7 @@ def _time_host(
             for _ in range(2):
                 calls[name][0]()
     samples: dict[str, list[float]] = {name: [] for name in names}
+    faults: dict[str, list[int]] = {name: [] for name in names}
     order = random.Random(20201)
     collecting = gc.isenabled()
     gc.disable()
@@ -119,15 +126,24 @@ def _time_host(
             for name in _shuffled(names, order):
                 call = calls[name][done % len(calls[name])]
                 with around(name):
+                    before = _page_faults()
                     start = time.perf_counter_ns()
                     call()
                     stop = time.perf_counter_ns()
+                    faults[name].append(_page_faults() - before)
                 samples[name].append((stop - start) / 1e3)
     finally:
         if collecting:
             gc.enable()
     # Even and odd rounds are two passes over the same stretch of time.
-    return {name: summarise([s[0::2], s[1::2]], "host clock") for name, s in samples.items()}
+    return {
+        name: replace(summarise([s[0::2], s[1::2]], "host clock"), page_faults=statistics.median(faults[name]))
+        for name, s in samples.items()
+    }
+
+
+def _page_faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def _time_cuda(

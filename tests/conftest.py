@@ -4,7 +4,7 @@ A gate names what it wants in its arguments: ``spec``, ``case`` (all of the spec
 cases), ``target`` (backend and device), ``dtype``, ``layout``. A backend that cannot run leaves one skipped test per
 gate, with its reason. A test without ``target`` is no gate and says itself what it runs on.
 
-Triton's interpreter runs the gates in a process beside this one.
+Triton's interpreter runs the gates in a process beside this one, and so do long tests that keep one core busy.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from math import prod
 from typing import Any
@@ -33,7 +34,7 @@ REDUCED_CASES = 6
 REDUCED_ELEMENTS = 250
 
 
-# What runs in Triton's interpreter, by test_interpreter.py.
+# What runs in Triton's interpreter, by test_beside.py.
 INTERPRETED = (
     "test_parity.py",
     "test_gradients.py::test_gradcheck",
@@ -43,37 +44,87 @@ INTERPRETED = (
     "test_autocast.py",
     "test_large.py",
 )
-_interpreter = pytest.StashKey[subprocess.Popen[str]]()
+# Processes beside this one, in this order on the other core: fixture that waits for one -> options and environment.
+BESIDE: dict[str, tuple[list[str], dict[str, str]]] = {
+    "marked": (["-m", "beside", "tests/models"], {}),
+    "interpreter": (
+        ["--backend", "triton", "--reduced", *(f"tests/{gate}" for gate in INTERPRETED)],
+        {"TRITON_INTERPRET": "1"},
+    ),
+}
+Outcome = tuple[int, str]
+
+
+class _Beside:
+    """Runs the processes of those fixtures that a session uses, one after the other."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._running: subprocess.Popen[str] | None = None
+        self._executor = ThreadPoolExecutor(1)
+        self._outcomes = {name: self._executor.submit(self._run, *BESIDE[name]) for name in names}
+
+    def _run(self, options: list[str], env: dict[str, str]) -> Outcome:
+        self._running = subprocess.Popen(
+            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *options],
+            env=environment(**env),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        output, _ = self._running.communicate()
+        return self._running.returncode, output
+
+    def outcome(self, name: str) -> Outcome:
+        return self._outcomes[name].result(timeout=900)
+
+    def stop(self) -> None:
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        if self._running is not None:
+            self._running.kill()
+
+
+_beside = pytest.StashKey[_Beside]()
+
+
+def _waited_for(items: list[pytest.Item]) -> list[str]:
+    used = {name for item in items for name in getattr(item, "fixturenames", ())}
+    return [name for name in BESIDE if name in used and (name != "interpreter" or find_spec("triton") is not None)]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "beside: takes long on one core; a whole run has it in a process beside it")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "marked" in _waited_for(items):
+        moved = [item for item in items if item.get_closest_marker("beside")]
+        config.hook.pytest_deselected(items=moved)
+        items[:] = [item for item in items if not item.get_closest_marker("beside")]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Start the interpreter's gates at once: they take minutes, and one core."""
-    if session.config.option.collectonly or find_spec("triton") is None:
-        return
-    if not any("interpreter" in getattr(item, "fixturenames", ()) for item in session.items):
-        return
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--backend", "triton", "--reduced"]
-    session.config.stash[_interpreter] = subprocess.Popen(
-        [*command, *(f"tests/{gate}" for gate in INTERPRETED)],
-        env=environment(TRITON_INTERPRET="1"),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    names = _waited_for(session.items)
+    if names and not session.config.option.collectonly:
+        session.config.stash[_beside] = _Beside(names)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if _interpreter in session.config.stash:
-        session.config.stash[_interpreter].kill()
+    if _beside in session.config.stash:
+        session.config.stash[_beside].stop()
 
 
 @pytest.fixture
-def interpreter(pytestconfig: pytest.Config) -> tuple[int, str]:
+def marked(pytestconfig: pytest.Config) -> Outcome:
+    """Exit code and output of the tests marked ``beside``, once they are through."""
+    return pytestconfig.stash[_beside].outcome("marked")
+
+
+@pytest.fixture
+def interpreter(pytestconfig: pytest.Config) -> Outcome:
     """Exit code and output of the interpreter's gates, once they are through."""
-    process = pytestconfig.stash[_interpreter]
-    output, _ = process.communicate(timeout=600)
-    return process.returncode, output
+    return pytestconfig.stash[_beside].outcome("interpreter")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
