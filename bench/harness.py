@@ -195,10 +195,10 @@ def _bare(given: Problem, op: Callable[..., Any]) -> Callable[..., Any]:
             return tuple(grads[0].new_empty(shape) if need else None for shape, need in needed)
 
     def call(*operands: Any, **kwargs: Any) -> Any:
-        given = tensors(operands)
-        if not torch.is_grad_enabled() or not any(x.requires_grad for x in given):
-            return [given[0].new_empty(shape) for shape in shapes]
-        outputs = Bare.apply(*given)
+        present = tensors(operands)
+        if not any(x.requires_grad for x in present):
+            return [present[0].new_empty(shape) for shape in shapes]
+        outputs = Bare.apply(*present)
         return outputs[0] if len(outputs) == 1 else outputs
 
     return call

@@ -100,7 +100,8 @@ def summary(records: Sequence[Record]) -> Table:
                 verdict(target.get("met")),
             ]
         target = targets.get("copy", {})
-        row.append(" / ".join(faults(providers[name]) for name in ("eager", "compile", OURS) if name in providers))
+        counts = [faults(providers.get(name, {})) for name in ("eager", "compile", OURS)]
+        row.append(" / ".join(counts) if any(count != "-" for count in counts) else "-")
         row += [number(providers[OURS]["gbps"]), share(providers[OURS]["share"])]
         row += [share(target.get("target")), verdict(target.get("met"))]
         rows.append(row)

@@ -191,7 +191,7 @@ void set_isa(const std::string& name) {
 }  // namespace
 
 // Not through pybind11, whose variadic functions take a microsecond.
-PyMethodDef signature_method[] = {
+static PyMethodDef signature_method[] = {
     {"signature", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(&srk::signature)),
      METH_FASTCALL, nullptr},
     {nullptr, nullptr, 0, nullptr}};

@@ -27,7 +27,7 @@ inline void set_watchers(const pybind11::tuple& functions) {
 // signature(*tensors): bytes; None if something watches, or unless each is a torch.Tensor or
 // Parameter itself, no subclass, dense, on the CPU, of at most five dimensions and without a
 // pending negation; or None.
-inline PyObject* signature(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+inline PyObject* checked_signature(PyObject* const* arguments, Py_ssize_t count) {
   static PyObject* const tensor_type = attribute("torch", "Tensor");
   static PyObject* const parameter_type = attribute("torch.nn", "Parameter");
   static PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
@@ -59,6 +59,9 @@ inline PyObject* signature(PyObject*, PyObject* const* arguments, Py_ssize_t cou
       Py_RETURN_NONE;
     }
     if (raw.device_type != kCpu || raw.ndim > kMaxDimensions) Py_RETURN_NONE;
+    int64_t elements = 1;
+    for (int k = 0; k < raw.ndim; ++k) elements *= raw.shape[k];
+    if (!raw.data && elements > 0) Py_RETURN_NONE;  // zeros that PyTorch has not written
     const auto negated =
         pybind11::reinterpret_steal<pybind11::object>(PyObject_CallMethodNoArgs(object, is_neg));
     const auto recorded =
@@ -73,6 +76,18 @@ inline PyObject* signature(PyObject*, PyObject* const* arguments, Py_ssize_t cou
   }
   return PyBytes_FromStringAndSize(reinterpret_cast<const char*>(words),
                                    reinterpret_cast<char*>(at) - reinterpret_cast<char*>(words));
+}
+
+// As Python calls it: an exception must not leave a plain C function.
+inline PyObject* signature(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  try {
+    return checked_signature(arguments, count);
+  } catch (pybind11::error_already_set& error) {
+    error.restore();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return nullptr;
 }
 
 }  // namespace srk

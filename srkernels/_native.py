@@ -1,4 +1,4 @@
-"""Lazy loader of the native core; a failed load is remembered as the reason why, never raised at import."""
+"""Loader of the native core; a failed load is remembered as the reason why, never raised at import."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ def build_info() -> dict[str, Any]:
 def _load(device_type: str) -> ModuleType | str:
     name = _EXTENSIONS[device_type]
     try:
-        return importlib.import_module(f"srkernels.{name}")
+        module = importlib.import_module(f"srkernels.{name}")
+        if device_type == "cpu" and not hasattr(module, "signature"):
+            return f"srkernels.{name} was built from another version of srkernels: build it again"
+        return module
     except ImportError as error:
         recorded = build_info().get(name, {}).get("why_not")
         return recorded or f"srkernels.{name} did not load: {error}"

@@ -9,6 +9,8 @@ Triton's interpreter runs the gates in a process beside this one, and so do long
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -46,7 +48,7 @@ INTERPRETED = (
 )
 # Processes beside this one, in this order on the other core: fixture that waits for one -> options and environment.
 BESIDE: dict[str, tuple[list[str], dict[str, str]]] = {
-    "marked": (["-m", "beside", "tests/models"], {}),
+    "marked": (["-m", "beside", "tests"], {}),
     "interpreter": (
         ["--backend", "triton", "--reduced", *(f"tests/{gate}" for gate in INTERPRETED)],
         {"TRITON_INTERPRET": "1"},
@@ -71,6 +73,7 @@ class _Beside:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,  # its own processes end with it
         )
         output, _ = self._running.communicate()
         return self._running.returncode, output
@@ -80,8 +83,8 @@ class _Beside:
 
     def stop(self) -> None:
         self._executor.shutdown(wait=False, cancel_futures=True)
-        if self._running is not None:
-            self._running.kill()
+        if self._running is not None and self._running.poll() is None:
+            os.killpg(self._running.pid, signal.SIGKILL)
 
 
 _beside = pytest.StashKey[_Beside]()
@@ -102,6 +105,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         moved = [item for item in items if item.get_closest_marker("beside")]
         config.hook.pytest_deselected(items=moved)
         items[:] = [item for item in items if not item.get_closest_marker("beside")]
+    items.sort(key=lambda item: bool(_waited_for([item])))  # what waits comes last
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

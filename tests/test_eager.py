@@ -50,6 +50,84 @@ def test_traced_calls_record_the_op(call: Callable[[Tensor], Tensor]) -> None:
     assert torch.equal(traced(other), call(other))
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@each
+def test_traced_calls_with_a_gradient_compute(call: Callable[[Tensor], Tensor]) -> None:
+    x, other = X.clone().requires_grad_(), X.flip(3).requires_grad_()
+    traced = torch.jit.trace(call, x, check_trace=False)
+    out = traced(other)
+    assert torch.equal(out, call(other))
+    found, expected = (torch.autograd.grad(y.square().sum(), other)[0] for y in (out, call(other)))
+    assert torch.equal(found, expected) and found.any()
+
+
+@each
+def test_zeros_not_yet_written_are_zeros(call: Callable[[Tensor], Tensor]) -> None:
+    torch.testing.assert_close(call(torch._efficientzerotensor(X.shape)), call(torch.zeros_like(X)), rtol=0, atol=0)
+
+
+@each
+def test_forward_mode_is_refused(call: Callable[[Tensor], Tensor]) -> None:
+    """No rule carries tangents; they must not get lost."""
+    call(X)
+    with pytest.raises((NotImplementedError, RuntimeError), match="jvp"):
+        torch.func.jvp(call, (X,), (Y,))
+    with torch.autograd.forward_ad.dual_level(), pytest.raises((NotImplementedError, RuntimeError), match="jvp"):
+        call(torch.autograd.forward_ad.make_dual(X, Y))
+
+
+@each
+def test_batched_cotangents(call: Callable[[Tensor], Tensor]) -> None:
+    """Of the older vmap: right, or refused in PyTorch's own words."""
+    x = X.clone().requires_grad_()
+    out = call(x)
+    cotangents = torch.stack([torch.ones_like(out), 2 * torch.ones_like(out)])
+    refusal = ""
+    try:
+        (batched,) = torch.autograd.grad(out, x, cotangents, is_grads_batched=True, retain_graph=True)
+    except RuntimeError as error:
+        refusal = str(error)
+    if refusal:
+        assert "Batching rule not implemented for srkernels::" in refusal
+        return
+    (one,) = torch.autograd.grad(out, x, cotangents[0])
+    torch.testing.assert_close(batched, torch.stack([one, 2 * one]))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_saved_tensors_may_come_back_in_another_layout(memory_format: torch.memory_format) -> None:
+    other = {torch.contiguous_format: torch.channels_last, torch.channels_last: torch.contiguous_format}[memory_format]
+
+    def unpack(x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=other) if x.dim() == 4 else x
+
+    x, y = (t.contiguous(memory_format=memory_format) for t in (X, Y))
+    found = []
+    for hook in (unpack, lambda x: x):
+        leaf = x.clone().requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: x, hook):
+            srkernels.weighted_l1_loss(leaf, y, W).backward()
+        found.append(leaf.grad)
+    assert torch.equal(*found)
+
+
+def test_an_undefined_gradient_stays_undefined() -> None:
+    class Ends(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return None
+
+    for call in (srkernels.haar_highpass, lambda x: srkernels.weighted_l1_loss(x, Y, W)):
+        x = X.clone().requires_grad_()
+        Ends.apply(call(x)).sum().backward()
+        assert x.grad is None
+
+
 @each
 def test_a_profile_shows_the_op(call: Callable[[Tensor], Tensor]) -> None:
     call(X)
@@ -96,6 +174,24 @@ def _everything(x: Tensor) -> list[Tensor]:
     return outputs
 
 
+def test_gradients_follow_the_layout_rule() -> None:
+    x = torch.rand(2, 6, 8, 16)[:, :3][:1].requires_grad_()  # dense, but for the stride of its only image
+    (grad,) = torch.autograd.grad(srkernels.weighted_l1_loss(x, Y[:1], W[:1]), x)
+    assert grad.stride() == (384, 128, 16, 1)
+
+
+@pytest.mark.skipif(_eager._core is None, reason="no C++ core: nothing is decided once")
+def test_a_second_call_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def train() -> None:
+        x = X.clone().requires_grad_()
+        (srkernels.haar_highpass(x).sum() + srkernels.weighted_l1_loss(x, Y, W)).backward()
+
+    train()
+    for module in (haar, weighted_l1):
+        monkeypatch.setattr(module, "implementation", None)  # would be called to choose a backend
+    train()
+
+
 def test_what_does_not_fit_is_refused_after_what_did() -> None:
     for _ in range(2):
         srkernels.weighted_l1_loss(X, Y, W)
@@ -107,6 +203,9 @@ def test_what_does_not_fit_is_refused_after_what_did() -> None:
             srkernels.haar_highpass(X.long())
         with pytest.raises(ValueError, match="x must be 4-D"):
             srkernels.haar_highpass(X[0])
+        srkernels.haar_idwt2d(X, None, output_size=(16, 31))
+        with pytest.raises(TypeError, match="output_size must be two integers"):
+            srkernels.haar_idwt2d(X, None, output_size=(16.0, 31.0))
 
 
 def test_memory_of_decisions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

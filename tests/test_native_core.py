@@ -21,8 +21,9 @@ CPU = torch.device("cpu")
 REASON = _native.why_not(CPU)
 pytestmark = pytest.mark.skipif(REASON is not None, reason=f"native: {REASON}")
 
-# Image and bands are above the sizes from which csrc/cpu/streaming.h streams: 23.6 MB and 17.7 MB of fp32.
-LARGE = (4, 3, 768, 640)
+# Images and bands are above the sizes from which csrc/cpu/streaming.h streams: 23.6 MB and 17.7 MB of fp32, and 33.2 MB
+# and 24.9 MB, whose planes and rows of 16-bit values do not start at whole lines of the cache.
+LARGE = [(4, 3, 768, 640), (48, 3, 240, 240)]
 
 
 @pytest.fixture(params=["baseline", "avx2", "avx512"])
@@ -55,19 +56,25 @@ def test_every_instruction_set_is_within_the_budget(isa: str, spec: srkernels._s
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
-def test_streamed_outputs_equal_stored_ones(isa: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("shape", LARGE, ids=str)
+def test_streamed_outputs_equal_stored_ones(
+    isa: str, shape: tuple[int, ...], channels_last: bool, dtype: torch.dtype
+) -> None:
     """Images one by one stay below the streaming size, the batch is above: same bits, forward and backward."""
-    n, c, h, w = LARGE
-    generator = torch.Generator().manual_seed(3)
-    x, target = (torch.rand(n * (4 // dtype.itemsize), c, h, w, generator=generator).to(dtype) for _ in range(2))
-    weight = torch.rand(len(x), 1, h // 8, w // 8, generator=generator)
+    n, c, h, w = shape
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    images = torch.rand(2, n * (4 // dtype.itemsize), c, h, w, generator=torch.Generator().manual_seed(3)).to(dtype)
+    x, target = (image.contiguous(memory_format=memory_format) for image in images)
+    weight = images[0, :, :1, : h // 8, : w // 8].float().contiguous()
     one = x[:1].numel() * dtype.itemsize
     assert len(x) * one * 3 // 4 >= 16 << 20 and one < 8 << 20
 
     # Outputs that have been written before: into fresh pages nothing is streamed.
     plan, pad = plan_id("dasr"), PADS.index("reflect")
     haar = importlib.import_module("srkernels.ops.haar.native")
-    (high,) = haar.analysis_into(x, [torch.ones(len(x), 3 * c, h // 2, w // 2, dtype=dtype)], plan, pad, HIGH)
+    bands = torch.ones(len(x), 3 * c, h // 2, w // 2, dtype=dtype).contiguous(memory_format=memory_format)
+    (high,) = haar.analysis_into(x, [bands], plan, pad, HIGH)
     grad, slope = torch.ones_like(x), torch.ones_like(x)
     _native.launch(x, "haar_synthesis", grad, None, high, *haar._plan("cpu", linear(plan)), pad)
     signs, loss = signs_of(x), torch.empty(())

@@ -348,7 +348,8 @@ struct ResizedWeight {
   bool near = true;  // what a vector of outputs is made of fits one vector
   int64_t cached_row[2] = {-1, -1}, cached_n = -1, cached_c = -1;
 
-  ResizedWeight(const WeightedL1Arguments& args, const Tiling& tiles)
+  // `buffers`: how many tiles are asked for at a time.
+  ResizedWeight(const WeightedL1Arguments& args, const Tiling& tiles, int buffers = 1)
       : a(args),
         t(tiles),
         per_channel(tiles.pixels && args.weight_shape.c > 1),
@@ -361,7 +362,9 @@ struct ResizedWeight {
         stretched{Buffer<F>(args.weight.data ? tiles.row_elements : 0),
                   Buffer<F>(args.weight.data ? tiles.row_elements : 0)},
         values{Buffer<F>(args.weight.data ? tiles.rows * tiles.row_elements + 2 * kFloats : 0),
-               Buffer<F>(args.weight.data ? tiles.rows * tiles.row_elements + 2 * kFloats : 0)} {
+               Buffer<F>(args.weight.data && buffers > 1
+                             ? tiles.rows * tiles.row_elements + 2 * kFloats
+                             : 0)} {
     if (!a.weight.data) return;
     for (int64_t x = 0; x < a.shape.w; ++x)
       horizontal.source(int32_t(x), left[x], right[x], share[x]);
@@ -605,14 +608,13 @@ void gradient_from_signs(const WeightedL1Arguments& a, float scale) {
   for (int i = 0; i < 2; ++i) {
     const Operand& g = *outputs[i];
     run[i] = runs(g.dtype, g.dtype, 0.0f);
-    // Runs start at whole groups of 16, so an aligned gradient stays aligned.
-    stream[i] = g.data && aligned_for_streaming(g.data, 0) &&
-                worth_streaming(
-                    g.data, a.shape.n * a.shape.c * a.shape.h * a.shape.w * element_size(g.dtype),
-                    kStreamBytes);
+    stream[i] =
+        g.data && worth_streaming(
+                      g.data, a.shape.n * a.shape.c * a.shape.h * a.shape.w * element_size(g.dtype),
+                      kStreamBytes);
   }
   parallel_ranges(t.tiles, grain(t), a.launch.threads, [&](int64_t begin, int64_t end) {
-    ResizedWeight<float> resized(a, t);
+    ResizedWeight<float> resized(a, t, 2);
     for (int64_t index = begin; index < end; ++index) {
       const Tile tile = tile_at(a, t, index);
       const void* slopes[2] = {};
@@ -630,8 +632,10 @@ void gradient_from_signs(const WeightedL1Arguments& a, float scale) {
             if (!g.data) continue;
             const void* slope = slopes[i];
             if (slope) slope = static_cast<const char*>(slope) + from * element_size(g.dtype);
-            const auto kernel = stream[i] ? run[i].signed_streaming : run[i].signed_gradient;
-            kernel(signs, i == 1, slope, scale, row_of(g, tile.n, channel, row), size);
+            void* to = row_of(g, tile.n, channel, row);
+            const bool past_caches = stream[i] && aligned_for_streaming(to, 0);
+            const auto kernel = past_caches ? run[i].signed_streaming : run[i].signed_gradient;
+            kernel(signs, i == 1, slope, scale, to, size);
           }
         });
       }

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..._dispatch import implementation
-from ..._eager import short_apply, transforms_active, unwatched
+from ..._eager import in_forward_mode, records, short_apply, transforms_active, unwatched
 from ..._layout import is_channels_last
 from ..._spec import Refusal
 from . import allocate, reference
@@ -263,7 +263,7 @@ def conv2d_act(
     arguments = (*operands, activation, negative_slope, scale)
     if _chooses_eager(backend, x, weight, refuses):
         return reference.block(*arguments)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands):
+    if records(*operands) or in_forward_mode():
         keep = allocate.keeps_preactivation(activation, negative_slope, scale, residual is not None)
         return _apply(*arguments, keep, backend)[0]
     return _run_forward(*arguments, False, backend)[0]
@@ -338,7 +338,7 @@ def residual_block(
     arguments = (*operands, activation, negative_slope, res_scale)
     if keep and _chooses_eager(backend, x, weight1, refuses):
         return reference.two_convolutions(*arguments)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands):
+    if records(*operands) or in_forward_mode():
         return _apply_block(*arguments, keep, backend)[0]
     return _run_block_forward(*arguments, False, backend)[0]
 
@@ -401,7 +401,7 @@ def dense_block(
     operands = (x, *weights, *biases)
     if keep and _chooses_eager(backend, x, weights[0], refuses):
         return reference.five_convolutions(x, weights, biases, slope, res_scale)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands):
+    if records(*operands) or in_forward_mode():
         keep = keep and not transforms_active()  # torch.func always asks for a second derivative too
         return _apply_dense(*operands, slope, res_scale, keep, backend)[0]
     return _run_dense_forward(*operands, slope, res_scale, False, backend)[0]

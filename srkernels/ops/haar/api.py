@@ -149,6 +149,8 @@ def haar_idwt2d(
     assert one is not None
     h, w = one.shape[-2:]
     rows, columns = output_size if output_size is not None else (2 * h, 2 * w)
+    if isinstance(rows, float) or isinstance(columns, float):
+        raise TypeError(f"{op}: output_size must be two integers, got {output_size}")
     if (rows + 1) // 2 != h or (columns + 1) // 2 != w:
         raise ValueError(
             f"{op}: output_size must be ({2 * h - 1} or {2 * h}, {2 * w - 1} or {2 * w}) for {h}x{w} bands, "

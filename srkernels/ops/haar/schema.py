@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, is_grad_enabled
+from torch import Tensor
 
 from ..._dispatch import implementation
-from ..._eager import UNDECIDED, remember, short_apply, signature, unwatched, unwatched_apply
+from ..._eager import UNDECIDED, in_forward_mode, records, remember, short_apply, signature, unwatched, unwatched_apply
 from ..._validate import check_image
 from . import allocate
 from .conventions import HIGH, LOW, linear
@@ -156,10 +156,6 @@ _analyses: dict[Any, Any] = {}
 _syntheses: dict[Any, Any] = {}
 
 
-def _needs_grad(low: Tensor | None, high: Tensor | None) -> bool:
-    return (low is not None and low.requires_grad) or (high is not None and high.requires_grad)
-
-
 def analysis(x: Tensor, plan: int, pad: int, wanted: int, backend: str, op: str = "") -> tuple[Tensor, ...]:
     """Differentiable (low,), (high,) or (low, high) of ``x``, as ``wanted`` says, checked on behalf of ``op``."""
     signed = signature(x)
@@ -173,11 +169,11 @@ def analysis(x: Tensor, plan: int, pad: int, wanted: int, backend: str, op: str 
             decide = getattr(implementation(__package__, backend, x), "decided_analysis", None)
             call = remember(_analyses, key, decide and decide(x, plan, pad, wanted))
         if call is not None:
-            return _apply_known_analysis(x, call, settings) if x.requires_grad and is_grad_enabled() else call(x)
+            return _apply_known_analysis(x, call, settings) if records(x) else call(x)
     elif op:
         check_image(op, "x", x)
     # The Function costs more than a small transform; without a gradient to record it is left out.
-    if is_grad_enabled() and x.requires_grad:
+    if records(x) or in_forward_mode():
         return _apply_analysis(x, plan, pad, wanted, backend)
     return _run_analysis(x, plan, pad, wanted, backend)
 
@@ -186,7 +182,6 @@ def synthesis(
     low: Tensor | None, high: Tensor | None, rows: int, columns: int, plan: int, pad: int, backend: str
 ) -> Tensor:
     """Differentiable image (N, C, rows, columns) of the bands given; a missing one counts as zeros."""
-    records = is_grad_enabled() and _needs_grad(low, high)
     signed = signature(low, high)
     if signed is not None:
         settings = plan, pad, backend
@@ -198,7 +193,7 @@ def synthesis(
             decide = getattr(implementation(__package__, backend, one), "decided_synthesis", None)
             call = remember(_syntheses, key, decide and decide(low, high, rows, columns, plan, pad))
         if call is not None:
-            return _apply_known_synthesis(low, high, call, settings) if records else call(low, high)
-    if records:
+            return _apply_known_synthesis(low, high, call, settings) if records(low, high) else call(low, high)
+    if records(low, high) or in_forward_mode():
         return _apply_synthesis(low, high, rows, columns, plan, pad, backend)
     return _run_synthesis(low, high, rows, columns, plan, pad, backend)

@@ -52,7 +52,7 @@ def weighted_l1_loss(
     code = choice(_OP, "reduction", reduction, REDUCTIONS)
     by_weight = choice(_OP, "normalize", normalize, _NORMALIZE) and weight is not None and code == MEAN
     fp32 = isinstance(input, Tensor) and input.device.type != "meta" and torch.is_autocast_enabled(input.device.type)
-    return schema.weighted_l1(input, target, weight, code, by_weight, align_corners, fp32, requested(), _check)
+    return schema.weighted_l1(input, target, weight, code, by_weight, bool(align_corners), fp32, requested(), _check)
 
 
 def _check(input: Tensor, target: Tensor, weight: Tensor | None) -> None:

@@ -88,12 +88,13 @@ def decided(
     """``forward`` and ``backward`` to the images for CPU tensors of these dtypes, shapes and layouts: all is decided
     but where to write. None where operands would have to be converted, or ``backward`` to read the images again.
     """
-    out = allocate.loss(input, target, weight, reduction, by_weight, fp32)
     compute = allocate.compute_dtype(input, target, weight)
     converted = compute is torch.float64 or (weight is not None and weight.dtype is not compute)
     if reduction == NONE or converted or allocate.run_elements(input, target) is None:
         return None
-    dtype, words = out[0].dtype, allocate.signs(input).shape
+    dtype = allocate.result_dtype(input, target, weight, fp32)
+    words = allocate.signs(input).shape
+    place, target_place = ((g.shape, g.stride()) for g in allocate.gradients(input, target, None, True, True, False))
     core = extension("cpu")
     run_forward, run_backward = core.weighted_l1_forward, core.weighted_l1_backward
 
@@ -114,8 +115,8 @@ def decided(
         need_input: bool,
         need_target: bool,
     ) -> tuple[Tensor | None, Tensor | None]:
-        by_input = torch.empty_like(input) if need_input else None
-        by_target = torch.empty_like(target) if need_target else None
+        by_input = input.new_empty_strided(*place) if need_input else None
+        by_target = target.new_empty_strided(*target_place) if need_target else None
         run_backward(
             grad, input, target, weight, statistics, by_input, by_target, None,
             reduction, align_corners, signs, get_num_threads(),

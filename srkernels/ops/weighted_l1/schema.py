@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, is_grad_enabled
 
 from ..._dispatch import implementation
-from ..._eager import UNDECIDED, remember, short_apply, signature, unwatched, unwatched_apply
+from ..._eager import UNDECIDED, in_forward_mode, records, remember, short_apply, signature, unwatched, unwatched_apply
 from . import allocate, reference
 from .allocate import NONE
 
@@ -126,7 +126,8 @@ class _WeightedL1(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        input, target, weight, ctx.reduction, by_weight, ctx.align_corners, _, keep_signs, ctx.backend = inputs
+        input, target, weight, reduction, by_weight, align_corners, _, keep_signs, backend = inputs
+        ctx.settings = reduction, align_corners, backend, input.stride() if keep_signs else None
         statistics = output[1] if by_weight else None
         signs = output[-1] if keep_signs else None
         if len(output) > 1:
@@ -138,16 +139,15 @@ class _WeightedL1(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
         if grad is None:
             return (None,) * 9
-        settings = ctx.reduction, ctx.align_corners, ctx.backend
-        return *_gradients(grad, ctx.saved_tensors, settings, ctx.needs_input_grad), None, None, None, None, None, None
+        return *_gradients(ctx, grad), None, None, None, None, None, None
 
 
-def _gradients(
-    grad: Tensor, saved: tuple[Any, ...], settings: tuple[int, bool, str], needs_input_grad: tuple[bool, ...]
-) -> tuple[Tensor | None, ...]:
-    input, target, weight, statistics, signs = saved
-    reduction, align_corners, backend = settings
-    operands, needs = (grad, input, target, weight, statistics), needs_input_grad[:3]
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    input, target, weight, statistics, signs = ctx.saved_tensors
+    reduction, align_corners, backend, stride = ctx.settings
+    if signs is not None and input.stride() != stride:
+        signs = None  # a hook on saved tensors has given them another order of memory than the signs'
+    operands, needs = (grad, input, target, weight, statistics), ctx.needs_input_grad[:3]
     if is_grad_enabled() and not torch.compiler.is_compiling():
         # create_graph: a second derivative must see through the backward pass, so it runs on eager operations.
         grads = iter(_differentiable_backward(*operands, reduction, align_corners, *needs))
@@ -182,21 +182,22 @@ class _Known(torch.autograd.Function):
     """A remembered call of the backend's ``decided``; what only its backward pass needs is no output here."""
 
     @staticmethod
-    def forward(
-        ctx: Any, input: Tensor, target: Tensor, weight: Tensor | None, call: Any, settings: tuple[int, bool, str]
-    ) -> Tensor:
-        run, ctx.run_backward, _ = call
-        ctx.settings = settings
+    def forward(ctx: Any, input: Tensor, target: Tensor, weight: Tensor | None, call: Any) -> Tensor:
+        run, ctx.run_backward, ctx.settings = call
         loss, statistics, signs = run(input, target, weight)
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(input, target, weight, statistics, signs)
         return loss
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        saved, needs = ctx.saved_tensors, ctx.needs_input_grad
-        if is_grad_enabled() or signature(grad) is None:
-            return *_gradients(grad, saved, ctx.settings, needs), None, None
-        return *ctx.run_backward(grad, *saved, needs[0], needs[1]), None, None, None
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Any, ...]:
+        if grad is None:
+            return None, None, None, None
+        saved = ctx.saved_tensors
+        if is_grad_enabled() or signature(grad) is None or saved[0].stride() != ctx.settings[3]:
+            return *_gradients(ctx, grad), None
+        need_input, need_target = ctx.needs_input_grad[:2]
+        return *ctx.run_backward(grad, *saved, need_input, need_target), None, None
 
 
 _apply_known = unwatched_apply(_Known)
@@ -215,49 +216,47 @@ def weighted_l1(
     check: Callable[[Tensor, Tensor, Tensor | None], None],
 ) -> Tensor:
     """Differentiable loss. ``check`` raises if the operands do not fit; what it has let pass it is not asked again."""
-    recording = is_grad_enabled()
     signed = signature(input, target, weight)
     if signed is not None:  # never in a trace, which would be guarded by all that is remembered
-        key = signed, reduction, by_weight, align_corners, fp32, backend, recording
+        recording = records(input, target, weight)
+        key = signed, reduction, by_weight, align_corners, fp32, recording, backend
         call = _known.get(key, UNDECIDED)
         if call is UNDECIDED:
             check(input, target, weight)
             call = remember(_known, key, _decided(input, target, weight, *key[1:]))
         if call is not None:
-            run, _, records = call
-            if records:
-                return _apply_known(input, target, weight, call, (reduction, align_corners, backend))
-            return run(input, target, weight)[0]
+            return _apply_known(input, target, weight, call) if recording else call[0](input, target, weight)[0]
     else:
         check(input, target, weight)
     arguments = (input, target, weight, reduction, by_weight, align_corners, fp32)
     # Without a gradient to record the Function, dearer than a small loss, is left out.
-    if recording and _needs_grad(input, target, weight):
+    if records(input, target, weight) or in_forward_mode():
         return _apply(*arguments, _keep_signs(input, target, weight, reduction), backend)[0]
     return _run_forward(*arguments, False, backend)[0]
-
-
-def _needs_grad(*operands: Tensor | None) -> bool:
-    return any(x is not None and x.requires_grad for x in operands)
 
 
 def _keep_signs(input: Tensor, target: Tensor, weight: Tensor | None, reduction: int) -> bool:
     """Signs spare the backward pass both images; a gradient of the weight needs the images anyway. A traced call does
     without, so that dynamic sizes are not specialised on their divisibility.
     """
-    for_weight = _needs_grad(weight)
-    tracing = torch.compiler.is_compiling()
+    for_weight, tracing = records(weight), torch.compiler.is_compiling()
     return not for_weight and reduction != NONE and not tracing and allocate.can_keep_signs(input, target)
 
 
 def _decided(
-    input: Tensor, target: Tensor, weight: Tensor | None, reduction: int, *flags: Any
-) -> tuple[Any, Any, bool] | None:
-    """The backend's (forward, backward) for operands of one signature, and whether there is a gradient to record."""
-    by_weight, align_corners, fp32, backend, recording = flags
-    records = recording and _needs_grad(input, target, weight)
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    reduction: int,
+    by_weight: bool,
+    align_corners: bool,
+    fp32: bool,
+    recording: bool,
+    backend: str,
+) -> tuple[Any, Any, tuple[Any, ...]] | None:
+    """The backend's (forward, backward) for operands of one signature, and the settings of other backward passes."""
     decide = getattr(implementation(__package__, backend, input), "decided", None)
-    if decide is None or (records and not _keep_signs(input, target, weight, reduction)):
+    if decide is None or (recording and not _keep_signs(input, target, weight, reduction)):
         return None
-    passes = decide(input, target, weight, reduction, by_weight, align_corners, fp32, records)
-    return None if passes is None else (*passes, records)
+    passes = decide(input, target, weight, reduction, by_weight, align_corners, fp32, recording)
+    return None if passes is None else (*passes, (reduction, align_corners, backend, input.stride()))
