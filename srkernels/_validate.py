@@ -28,20 +28,20 @@ def describe(value: Any) -> str:
     return type(value).__name__
 
 
-def check_image(op: str, argument: str, x: Any, axes: str = "(N, C, H, W)") -> None:
-    """``x`` is a dense 4-D floating-point tensor whose last two sizes are at least 1."""
-    if isinstance(x, Tensor) and x.dtype in FLOAT_DTYPES and x.layout is torch.strided and x.dim() == 4:
+def check_image(op: str, argument: str, x: Any, axes: str = "(N, C, H, W)", dims: int = 4) -> None:
+    """``x`` is a dense floating-point tensor of ``dims`` dimensions whose last two sizes are at least 1."""
+    if isinstance(x, Tensor) and x.dtype in FLOAT_DTYPES and x.layout is torch.strided and x.dim() == dims:
         shape = x.shape
-        if shape[2] >= 1 and shape[3] >= 1:
+        if shape[-2] >= 1 and shape[-1] >= 1:
             return
-    _refuse_image(op, argument, x, axes)
+    _refuse_image(op, argument, x, axes, dims)
 
 
-def _refuse_image(op: str, argument: str, x: Any, axes: str) -> None:
+def _refuse_image(op: str, argument: str, x: Any, axes: str, dims: int) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{op}: {argument} must be a tensor {axes}, got {type(x).__name__}")
-    if x.dim() != 4:
-        raise ValueError(f"{op}: {argument} must be 4-D {axes}, got shape {tuple(x.shape)}")
+    if x.dim() != dims:
+        raise ValueError(f"{op}: {argument} must be {dims}-D {axes}, got shape {tuple(x.shape)}")
     if x.dtype not in FLOAT_DTYPES:
         raise TypeError(f"{op}: {argument} must be float16, bfloat16, float32 or float64, got {x.dtype}")
     if x.layout is not torch.strided:

@@ -129,7 +129,7 @@ def haar_idwt2d(
         elif not isinstance(stacked, Tensor) or stacked.dim() != 5 or stacked.shape[2] != 3:
             raise ValueError(f"{op}: high must be (N, C, 3, h, w), got {describe(stacked)}")
         else:
-            check_image(op, "high", stacked[:, :, 0])
+            check_image(op, "high", stacked, "(N, C, 3, h, w)", 5)
     else:
         stacked = None
     if low is not None and stacked is not None:
