@@ -72,7 +72,7 @@ void analysis_cell(const HaarArguments& a, const Factors<typename Simd<S>::Scala
 }
 
 // Two contiguous input rows to one contiguous row of each band; kLow, kHigh: which are wanted.
-template <class S, bool kLow, bool kHigh, bool kStream>
+template <class S, bool kLow, bool kHigh>
 void analysis_row(const HaarArguments& a, const Factors<typename Simd<S>::Scalar>& k, const S* top,
                   const S* bottom, int64_t cells, const Band& at) {
   using V = typename Simd<S>::Vector;
@@ -97,12 +97,12 @@ void analysis_row(const HaarArguments& a, const Factors<typename Simd<S>::Scalar
     fetch_ahead<4 * N * sizeof(S)>(top + 2 * i + next);
     fetch_ahead<4 * N * sizeof(S)>(bottom + 2 * i + next);
     const Bands x = bands(i), y = bands(i + N);
-    if (kLow) Simd<S>::template store_two<kStream>(low + i, x.low, y.low);
+    if (kLow) Simd<S>::store_two(low + i, x.low, y.low);
     if (!kHigh) continue;
-    Simd<S>::template store_two<kStream>(high + at.v + i, x.v, y.v);
+    Simd<S>::store_two(high + at.v + i, x.v, y.v);
     if (sum) continue;
-    Simd<S>::template store_two<kStream>(high + at.h + i, x.h, y.h);
-    Simd<S>::template store_two<kStream>(high + at.d + i, x.d, y.d);
+    Simd<S>::store_two(high + at.h + i, x.h, y.h);
+    Simd<S>::store_two(high + at.d + i, x.d, y.d);
   }
   if (i + N <= cells) {
     const Bands x = bands(i);
@@ -120,21 +120,6 @@ void analysis_row(const HaarArguments& a, const Factors<typename Simd<S>::Scalar
               Simd<S>::get(bottom + 2 * i), Simd<S>::get(bottom + 2 * i + 1), s, v, h, d);
     write_bands<S, typename Simd<S>::Scalar>(a, k, at, i, i, s, v, h, d, Simd<S>::put);
   }
-}
-
-// The row kernel for the bands wanted. Bands are streamed only from twice the size of an image's
-// gradient: a convolution reads them next.
-template <class S>
-auto analysis_kernel(const HaarArguments& a) {
-  const int64_t size = sizeof(S),
-                cells = a.shape.n * a.shape.c * ((a.shape.h + 1) / 2) * ((a.shape.w + 1) / 2);
-  const BandStrides& s = a.high_stride;
-  const bool stream =
-      a.high && !a.low && aligned_for_streaming(a.high, (s.n | s.c | s.band | s.h) * size) &&
-      worth_streaming(a.high, (a.plan.sum ? 1 : 3) * cells * size, 2 * kStreamBytes);
-  if (!a.low)
-    return stream ? analysis_row<S, false, true, true> : analysis_row<S, false, true, false>;
-  return a.high ? analysis_row<S, true, true, false> : analysis_row<S, true, false, false>;
 }
 
 // All channels of one cell, channels contiguous; kChannels > 0 unrolls (RGB).
@@ -178,7 +163,9 @@ void analysis(const HaarArguments& a) {
       a.x_stride.c == 1 && a.shape.c > 1 && (!a.low || a.low_stride.c == 1);
 
   if (contiguous_rows || !contiguous_pixels) {
-    const auto row_kernel = analysis_kernel<S>(a);
+    const auto row_kernel = !a.low   ? analysis_row<S, false, true>
+                            : a.high ? analysis_row<S, true, true>
+                                     : analysis_row<S, true, false>;
     parallel_ranges(
         a.shape.n * a.shape.c * rows, 1 + kGrainValues / (4 * columns), a.launch.threads,
         [&](int64_t begin, int64_t end) {
@@ -197,7 +184,6 @@ void analysis(const HaarArguments& a) {
               if (++c == a.shape.c) c = 0, ++n;
             }
           }
-          drain_streams();
         });
     return;
   }
@@ -300,7 +286,9 @@ void synthesis_row(const HaarArguments& a, const Factors<typename Simd<S>::Scala
   }
 }
 
-// The row kernel for the bands wanted; streaming if the image is large and its rows aligned.
+// The row kernel for the bands wanted; streaming if the image is large and its rows aligned. (Bands
+// are not streamed: into memory that the allocator has just taken back, and the caches still hold,
+// the forward pass takes a tenth longer, for 3 % of forward and backward together.)
 template <class S>
 auto synthesis_kernel(const HaarArguments& a) {
   const int64_t size = sizeof(S);

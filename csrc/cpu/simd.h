@@ -158,7 +158,7 @@ SRK_HD bf16 to_bf16(float f) {
 }
 
 // Storage type S: compute type, lanes, and scalar and vector loads and stores. store_two: two
-// neighbouring vectors, of 16-bit values as one full line of the cache, which costs half as much.
+// neighbouring vectors, of 16-bit values in one store: on AVX-512 a whole line of the cache.
 template <class S>
 struct Simd;
 
@@ -173,10 +173,9 @@ struct Simd<float> {
   static SRK_HD void store(float* p, vfloat v) {
     kStream ? store_streaming(p, v) : store_unaligned(p, v);
   }
-  template <bool kStream = false>
   static SRK_HD void store_two(float* p, vfloat first, vfloat second) {
-    store<kStream>(p, first);
-    store<kStream>(p + kFloats, second);
+    store(p, first);
+    store(p + kFloats, second);
   }
   static SRK_HD void load2(const float* p, vfloat& even, vfloat& odd) {
     const vfloat a = load(p), b = load(p + kFloats);
@@ -201,10 +200,9 @@ struct Simd<double> {
   static SRK_HD void store(double* p, vdouble v) {
     kStream ? store_streaming(p, v) : store_unaligned(p, v);
   }
-  template <bool kStream = false>
   static SRK_HD void store_two(double* p, vdouble first, vdouble second) {
-    store<kStream>(p, first);
-    store<kStream>(p + kDoubles, second);
+    store(p, first);
+    store(p + kDoubles, second);
   }
   static SRK_HD void load2(const double* p, vdouble& even, vdouble& odd) {
     const vdouble a = load(p), b = load(p + kDoubles);
@@ -232,11 +230,10 @@ struct Simd<bf16> {
     const vhalf bits = __builtin_convertvector(round_to_bf16(v) >> 16, vhalf);
     kStream ? store_streaming(p, bits) : store_unaligned(p, bits);
   }
-  template <bool kStream = false>
   static SRK_HD void store_two(bf16* p, vfloat first, vfloat second) {
     const vhalves bits = __builtin_shufflevector(vhalves(round_to_bf16(first)),
                                                  vhalves(round_to_bf16(second)), SRK_ODD16);
-    kStream ? store_streaming(p, bits) : store_unaligned(p, bits);
+    store_unaligned(p, bits);
   }
   // A 32-bit lane holds a neighbouring pair: the even element below, the odd one above.
   static SRK_HD void load2(const bf16* p, vfloat& even, vfloat& odd) {
@@ -278,13 +275,11 @@ struct Simd<f16> {
     for (int i = 0; i < kFloats; ++i) p[i] = f16(v[i]);
 #endif
   }
-  template <bool kStream = false>
   static SRK_HD void store_two(f16* p, vfloat first, vfloat second) {
     f16 both[2 * kFloats];
     store(both, first);
     store(both + kFloats, second);
-    const vhalves bits = load_unaligned<vhalves>(both);
-    kStream ? store_streaming(p, bits) : store_unaligned(p, bits);
+    store_unaligned(p, load_unaligned<vhalves>(both));
   }
   static SRK_HD void load2(const f16* p, vfloat& even, vfloat& odd) {
     const vfloat a = load(p), b = load(p + kFloats);
