@@ -36,8 +36,8 @@ inline bool aligned_for_streaming(const void* p, int64_t row_bytes) {
   return (reinterpret_cast<uintptr_t>(p) | uintptr_t(row_bytes)) % SRK_VECTOR_BYTES == 0;
 }
 
-inline bool worth_streaming(const void* p, int64_t bytes, int64_t least) {
-  return bytes >= least && pages_present(p, bytes);
+inline bool worth_streaming(const void* p, int64_t bytes) {
+  return bytes >= kStreamBytes && pages_present(p, bytes);
 }
 
 }  // namespace srk::SRK_ISA

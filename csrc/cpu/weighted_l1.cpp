@@ -608,10 +608,8 @@ void gradient_from_signs(const WeightedL1Arguments& a, float scale) {
   for (int i = 0; i < 2; ++i) {
     const Operand& g = *outputs[i];
     run[i] = runs(g.dtype, g.dtype, 0.0f);
-    stream[i] =
-        g.data && worth_streaming(
-                      g.data, a.shape.n * a.shape.c * a.shape.h * a.shape.w * element_size(g.dtype),
-                      kStreamBytes);
+    const int64_t elements = a.shape.n * a.shape.c * a.shape.h * a.shape.w;
+    stream[i] = g.data && worth_streaming(g.data, elements * element_size(g.dtype));
   }
   parallel_ranges(t.tiles, grain(t), a.launch.threads, [&](int64_t begin, int64_t end) {
     ResizedWeight<float> resized(a, t, 2);
