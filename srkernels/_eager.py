@@ -69,7 +69,7 @@ def unwatched(*tensors: Tensor | None) -> bool:
     return True
 
 
-_core = _native.loaded("cpu")
+_core = None if _native.why_not(torch.device("cpu")) else _native.extension("cpu")
 if _core is not None:
     _core.set_watchers(_WATCHERS)
 

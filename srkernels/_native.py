@@ -45,13 +45,6 @@ def extension(device_type: str) -> ModuleType:
 
 
 @functools.cache
-def loaded(device_type: str) -> Any:
-    """The extension module, or None if there is none."""
-    module = _load(device_type)
-    return None if isinstance(module, str) else module
-
-
-@functools.cache
 def why_not(device: torch.device) -> str | None:
     """Why the native core cannot run on ``device``; None if it can."""
     if device.type not in _EXTENSIONS:

@@ -208,6 +208,7 @@ def test_what_does_not_fit_is_refused_after_what_did() -> None:
             srkernels.haar_idwt2d(X, None, output_size=(16.0, 31.0))
 
 
+@pytest.mark.skipif(_eager._core is None, reason="no C++ core: nothing is decided once")
 def test_memory_of_decisions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_eager, "_MOST", 5)
     for calls in (haar._analyses, weighted_l1._known):
@@ -215,4 +216,4 @@ def test_memory_of_decisions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     for rows in range(1, 30):
         srkernels.haar_highpass(X[:, :, :1].expand(2, 3, rows, 16).contiguous())
         srkernels.weighted_l1_loss(*(X[:, :, :1].expand(2, 3, rows, 16).contiguous() for _ in range(2)))
-        assert len(haar._analyses) <= 5 and len(weighted_l1._known) <= 5
+        assert 0 < len(haar._analyses) <= 5 and 0 < len(weighted_l1._known) <= 5

@@ -378,24 +378,22 @@ struct ResizedWeight {
     return one ? from : (F(1) - share) * from + share * to;
   }
 
-  template <class Any>
-  int64_t stretch_vectors(const Any*, Any*) const {
-    return 0;
-  }
-
-  // Outputs in vectors whose sources are one vector; how many there were.
-  int64_t stretch_vectors(const float* row, float* out) const {
+  // A whole row of weights, `row`, as wide as the image.
+  void stretch_plane(const F* row, F* out) const {
     int64_t x = 0;
-    for (; near && x + kFloats <= a.shape.w; x += kFloats) {
-      const uint32_t first = uint32_t(left[x]);
-      const vfloat sources = load_unaligned<vfloat>(row + first);
-      const vuint from = load_unaligned<vuint>(left.data + x) - first;
-      const vuint to = load_unaligned<vuint>(right.data + x) - first;
-      const vfloat a = picked(sources, from), b = picked(sources, to);
-      const vfloat part = load_unaligned<vfloat>(share.data + x);
-      store_unaligned(out + x, from == to ? a : (1.0f - part) * a + part * b);
+    if constexpr (sizeof(F) == sizeof(float)) {
+      for (; near && x + kFloats <= a.shape.w; x += kFloats) {
+        const uint32_t first = uint32_t(left[x]);
+        const vfloat sources = load_unaligned<vfloat>(row + first);
+        const vuint from = load_unaligned<vuint>(left.data + x) - first;
+        const vuint to = load_unaligned<vuint>(right.data + x) - first;
+        const vfloat a = picked(sources, from), b = picked(sources, to);
+        const vfloat part = load_unaligned<vfloat>(share.data + x);
+        store_unaligned(out + x, from == to ? a : (1.0f - part) * a + part * b);
+      }
     }
-    return x;
+    for (; x < a.shape.w; ++x)
+      out[x] = between(row[left[x]], row[right[x]], left[x] == right[x], share[x]);
   }
 
   const F* stretch(int64_t n, int64_t c, int64_t row) {
@@ -412,10 +410,7 @@ struct ResizedWeight {
     const F* w = static_cast<const F*>(a.weight.data) + n * s.n + c * s.c + row * s.h;
     if (!t.pixels) {
       for (int64_t x = 0; x < a.weight_shape.w; ++x) row_values[x] = w[x * s.w];
-      for (int64_t x = stretch_vectors(row_values.data, out); x < a.shape.w; ++x) {
-        const F from = row_values[left[x]], to = row_values[right[x]];
-        out[x] = between(from, to, left[x] == right[x], share[x]);
-      }
+      stretch_plane(row_values.data, out);
       return out;
     }
     for (int64_t x = 0; x < a.shape.w; ++x) {

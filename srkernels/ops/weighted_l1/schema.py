@@ -179,7 +179,9 @@ _apply = short_apply(_WeightedL1)
 
 
 class _Known(torch.autograd.Function):
-    """A remembered call of the backend's ``decided``; what only its backward pass needs is no output here."""
+    """A remembered call, (forward, backward) as the backend's ``decided`` gave them and the settings of other backward
+    passes; what only its own needs is no output here.
+    """
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, target: Tensor, weight: Tensor | None, call: Any) -> Tensor:
@@ -223,7 +225,12 @@ def weighted_l1(
         call = _known.get(key, UNDECIDED)
         if call is UNDECIDED:
             check(input, target, weight)
-            call = remember(_known, key, _decided(input, target, weight, *key[1:]))
+            passes = None
+            decide = getattr(implementation(__package__, backend, input), "decided", None)
+            if decide is not None and (not recording or _keep_signs(input, target, weight, reduction)):
+                passes = decide(input, target, weight, reduction, by_weight, align_corners, fp32, recording)
+            settings = reduction, align_corners, backend, input.stride()
+            call = remember(_known, key, passes and (*passes, settings))
         if call is not None:
             return _apply_known(input, target, weight, call) if recording else call[0](input, target, weight)[0]
     else:
@@ -241,22 +248,3 @@ def _keep_signs(input: Tensor, target: Tensor, weight: Tensor | None, reduction:
     """
     for_weight, tracing = records(weight), torch.compiler.is_compiling()
     return not for_weight and reduction != NONE and not tracing and allocate.can_keep_signs(input, target)
-
-
-def _decided(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    reduction: int,
-    by_weight: bool,
-    align_corners: bool,
-    fp32: bool,
-    recording: bool,
-    backend: str,
-) -> tuple[Any, Any, tuple[Any, ...]] | None:
-    """The backend's (forward, backward) for operands of one signature, and the settings of other backward passes."""
-    decide = getattr(implementation(__package__, backend, input), "decided", None)
-    if decide is None or (recording and not _keep_signs(input, target, weight, reduction)):
-        return None
-    passes = decide(input, target, weight, reduction, by_weight, align_corners, fp32, recording)
-    return None if passes is None else (*passes, (reduction, align_corners, backend, input.stride()))
