@@ -22,8 +22,9 @@ def test_haar_keeps_the_dtype(target: Target, given: torch.dtype) -> None:
             y = srkernels.haar_highpass(x)
             low, high = srkernels.haar_dwt2d(x)
             image = srkernels.haar_idwt2d(low, high, output_size=(7, 8))
+            of_three = srkernels.haar_idwt2d(*srkernels.haar_dwt2d(x, "wct2"), "wct2", output_size=(7, 8))
         y.sum().backward()
-    assert {y.dtype, low.dtype, high.dtype, image.dtype, x.grad.dtype} == {given}
+    assert {t.dtype for t in (y, low, high, image, of_three, x.grad)} == {given}
     assert torch.equal(y, expected)
 
 

@@ -7,7 +7,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor, nn
 
-from ..._dispatch import requested
+from ..._dispatch import requested, without_autocast
 from ..._validate import check_image, choice, describe
 from . import schema
 from .conventions import BANDS, CONVENTIONS, HIGH, PADS, Convention, plan_id
@@ -17,6 +17,11 @@ _ZERO = _PAD_CODES["zero"]
 _ANALYSES = {name: (plan_id(name), c.layout == "tuple") for name, c in CONVENTIONS.items()}
 
 Bands = Tensor | tuple[Tensor, Tensor, Tensor]
+
+
+@without_autocast  # which on CPU refuses to stack fp16
+def _stack(*bands: Tensor) -> Tensor:
+    return torch.stack(bands)
 
 
 def _convention(op: str, name: str) -> Convention:
@@ -119,7 +124,7 @@ def haar_idwt2d(
             check_image(op, f"high[{i}]", band)
             if band.shape != high[0].shape or band.dtype != high[0].dtype or band.device != high[0].device:
                 raise ValueError(f"{op}: high[{i}] must match high[0] ({describe(high[0])}), got {describe(band)}")
-        stacked = torch.stack(tuple(high))
+        stacked = _stack(*high)
     elif high is not None:
         stacked = high
         if layout == "band_major":
