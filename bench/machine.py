@@ -62,7 +62,9 @@ def describe(device: torch.device, command: str) -> dict[str, Any]:
             "gpu_multiprocessors": properties.multi_processor_count,
             "gpu_capability": f"{properties.major}.{properties.minor}",
         }
-    versions = {name: found for name in ("torch", "triton", "numpy") if (found := _version(name))}
+    # Not the package's version, which leaves out what the wheel was built for.
+    versions = {"torch": str(torch.__version__)}
+    versions |= {name: found for name in ("triton", "numpy") if (found := _version(name))}
     versions["python"] = platform.python_version()
     if torch.version.cuda:
         versions["cuda"] = torch.version.cuda
