@@ -29,7 +29,7 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.networks import Decoder, Encoder, USRDAGenerator
 from models.usrda import losses
@@ -100,8 +100,11 @@ def make(config: USRDAConfig, form: str, device: torch.device) -> USRDAStep:
     generator = step.generator
     if config.bicubic_skip:
         for decoder in (generator.decoder_sr, generator.decoder_t):
-            # It starts at zero, and losses would say nothing of what lies before it.
-            decoder.conv_last.reset_parameters()
+            # It starts at zero, and losses would say nothing of what lies before it. Drawn elsewhere, as some releases
+            # of torch draw in the order of memory, which is not the same in all forms.
+            last = decoder.conv_last
+            drawn = nn.Conv2d(last.in_channels, last.out_channels, last.kernel_size)
+            last.load_state_dict(drawn.state_dict())
     if plain:
         generator.encoder = Plain(generator.encoder, PLAIN[Encoder])
         generator.decoder_sr = Plain(generator.decoder_sr, PLAIN[Decoder])

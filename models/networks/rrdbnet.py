@@ -86,7 +86,7 @@ class Decoder(_RRDBTrunk):
 def _doubled(x: Tensor) -> Tensor:
     """Nearest x2 in the dtype that `x` has: autocast on a GPU would copy it to fp32 first, and the gradient with it."""
     kind = x.device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
         return F.interpolate(x, scale_factor=2, mode="nearest")
     with torch.autocast(kind, enabled=False):
         return F.interpolate(x, scale_factor=2, mode="nearest")
