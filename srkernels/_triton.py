@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import inspect
 import os
@@ -23,13 +24,30 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
 
+def _release(package: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in importlib.import_module(package).__version__.split(".")[:2])
+
+
+@functools.cache
+def why_no_interpreter() -> str | None:
+    """Why Triton's interpreter cannot run kernels here, whether or not it was asked for; None if it can."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (pip install srkernels[triton])"
+    if _release("triton") < (3, 7) and _release("numpy") >= (2, 4):
+        # Its loops take int() of arrays with one element, which NumPy has refused since then.
+        return "the interpreter of Triton before 3.7 needs NumPy before 2.4"
+    return None
+
+
 @functools.cache
 def why_not(device: torch.device) -> str | None:
     """Why Triton kernels cannot run on ``device``; None if they can."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (pip install srkernels[triton])"
     if device.type == "cpu":
-        return None if interpreting() else "CPU tensors need Triton's interpreter: set TRITON_INTERPRET=1"
+        if not interpreting():
+            return "CPU tensors need Triton's interpreter: set TRITON_INTERPRET=1"
+        return why_no_interpreter()
     if device.type != "cuda":
         return f"no Triton kernels for {device.type} tensors"
     return None if torch.cuda.is_available() else "torch sees no CUDA or ROCm device"

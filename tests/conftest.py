@@ -15,7 +15,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from math import prod
 from typing import Any
 
@@ -25,6 +24,7 @@ from helpers.calls import Target
 from helpers.operands import DTYPES, LAYOUTS
 from helpers.process import ROOT, environment
 
+from srkernels import _triton
 from srkernels._dispatch import BACKENDS, why_not
 from srkernels._spec import Case
 from srkernels.ops import specs
@@ -92,7 +92,7 @@ _beside = pytest.StashKey[_Beside]()
 
 def _waited_for(items: list[pytest.Item]) -> list[str]:
     used = {name for item in items for name in getattr(item, "fixturenames", ())}
-    return [name for name in BESIDE if name in used and (name != "interpreter" or find_spec("triton") is not None)]
+    return [name for name in BESIDE if name in used and (name != "interpreter" or _triton.why_no_interpreter() is None)]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -7,9 +7,9 @@ use one core; named on the command line they run as any other.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import pytest
+
+from srkernels import _triton
 
 
 def test_those_marked(marked) -> None:
@@ -18,7 +18,7 @@ def test_those_marked(marked) -> None:
     assert " passed" in output
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.skipif(_triton.why_no_interpreter() is not None, reason=str(_triton.why_no_interpreter()))
 def test_gates_in_the_interpreter(interpreter) -> None:
     code, output = interpreter
     assert code == 0, output[-8000:]

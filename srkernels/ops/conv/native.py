@@ -26,6 +26,8 @@ _pointwise_add = torch.ops.mkldnn._convolution_pointwise.binary
 _ONE = [1, 1]
 # Halves are summed in fp32, in any order; fp32 itself keeps the order that eager PyTorch adds in.
 _HALVES = (torch.bfloat16, torch.float16)
+# Before 2.13 torch turned the operands of ``_pointwise`` into channels_last, whose sums err three times as much.
+_TURNS_IMAGES = torch.__version__ < "2.13"  # compares as versions, not as text
 
 
 def _dense(x: Tensor) -> Tensor:
@@ -72,7 +74,8 @@ def _convolution_of_dense(
 ) -> Tensor:
     if activation == NONE and scale != 1:  # on the small operands
         weight, bias, scale = weight * scale, None if bias is None else bias * scale, 1.0
-    if not onednn_runs(x.dtype):
+    in_order = x.dtype in _HALVES or not _TURNS_IMAGES or is_channels_last(x)
+    if not onednn_runs(x.dtype) or not in_order:
         y = activate(reference.convolution(x, weight, bias), activation, negative_slope, None)
     elif activation == NONE and residual is not None and is_channels_last(x):
         return _pointwise_add(x, residual, weight, bias, _ONE, _ONE, _ONE, 1, "add", 1.0, None, [], None)
