@@ -34,20 +34,68 @@ SRK_HD Band band_offset(const HaarArguments& a, int64_t n, int64_t c, int64_t ro
           high + a.plan.slot_d * a.high_stride.band};
 }
 
-// Writes one cell's (or one vector of cells') bands.
-template <class S, class T, class F>
+// How much is handled at a time: one value, a vector, or three channels, of which four are read.
+template <class Storage>
+struct One {
+  using S = Storage;
+  using T = typename Simd<S>::Scalar;
+  static constexpr int kCount = 1;
+  static SRK_HD T load(const S* p) { return Simd<S>::get(p); }
+  static SRK_HD void store(S* p, T x) { Simd<S>::put(p, x); }
+};
+template <class Storage>
+struct Many {
+  using S = Storage;
+  using T = typename Simd<S>::Vector;
+  static constexpr int kCount = lanes<T>();
+  static SRK_HD T load(const S* p) { return Simd<S>::load(p); }
+  static SRK_HD void store(S* p, T x) { Simd<S>::store(p, x); }
+};
+template <class Storage>
+struct Three {
+  using S = Storage;
+  using T = quad;
+  static constexpr int kCount = 3;
+  static SRK_HD T load(const S* p) { return load_quad(p); }
+  static SRK_HD void store(S* p, T x) { store_three(p, x); }
+};
+
+// The same of elements `stride` apart.
+template <class L>
+SRK_HD typename L::T load_apart(const typename L::S* p, int64_t stride) {
+  using S = typename L::S;
+  if (L::kCount == 1 || stride == 1) return L::load(p);
+  if constexpr (L::kCount == 3) {  // through memory, a load would wait for three stores
+    return quad{Simd<S>::get(p), Simd<S>::get(p + stride), Simd<S>::get(p + 2 * stride)};
+  } else {
+    S near[L::kCount];
+    for (int i = 0; i < L::kCount; ++i) near[i] = p[i * stride];
+    return L::load(near);
+  }
+}
+template <class L>
+SRK_HD void store_apart(typename L::S* p, int64_t stride, typename L::T x) {
+  if (L::kCount == 1 || stride == 1) return L::store(p, x);
+  typename L::S near[L::kCount];
+  L::store(near, x);
+  for (int i = 0; i < L::kCount; ++i) p[i * stride] = near[i];
+}
+
+// Writes the bands of a cell, or of the cell's channels that L takes at a time.
+template <class L, class F, class T = typename L::T>
 SRK_HD void write_bands(const HaarArguments& a, const Factors<F>& k, const Band& at,
-                        int64_t step_low, int64_t step_high, T s, T v, T h, T d,
-                        void (*put)(S*, T)) {
-  if (a.low) put(static_cast<S*>(a.low) + at.low + step_low, s * k.low);
+                        int64_t step_low, int64_t step_high, T s, T v, T h, T d) {
+  using S = typename L::S;
+  const int64_t low_c = a.low_stride.c, high_c = a.high_stride.c;
+  if (a.low) store_apart<L>(static_cast<S*>(a.low) + at.low + step_low, low_c, s * k.low);
   if (a.high) {
-    S* high = static_cast<S*>(a.high);
+    S* high = static_cast<S*>(a.high) + step_high;
     if (a.plan.sum) {
-      put(high + at.v + step_high, v * k.v + h * k.h + d * k.d + k.shift);
+      store_apart<L>(high + at.v, high_c, v * k.v + h * k.h + d * k.d + k.shift);
     } else {
-      put(high + at.v + step_high, v * k.v + k.shift);
-      put(high + at.h + step_high, h * k.h + k.shift);
-      put(high + at.d + step_high, d * k.d + k.shift);
+      store_apart<L>(high + at.v, high_c, v * k.v + k.shift);
+      store_apart<L>(high + at.h, high_c, h * k.h + k.shift);
+      store_apart<L>(high + at.d, high_c, d * k.d + k.shift);
     }
   }
 }
@@ -67,8 +115,8 @@ void analysis_cell(const HaarArguments& a, const Factors<typename Simd<S>::Scala
   T s, v, h, d;
   butterfly(value(2 * row, 2 * column), value(2 * row, right), value(bottom, 2 * column),
             value(bottom, right), s, v, h, d);
-  write_bands<S, T>(a, k, band_offset(a, n, c, row), column * a.low_stride.w,
-                    column * a.high_stride.w, s, v, h, d, Simd<S>::put);
+  write_bands<One<S>>(a, k, band_offset(a, n, c, row), column * a.low_stride.w,
+                      column * a.high_stride.w, s, v, h, d);
 }
 
 // Two contiguous input rows to one contiguous row of each band; kLow, kHigh: which are wanted.
@@ -118,36 +166,37 @@ void analysis_row(const HaarArguments& a, const Factors<typename Simd<S>::Scalar
     typename Simd<S>::Scalar s, v, h, d;
     butterfly(Simd<S>::get(top + 2 * i), Simd<S>::get(top + 2 * i + 1),
               Simd<S>::get(bottom + 2 * i), Simd<S>::get(bottom + 2 * i + 1), s, v, h, d);
-    write_bands<S, typename Simd<S>::Scalar>(a, k, at, i, i, s, v, h, d, Simd<S>::put);
+    write_bands<One<S>>(a, k, at, i, i, s, v, h, d);
   }
 }
 
-// All channels of one cell, channels contiguous; kChannels > 0 unrolls (RGB).
-template <class S, int kChannels>
-void analysis_pixel(const HaarArguments& a, const Factors<typename Simd<S>::Scalar>& k,
-                    const S* top, const S* bottom, int64_t column, const Band& at) {
-  using T = typename Simd<S>::Scalar;
-  using V = typename Simd<S>::Vector;
-  constexpr int N = lanes<V>();
-  const int64_t channels = kChannels > 0 ? kChannels : a.shape.c;
-  const int64_t step = a.x_stride.w, low_at = column * a.low_stride.w,
-                high_at = column * a.high_stride.w;
-  const S *p = top + 2 * column * step, *q = bottom + 2 * column * step;
-  int64_t c = 0;
-  if (kChannels == 0 && a.high_stride.c == 1) {
-    for (; c + N <= channels; c += N) {
-      V s, v, h, d;
-      butterfly(Simd<S>::load(p + c), Simd<S>::load(p + step + c), Simd<S>::load(q + c),
-                Simd<S>::load(q + step + c), s, v, h, d);
-      write_bands<S, V>(a, k, at, low_at + c, high_at + c, s, v, h, d, Simd<S>::store);
-    }
+// Channels c and on of one cell, as many as L takes at a time.
+template <class L, class F, class S = typename L::S>
+SRK_HD void analysis_channels(const HaarArguments& a, const Factors<F>& k, const S* top,
+                              const S* bottom, const Band& at, int64_t column, int64_t c) {
+  const S *p = top + 2 * column * a.x_stride.w + c, *q = bottom + 2 * column * a.x_stride.w + c;
+  const int64_t right = a.x_stride.w;
+  typename L::T s, v, h, d;
+  butterfly(L::load(p), L::load(p + right), L::load(q), L::load(q + right), s, v, h, d);
+  write_bands<L>(a, k, at, column * a.low_stride.w + c * a.low_stride.c,
+                 column * a.high_stride.w + c * a.high_stride.c, s, v, h, d);
+}
+
+// Two input rows to one row of each band, channels contiguous in the input.
+template <class S>
+void analysis_pixels(const HaarArguments& a, const Factors<typename Simd<S>::Scalar>& k,
+                     const S* top, const S* bottom, int64_t cells, const Band& at) {
+  int64_t i = 0;
+  if constexpr (sizeof(typename Simd<S>::Scalar) == sizeof(float)) {
+    if (a.shape.c == 3 && a.x_stride.w > 0)
+      for (; i + 1 < cells; ++i)  // behind the last cell memory may end
+        analysis_channels<Three<S>>(a, k, top, bottom, at, i, 0);
   }
-  for (; c < channels; ++c) {
-    T s, v, h, d;
-    butterfly(Simd<S>::get(p + c), Simd<S>::get(p + step + c), Simd<S>::get(q + c),
-              Simd<S>::get(q + step + c), s, v, h, d);
-    write_bands<S, T>(a, k, at, low_at + c * a.low_stride.c, high_at + c * a.high_stride.c, s, v, h,
-                      d, Simd<S>::put);
+  for (; i < cells; ++i) {
+    int64_t c = 0;
+    for (; c + Many<S>::kCount <= a.shape.c; c += Many<S>::kCount)
+      analysis_channels<Many<S>>(a, k, top, bottom, at, i, c);
+    for (; c < a.shape.c; ++c) analysis_channels<One<S>>(a, k, top, bottom, at, i, c);
   }
 }
 
@@ -194,14 +243,9 @@ void analysis(const HaarArguments& a) {
                       int64_t column = 0;
                       if (row < whole_rows) {
                         const S* top = x + n * a.x_stride.n + 2 * row * a.x_stride.h;
-                        const Band at = band_offset(a, n, 0, row);
-                        for (; column < whole_columns; ++column) {
-                          if (a.shape.c == 3) {
-                            analysis_pixel<S, 3>(a, k, top, top + a.x_stride.h, column, at);
-                          } else {
-                            analysis_pixel<S, 0>(a, k, top, top + a.x_stride.h, column, at);
-                          }
-                        }
+                        analysis_pixels(a, k, top, top + a.x_stride.h, whole_columns,
+                                        band_offset(a, n, 0, row));
+                        column = whole_columns;
                       }
                       for (; column < columns; ++column)
                         for (int64_t c = 0; c < a.shape.c; ++c)
@@ -212,14 +256,18 @@ void analysis(const HaarArguments& a) {
 
 // Synthesis
 
-template <class S, class T>
-SRK_HD void read_bands(const HaarArguments& a, const Factors<T>& k, const Band& at,
+template <class L, class F, class T = typename L::T>
+SRK_HD void read_bands(const HaarArguments& a, const Factors<F>& k, const Band& at,
                        int64_t step_low, int64_t step_high, T& s, T& v, T& h, T& d) {
+  using S = typename L::S;
   const S *low = static_cast<const S*>(a.low), *high = static_cast<const S*>(a.high);
-  s = low ? Simd<S>::get(low + at.low + step_low) * k.low : T(0);
-  v = high ? (Simd<S>::get(high + at.v + step_high) - k.shift) * k.v : T(0);
-  h = high ? (Simd<S>::get(high + at.h + step_high) - k.shift) * k.h : T(0);
-  d = high ? (Simd<S>::get(high + at.d + step_high) - k.shift) * k.d : T(0);
+  const auto band = [&](int64_t offset) {
+    return load_apart<L>(high + offset + step_high, a.high_stride.c) - k.shift;
+  };
+  s = low ? load_apart<L>(low + at.low + step_low, a.low_stride.c) * k.low : T{};
+  v = high ? band(at.v) * k.v : T{};
+  h = high ? band(at.h) * k.h : T{};
+  d = high ? band(at.d) * k.d : T{};
 }
 
 // One output value, gathered from its own cell and, where the appended row or column was copied
@@ -236,8 +284,8 @@ void synthesis_value(const HaarArguments& a, const Factors<typename Simd<S>::Sca
   for (int i = 0; i < from_rows; ++i) {
     for (int j = 0; j < from_columns; ++j) {
       T s, v, h, d, x[4];
-      read_bands<S, T>(a, k, band_offset(a, n, c, cell_row[i]), cell_column[j] * a.low_stride.w,
-                       cell_column[j] * a.high_stride.w, s, v, h, d);
+      read_bands<One<S>>(a, k, band_offset(a, n, c, cell_row[i]), cell_column[j] * a.low_stride.w,
+                         cell_column[j] * a.high_stride.w, s, v, h, d);
       butterfly(s, v, h, d, x[0], x[1], x[2], x[3]);
       total += x[2 * half_row[i] + half_column[j]];
     }
@@ -277,7 +325,7 @@ void synthesis_row(const HaarArguments& a, const Factors<typename Simd<S>::Scala
   }
   for (; i < cells; ++i) {
     T s, v, h, d, p, q, r, t;
-    read_bands<S, T>(a, k, at, i, i, s, v, h, d);
+    read_bands<One<S>>(a, k, at, i, i, s, v, h, d);
     butterfly(s, v, h, d, p, q, r, t);
     Simd<S>::put(top + 2 * i, p);
     Simd<S>::put(top + 2 * i + 1, q);
@@ -302,21 +350,38 @@ auto synthesis_kernel(const HaarArguments& a) {
   return stream ? synthesis_row<S, true, true, true> : synthesis_row<S, true, true, false>;
 }
 
-template <class S, int kChannels>
-void synthesis_pixel(const HaarArguments& a, const Factors<typename Simd<S>::Scalar>& k, S* top,
-                     S* bottom, int64_t column, const Band& at) {
-  using T = typename Simd<S>::Scalar;
-  const int64_t channels = kChannels > 0 ? kChannels : a.shape.c, step = a.x_stride.w;
-  S *p = top + 2 * column * step, *q = bottom + 2 * column * step;
-  for (int64_t c = 0; c < channels; ++c) {
-    T s, v, h, d, w[4];
-    read_bands<S, T>(a, k, at, column * a.low_stride.w + c * a.low_stride.c,
-                     column * a.high_stride.w + c * a.high_stride.c, s, v, h, d);
-    butterfly(s, v, h, d, w[0], w[1], w[2], w[3]);
-    Simd<S>::put(p + c, w[0]);
-    Simd<S>::put(p + step + c, w[1]);
-    Simd<S>::put(q + c, w[2]);
-    Simd<S>::put(q + step + c, w[3]);
+// Channels c and on of one cell, as many as L takes at a time.
+template <class L, class F, class S = typename L::S>
+SRK_HD void synthesis_channels(const HaarArguments& a, const Factors<F>& k, S* top, S* bottom,
+                               const Band& at, int64_t column, int64_t c) {
+  S *p = top + 2 * column * a.x_stride.w + c, *q = bottom + 2 * column * a.x_stride.w + c;
+  const int64_t right = a.x_stride.w;
+  typename L::T s, v, h, d, w[4];
+  read_bands<L>(a, k, at, column * a.low_stride.w + c * a.low_stride.c,
+                column * a.high_stride.w + c * a.high_stride.c, s, v, h, d);
+  butterfly(s, v, h, d, w[0], w[1], w[2], w[3]);
+  L::store(p, w[0]);
+  L::store(p + right, w[1]);
+  L::store(q, w[2]);
+  L::store(q + right, w[3]);
+}
+
+// One row of each band to two image rows, channels contiguous in the image.
+template <class S>
+void synthesis_pixels(const HaarArguments& a, const Factors<typename Simd<S>::Scalar>& k, S* top,
+                      S* bottom, int64_t cells, const Band& at) {
+  int64_t i = 0;
+  if constexpr (sizeof(typename Simd<S>::Scalar) == sizeof(float)) {
+    const bool apart = (!a.low || a.low_stride.w > 0) && (!a.high || a.high_stride.w > 0);
+    if (a.shape.c == 3 && apart)
+      for (; i + 1 < cells; ++i)  // behind the last cell memory may end
+        synthesis_channels<Three<S>>(a, k, top, bottom, at, i, 0);
+  }
+  for (; i < cells; ++i) {
+    int64_t c = 0;
+    for (; c + Many<S>::kCount <= a.shape.c; c += Many<S>::kCount)
+      synthesis_channels<Many<S>>(a, k, top, bottom, at, i, c);
+    for (; c < a.shape.c; ++c) synthesis_channels<One<S>>(a, k, top, bottom, at, i, c);
   }
 }
 
@@ -369,14 +434,9 @@ void synthesis(const HaarArguments& a) {
                       int64_t plain = 0;
                       if (row < plain_rows) {
                         S* top = x + n * a.x_stride.n + 2 * row * a.x_stride.h;
-                        const Band at = band_offset(a, n, 0, row);
-                        for (; plain < plain_columns; ++plain) {
-                          if (a.shape.c == 3) {
-                            synthesis_pixel<S, 3>(a, k, top, top + a.x_stride.h, plain, at);
-                          } else {
-                            synthesis_pixel<S, 0>(a, k, top, top + a.x_stride.h, plain, at);
-                          }
-                        }
+                        synthesis_pixels(a, k, top, top + a.x_stride.h, plain_columns,
+                                         band_offset(a, n, 0, row));
+                        plain = plain_columns;
                       }
                       for (int64_t c = 0; c < a.shape.c; ++c) border(n, c, row, plain);
                     }

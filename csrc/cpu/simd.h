@@ -37,6 +37,10 @@ typedef uint32_t vuint __attribute__((vector_size(SRK_VECTOR_BYTES)));
 typedef uint16_t vhalf __attribute__((vector_size(SRK_VECTOR_BYTES / 2)));
 typedef uint16_t vhalves __attribute__((vector_size(SRK_VECTOR_BYTES)));  // of two vfloat
 
+// Four lanes, of which three hold a pixel's channels.
+typedef float quad __attribute__((vector_size(16)));
+typedef uint32_t quad_bits __attribute__((vector_size(16)));
+
 template <class V>
 SRK_HD V load_unaligned(const void* p) {
   V v;
@@ -133,13 +137,21 @@ SRK_HD vuint float_to_bits(vfloat f) {
 
 // fp32 -> bf16 in the upper half of each lane: round to nearest even, NaN to the quiet NaN that
 // torch writes.
+template <class U, class V>
+SRK_HD U round_lanes_to_bf16(V f) {
+  U u;
+  __builtin_memcpy(&u, &f, sizeof u);
+  const U half = ((u >> 16) & 1u) + 0x7fffu;
+  return f == f ? u + half : U{} + 0x7fc00000u;
+}
+
 SRK_HD vuint round_to_bf16(vfloat f) {
-  const vuint u = float_to_bits(f), half = ((u >> 16) & 1u) + 0x7fffu, nan = vuint{} + 0x7fc00000u;
 #if defined(__AVX512F__)
+  const vuint u = float_to_bits(f), half = ((u >> 16) & 1u) + 0x7fffu, nan = vuint{} + 0x7fc00000u;
   const __mmask16 number = _mm512_cmp_ps_mask(__m512(f), __m512(f), _CMP_ORD_Q);
   return vuint(_mm512_mask_add_epi32(__m512i(nan), number, __m512i(u), __m512i(half)));
 #else
-  return f == f ? u + half : nan;
+  return round_lanes_to_bf16<vuint>(f);
 #endif
 }
 
@@ -292,6 +304,42 @@ struct Simd<f16> {
     store<kStream>(p + kFloats, __builtin_shufflevector(even, odd, SRK_ZIP_HIGH32));
   }
 };
+
+// Quads: all four lanes are read, three are written.
+SRK_HD quad load_quad(const float* p) { return load_unaligned<quad>(p); }
+SRK_HD void store_three(float* p, quad v) { __builtin_memcpy(p, &v, 3 * sizeof *p); }
+
+#if defined(__AVX2__)
+SRK_HD __m128i load_halves(const void* p) {
+  return _mm_loadl_epi64(static_cast<const __m128i*>(p));
+}
+SRK_HD void store_halves(void* p, __m128i three) {
+  const int last = _mm_extract_epi16(three, 2);
+  __builtin_memcpy(p, &three, 4);
+  __builtin_memcpy(static_cast<char*>(p) + 4, &last, 2);
+}
+
+SRK_HD quad load_quad(const bf16* p) {
+  return quad(_mm_slli_epi32(_mm_cvtepu16_epi32(load_halves(p)), 16));
+}
+SRK_HD quad load_quad(const f16* p) { return quad(_mm_cvtph_ps(load_halves(p))); }
+SRK_HD void store_three(bf16* p, quad v) {
+  const __m128i bits = __m128i(round_lanes_to_bf16<quad_bits>(v) >> 16);
+  store_halves(p, _mm_packus_epi32(bits, bits));
+}
+SRK_HD void store_three(f16* p, quad v) {
+  store_halves(p, _mm_cvtps_ph(__m128(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+#else
+template <class S>
+SRK_HD quad load_quad(const S* p) {
+  return quad{Simd<S>::get(p), Simd<S>::get(p + 1), Simd<S>::get(p + 2), 0};
+}
+template <class S>
+SRK_HD void store_three(S* p, quad v) {
+  for (int i = 0; i < 3; ++i) Simd<S>::put(p + i, v[i]);
+}
+#endif
 
 // One bit per lane: x > y. NaN gives 0.
 SRK_HD uint32_t greater_bits(vfloat x, vfloat y) {
