@@ -115,15 +115,20 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
+def autocasts(x: Tensor) -> bool:
+    """Whether autocast is on for ``x``; a meta tensor knows none, and Dynamo of torch 2.11 cannot ask who does."""
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+
+
 def without_autocast(run: Callable[_P, _R]) -> Callable[_P, _R]:
-    """For eager implementations: autocast stays active inside an op and would change the dtypes the fakes promise."""
+    """For eager operations of ours, in ops and before them: autocast would change the dtypes that are promised."""
 
     @functools.wraps(run)
     def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        device_type = next(x.device.type for x in args if isinstance(x, Tensor))
-        if device_type == "meta" or not torch.is_autocast_enabled(device_type):
+        first = next(x for x in args if isinstance(x, Tensor))
+        if not autocasts(first):
             return run(*args, **kwargs)
-        with torch.autocast(device_type, enabled=False):
+        with torch.autocast(first.device.type, enabled=False):
             return run(*args, **kwargs)
 
     return wrapped

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.util
 import inspect
 import os
@@ -13,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch.torch_version import TorchVersion
 
 from ._spec import AotCase
 from ._workspace import per_stream
@@ -24,16 +24,18 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
 
-def _release(package: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in importlib.import_module(package).__version__.split(".")[:2])
+_NOT_INSTALLED = "triton is not installed (pip install srkernels[triton])"
 
 
 @functools.cache
 def why_no_interpreter() -> str | None:
     """Why Triton's interpreter cannot run kernels here, whether or not it was asked for; None if it can."""
     if importlib.util.find_spec("triton") is None:
-        return "triton is not installed (pip install srkernels[triton])"
-    if _release("triton") < (3, 7) and _release("numpy") >= (2, 4):
+        return _NOT_INSTALLED
+    import numpy
+    import triton
+
+    if TorchVersion(triton.__version__) < "3.7" and TorchVersion(numpy.__version__) >= "2.4":
         # Its loops take int() of arrays with one element, which NumPy has refused since then.
         return "the interpreter of Triton before 3.7 needs NumPy before 2.4"
     return None
@@ -43,7 +45,7 @@ def why_no_interpreter() -> str | None:
 def why_not(device: torch.device) -> str | None:
     """Why Triton kernels cannot run on ``device``; None if they can."""
     if importlib.util.find_spec("triton") is None:
-        return "triton is not installed (pip install srkernels[triton])"
+        return _NOT_INSTALLED
     if device.type == "cpu":
         if not interpreting():
             return "CPU tensors need Triton's interpreter: set TRITON_INTERPRET=1"

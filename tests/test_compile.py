@@ -94,6 +94,19 @@ def test_dynamic_shapes_compile_once(target: Target) -> None:
     assert counter.frame_count == 1
 
 
+@pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])
+def test_tuples_of_bands_in_one_graph(target: Target, autocast: bool) -> None:
+    """They are stacked outside autocast, before the op."""
+
+    def inverse(x: Tensor) -> Tensor:
+        return srkernels.haar_idwt2d(*srkernels.haar_dwt2d(x, "wct2"), "wct2")
+
+    torch._dynamo.reset()
+    x = random((1, 2, 4, 6), torch.float16, 0, target.device)
+    with srkernels.use_backend(target.backend), torch.autocast(target.device, torch.bfloat16, enabled=autocast):
+        _assert_same_bits([torch.compile(inverse, fullgraph=True, backend=FAST)(x)], [inverse(x)])
+
+
 def test_first_call_of_a_cold_process() -> None:
     """Nothing has run eagerly before the trace: no lazy state may be met inside it."""
     python(

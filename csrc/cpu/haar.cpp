@@ -34,7 +34,7 @@ SRK_HD Band band_offset(const HaarArguments& a, int64_t n, int64_t c, int64_t ro
           high + a.plan.slot_d * a.high_stride.band};
 }
 
-// How much is handled at a time: one value, a vector, or three channels, of which four are read.
+// How much is handled at a time: one value, a vector, or three channels in a vector of four.
 template <class Storage>
 struct One {
   using S = Storage;
@@ -65,7 +65,8 @@ template <class L>
 SRK_HD typename L::T load_apart(const typename L::S* p, int64_t stride) {
   using S = typename L::S;
   if (L::kCount == 1 || stride == 1) return L::load(p);
-  if constexpr (L::kCount == 3) {  // through memory, a load would wait for three stores
+  if constexpr (L::kCount == 3) {
+    // Through memory the load would wait for the stores: more than three values save by it.
     return quad{Simd<S>::get(p), Simd<S>::get(p + stride), Simd<S>::get(p + 2 * stride)};
   } else {
     S near[L::kCount];
@@ -188,9 +189,10 @@ void analysis_pixels(const HaarArguments& a, const Factors<typename Simd<S>::Sca
                      const S* top, const S* bottom, int64_t cells, const Band& at) {
   int64_t i = 0;
   if constexpr (sizeof(typename Simd<S>::Scalar) == sizeof(float)) {
+    // The fourth value read lies in the next pixel, if that is another; behind the last memory may
+    // end.
     if (a.shape.c == 3 && a.x_stride.w > 0)
-      for (; i + 1 < cells; ++i)  // behind the last cell memory may end
-        analysis_channels<Three<S>>(a, k, top, bottom, at, i, 0);
+      for (; i + 1 < cells; ++i) analysis_channels<Three<S>>(a, k, top, bottom, at, i, 0);
   }
   for (; i < cells; ++i) {
     int64_t c = 0;
@@ -208,8 +210,7 @@ void analysis(const HaarArguments& a) {
   const S* x = static_cast<const S*>(a.x);
   const bool contiguous_rows =
       a.x_stride.w == 1 && (!a.low || a.low_stride.w == 1) && (!a.high || a.high_stride.w == 1);
-  const bool contiguous_pixels =
-      a.x_stride.c == 1 && a.shape.c > 1 && (!a.low || a.low_stride.c == 1);
+  const bool contiguous_pixels = a.x_stride.c == 1 && a.shape.c > 1;
 
   if (contiguous_rows || !contiguous_pixels) {
     const auto row_kernel = !a.low   ? analysis_row<S, false, true>
@@ -372,10 +373,9 @@ void synthesis_pixels(const HaarArguments& a, const Factors<typename Simd<S>::Sc
                       S* bottom, int64_t cells, const Band& at) {
   int64_t i = 0;
   if constexpr (sizeof(typename Simd<S>::Scalar) == sizeof(float)) {
-    const bool apart = (!a.low || a.low_stride.w > 0) && (!a.high || a.high_stride.w > 0);
-    if (a.shape.c == 3 && apart)
-      for (; i + 1 < cells; ++i)  // behind the last cell memory may end
-        synthesis_channels<Three<S>>(a, k, top, bottom, at, i, 0);
+    const bool others = (!a.low || a.low_stride.w > 0) && (!a.high || a.high_stride.w > 0);
+    if (a.shape.c == 3 && others)  // as in analysis_pixels
+      for (; i + 1 < cells; ++i) synthesis_channels<Three<S>>(a, k, top, bottom, at, i, 0);
   }
   for (; i < cells; ++i) {
     int64_t c = 0;

@@ -146,7 +146,7 @@ SRK_HD U round_lanes_to_bf16(V f) {
 }
 
 SRK_HD vuint round_to_bf16(vfloat f) {
-#if defined(__AVX512F__)
+#if defined(__AVX512F__)  // what the compiler makes of the other form takes one more instruction
   const vuint u = float_to_bits(f), half = ((u >> 16) & 1u) + 0x7fffu, nan = vuint{} + 0x7fc00000u;
   const __mmask16 number = _mm512_cmp_ps_mask(__m512(f), __m512(f), _CMP_ORD_Q);
   return vuint(_mm512_mask_add_epi32(__m512i(nan), number, __m512i(u), __m512i(half)));
@@ -305,7 +305,7 @@ struct Simd<f16> {
   }
 };
 
-// Quads: all four lanes are read, three are written.
+// Three values; load_quad may read a fourth.
 SRK_HD quad load_quad(const float* p) { return load_unaligned<quad>(p); }
 SRK_HD void store_three(float* p, quad v) { __builtin_memcpy(p, &v, 3 * sizeof *p); }
 

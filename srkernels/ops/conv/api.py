@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..._dispatch import FLOAT_DTYPES, requested
+from ..._dispatch import FLOAT_DTYPES, autocasts, requested
 from ..._validate import check_image, choice, describe
 from . import schema
 from .activation import ACTIVATIONS, LEAKY_RELU, NONE, PRELU, activate
@@ -219,10 +219,9 @@ def activation_name(code: int) -> str:
 
 def _autocast(x: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
     """The operands in autocast's dtype where it is on, as ``F.conv2d`` would cast them (fp64 is left alone)."""
-    device_type = x.device.type
-    if device_type == "meta" or not torch.is_autocast_enabled(device_type) or x.dtype is torch.float64:
+    if not autocasts(x) or x.dtype is torch.float64:
         return x, *others
-    dtype = torch.get_autocast_dtype(device_type)
+    dtype = torch.get_autocast_dtype(x.device.type)
     return x.to(dtype), *(None if t is None else t.to(dtype) for t in others)
 
 

@@ -74,8 +74,8 @@ def _convolution_of_dense(
 ) -> Tensor:
     if activation == NONE and scale != 1:  # on the small operands
         weight, bias, scale = weight * scale, None if bias is None else bias * scale, 1.0
-    in_order = x.dtype in _HALVES or not _TURNS_IMAGES or is_channels_last(x)
-    if not onednn_runs(x.dtype) or not in_order:
+    turned = _TURNS_IMAGES and x.dtype not in _HALVES and not is_channels_last(x)
+    if turned or not onednn_runs(x.dtype):
         y = activate(reference.convolution(x, weight, bias), activation, negative_slope, None)
     elif activation == NONE and residual is not None and is_channels_last(x):
         return _pointwise_add(x, residual, weight, bias, _ONE, _ONE, _ONE, 1, "add", 1.0, None, [], None)

@@ -19,7 +19,7 @@ _ANALYSES = {name: (plan_id(name), c.layout == "tuple") for name, c in CONVENTIO
 Bands = Tensor | tuple[Tensor, Tensor, Tensor]
 
 
-@without_autocast  # which on CPU refuses to stack fp16
+@without_autocast  # which refuses to stack halves of the kind that it does not cast to
 def _stack(*bands: Tensor) -> Tensor:
     return torch.stack(bands)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from ..._dispatch import requested
+from ..._dispatch import autocasts, requested
 from ..._validate import check_image, choice, describe
 from . import schema
 from .allocate import MEAN, REDUCTIONS
@@ -51,7 +50,7 @@ def weighted_l1_loss(
     """
     code = choice(_OP, "reduction", reduction, REDUCTIONS)
     by_weight = choice(_OP, "normalize", normalize, _NORMALIZE) and weight is not None and code == MEAN
-    fp32 = isinstance(input, Tensor) and input.device.type != "meta" and torch.is_autocast_enabled(input.device.type)
+    fp32 = isinstance(input, Tensor) and autocasts(input)
     return schema.weighted_l1(input, target, weight, code, by_weight, bool(align_corners), fp32, requested(), _check)
 
 
