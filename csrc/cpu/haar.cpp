@@ -187,12 +187,17 @@ SRK_HD void analysis_channels(const HaarArguments& a, const Factors<F>& k, const
 template <class S>
 void analysis_pixels(const HaarArguments& a, const Factors<typename Simd<S>::Scalar>& k,
                      const S* top, const S* bottom, int64_t cells, const Band& at) {
+  const int64_t next = 2 * (bottom - top);  // the next two rows
   int64_t i = 0;
   if constexpr (sizeof(typename Simd<S>::Scalar) == sizeof(float)) {
     // The fourth value read lies in the next pixel, if that is another; behind the last memory may
     // end.
     if (a.shape.c == 3 && a.x_stride.w > 0)
-      for (; i + 1 < cells; ++i) analysis_channels<Three<S>>(a, k, top, bottom, at, i, 0);
+      for (; i + 1 < cells; ++i) {
+        fetch_ahead<1>(top + 2 * i * a.x_stride.w + next);
+        fetch_ahead<1>(bottom + 2 * i * a.x_stride.w + next);
+        analysis_channels<Three<S>>(a, k, top, bottom, at, i, 0);
+      }
   }
   for (; i < cells; ++i) {
     int64_t c = 0;
@@ -375,7 +380,12 @@ void synthesis_pixels(const HaarArguments& a, const Factors<typename Simd<S>::Sc
   if constexpr (sizeof(typename Simd<S>::Scalar) == sizeof(float)) {
     const bool others = (!a.low || a.low_stride.w > 0) && (!a.high || a.high_stride.w > 0);
     if (a.shape.c == 3 && others)  // as in analysis_pixels
-      for (; i + 1 < cells; ++i) synthesis_channels<Three<S>>(a, k, top, bottom, at, i, 0);
+      for (; i + 1 < cells; ++i) {
+        if (a.high)
+          fetch_ahead<1>(static_cast<const S*>(a.high) + at.v + i * a.high_stride.w +
+                         a.high_stride.h);
+        synthesis_channels<Three<S>>(a, k, top, bottom, at, i, 0);
+      }
   }
   for (; i < cells; ++i) {
     int64_t c = 0;
