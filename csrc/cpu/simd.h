@@ -137,22 +137,12 @@ SRK_HD vuint float_to_bits(vfloat f) {
 
 // fp32 -> bf16 in the upper half of each lane: round to nearest even, NaN to the quiet NaN that
 // torch writes.
-template <class U, class V>
-SRK_HD U round_lanes_to_bf16(V f) {
+template <class U = vuint, class V>
+SRK_HD U round_to_bf16(V f) {
   U u;
   __builtin_memcpy(&u, &f, sizeof u);
   const U half = ((u >> 16) & 1u) + 0x7fffu;
   return f == f ? u + half : U{} + 0x7fc00000u;
-}
-
-SRK_HD vuint round_to_bf16(vfloat f) {
-#if defined(__AVX512F__)  // what the compiler makes of the other form takes one more instruction
-  const vuint u = float_to_bits(f), half = ((u >> 16) & 1u) + 0x7fffu, nan = vuint{} + 0x7fc00000u;
-  const __mmask16 number = _mm512_cmp_ps_mask(__m512(f), __m512(f), _CMP_ORD_Q);
-  return vuint(_mm512_mask_add_epi32(__m512i(nan), number, __m512i(u), __m512i(half)));
-#else
-  return round_lanes_to_bf16<vuint>(f);
-#endif
 }
 
 SRK_HD float to_float(bf16 x) {
@@ -324,7 +314,7 @@ SRK_HD quad load_quad(const bf16* p) {
 }
 SRK_HD quad load_quad(const f16* p) { return quad(_mm_cvtph_ps(load_halves(p))); }
 SRK_HD void store_three(bf16* p, quad v) {
-  const __m128i bits = __m128i(round_lanes_to_bf16<quad_bits>(v) >> 16);
+  const __m128i bits = __m128i(round_to_bf16<quad_bits>(v) >> 16);
   store_halves(p, _mm_packus_epi32(bits, bits));
 }
 SRK_HD void store_three(f16* p, quad v) {
