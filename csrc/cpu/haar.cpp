@@ -171,40 +171,39 @@ void analysis_row(const HaarArguments& a, const Factors<typename Simd<S>::Scalar
   }
 }
 
-// Channels c and on of one cell, as many as L takes at a time.
-template <class L, class F, class S = typename L::S>
-SRK_HD void analysis_channels(const HaarArguments& a, const Factors<F>& k, const S* top,
-                              const S* bottom, const Band& at, int64_t column, int64_t c) {
-  const S *p = top + 2 * column * a.x_stride.w + c, *q = bottom + 2 * column * a.x_stride.w + c;
-  const int64_t right = a.x_stride.w;
-  typename L::T s, v, h, d;
-  butterfly(L::load(p), L::load(p + right), L::load(q), L::load(q + right), s, v, h, d);
-  write_bands<L>(a, k, at, column * a.low_stride.w + c * a.low_stride.c,
-                 column * a.high_stride.w + c * a.high_stride.c, s, v, h, d);
+// body(L, cell, c) for the channels c and on of each cell of a row, as many as L takes at a time.
+// `apart`: neighbouring pixels are not one. Then the fourth value that a Three reads lies in the
+// next of them; behind the last memory may end.
+template <class S, class Body>
+SRK_HD void for_each_channels(int64_t cells, int64_t channels, bool apart, const Body& body) {
+  int64_t i = 0;
+  if constexpr (sizeof(typename Simd<S>::Scalar) == sizeof(float)) {
+    for (; channels == 3 && apart && i + 1 < cells; ++i) body(Three<S>(), i, 0);
+  }
+  for (; i < cells; ++i) {
+    int64_t c = 0;
+    for (; c + Many<S>::kCount <= channels; c += Many<S>::kCount) body(Many<S>(), i, c);
+    for (; c < channels; ++c) body(One<S>(), i, c);
+  }
 }
 
 // Two input rows to one row of each band, channels contiguous in the input.
 template <class S>
 void analysis_pixels(const HaarArguments& a, const Factors<typename Simd<S>::Scalar>& k,
                      const S* top, const S* bottom, int64_t cells, const Band& at) {
-  const int64_t next = 2 * (bottom - top);  // the next two rows
-  int64_t i = 0;
-  if constexpr (sizeof(typename Simd<S>::Scalar) == sizeof(float)) {
-    // The fourth value read lies in the next pixel, if that is another; behind the last memory may
-    // end.
-    if (a.shape.c == 3 && a.x_stride.w > 0)
-      for (; i + 1 < cells; ++i) {
-        fetch_ahead<1>(top + 2 * i * a.x_stride.w + next);
-        fetch_ahead<1>(bottom + 2 * i * a.x_stride.w + next);
-        analysis_channels<Three<S>>(a, k, top, bottom, at, i, 0);
-      }
-  }
-  for (; i < cells; ++i) {
-    int64_t c = 0;
-    for (; c + Many<S>::kCount <= a.shape.c; c += Many<S>::kCount)
-      analysis_channels<Many<S>>(a, k, top, bottom, at, i, c);
-    for (; c < a.shape.c; ++c) analysis_channels<One<S>>(a, k, top, bottom, at, i, c);
-  }
+  const int64_t right = a.x_stride.w, next = 2 * (bottom - top);  // the next two rows
+  for_each_channels<S>(cells, a.shape.c, right > 0, [&](auto some, int64_t i, int64_t c) {
+    using L = decltype(some);
+    const S *p = top + 2 * i * right + c, *q = bottom + 2 * i * right + c;
+    if (L::kCount == 3) {
+      fetch_ahead<1>(p + next);
+      fetch_ahead<1>(q + next);
+    }
+    typename L::T s, v, h, d;
+    butterfly(L::load(p), L::load(p + right), L::load(q), L::load(q + right), s, v, h, d);
+    write_bands<L>(a, k, at, i * a.low_stride.w + c * a.low_stride.c,
+                   i * a.high_stride.w + c * a.high_stride.c, s, v, h, d);
+  });
 }
 
 template <class S>
@@ -356,43 +355,27 @@ auto synthesis_kernel(const HaarArguments& a) {
   return stream ? synthesis_row<S, true, true, true> : synthesis_row<S, true, true, false>;
 }
 
-// Channels c and on of one cell, as many as L takes at a time.
-template <class L, class F, class S = typename L::S>
-SRK_HD void synthesis_channels(const HaarArguments& a, const Factors<F>& k, S* top, S* bottom,
-                               const Band& at, int64_t column, int64_t c) {
-  S *p = top + 2 * column * a.x_stride.w + c, *q = bottom + 2 * column * a.x_stride.w + c;
-  const int64_t right = a.x_stride.w;
-  typename L::T s, v, h, d, w[4];
-  read_bands<L>(a, k, at, column * a.low_stride.w + c * a.low_stride.c,
-                column * a.high_stride.w + c * a.high_stride.c, s, v, h, d);
-  butterfly(s, v, h, d, w[0], w[1], w[2], w[3]);
-  L::store(p, w[0]);
-  L::store(p + right, w[1]);
-  L::store(q, w[2]);
-  L::store(q + right, w[3]);
-}
-
 // One row of each band to two image rows, channels contiguous in the image.
 template <class S>
 void synthesis_pixels(const HaarArguments& a, const Factors<typename Simd<S>::Scalar>& k, S* top,
                       S* bottom, int64_t cells, const Band& at) {
-  int64_t i = 0;
-  if constexpr (sizeof(typename Simd<S>::Scalar) == sizeof(float)) {
-    const bool others = (!a.low || a.low_stride.w > 0) && (!a.high || a.high_stride.w > 0);
-    if (a.shape.c == 3 && others)  // as in analysis_pixels
-      for (; i + 1 < cells; ++i) {
-        if (a.high)
-          fetch_ahead<1>(static_cast<const S*>(a.high) + at.v + i * a.high_stride.w +
-                         a.high_stride.h);
-        synthesis_channels<Three<S>>(a, k, top, bottom, at, i, 0);
-      }
-  }
-  for (; i < cells; ++i) {
-    int64_t c = 0;
-    for (; c + Many<S>::kCount <= a.shape.c; c += Many<S>::kCount)
-      synthesis_channels<Many<S>>(a, k, top, bottom, at, i, c);
-    for (; c < a.shape.c; ++c) synthesis_channels<One<S>>(a, k, top, bottom, at, i, c);
-  }
+  const int64_t right = a.x_stride.w;
+  const bool apart = (!a.low || a.low_stride.w > 0) && (!a.high || a.high_stride.w > 0);
+  for_each_channels<S>(cells, a.shape.c, apart, [&](auto some, int64_t i, int64_t c) {
+    using L = decltype(some);
+    const int64_t low = i * a.low_stride.w + c * a.low_stride.c,
+                  high = i * a.high_stride.w + c * a.high_stride.c;
+    if (L::kCount == 3 && a.high)
+      fetch_ahead<1>(static_cast<const S*>(a.high) + at.v + high + a.high_stride.h);
+    typename L::T s, v, h, d, x[4];
+    read_bands<L>(a, k, at, low, high, s, v, h, d);
+    butterfly(s, v, h, d, x[0], x[1], x[2], x[3]);
+    S *p = top + 2 * i * right + c, *q = bottom + 2 * i * right + c;
+    L::store(p, x[0]);
+    L::store(p + right, x[1]);
+    L::store(q, x[2]);
+    L::store(q + right, x[3]);
+  });
 }
 
 template <class S>
