@@ -31,9 +31,21 @@ void haar_synthesis(const Tensor& x, const Tensor& low, const Tensor& high,
   SRK_CALL(haar_synthesis, a);
 }
 
+// Sums are in one type, which the weight has: fp64 if the images have it, fp32 otherwise. Signs are
+// kept of the latter.
+void check_sums(const Tensor& input, const Tensor& target, const Tensor& weight,
+                const Tensor& statistics, const Tensor& signs) {
+  const bool wide = input.dtype() == srk::DType::f64;
+  const srk::DType sums = wide ? srk::DType::f64 : srk::DType::f32;
+  if (wide != (target.dtype() == srk::DType::f64) || (weight.given() && weight.dtype() != sums) ||
+      (statistics.given() && statistics.dtype() != sums) || (wide && signs.given()))
+    throw py::value_error("weighted L1 sums in fp64 or in fp32, without fp64 operands");
+}
+
 void weighted_l1_forward(const Tensor& input, const Tensor& target, const Tensor& weight,
                          const Tensor& out, const Tensor& statistics, int reduction,
                          bool align_corners, const Tensor& signs, int threads) {
+  check_sums(input, target, weight, statistics, signs);
   auto a = srk::weighted_l1_arguments(input, target, weight, statistics, reduction, align_corners,
                                       {threads, nullptr});
   a.out = out.operand();
@@ -46,6 +58,7 @@ void weighted_l1_backward(const Tensor& grad, const Tensor& input, const Tensor&
                           const Tensor& weight, const Tensor& statistics, const Tensor& grad_input,
                           const Tensor& grad_target, const Tensor& grad_weight, int reduction,
                           bool align_corners, const Tensor& signs, int threads) {
+  check_sums(input, target, weight, statistics, signs);
   auto a = srk::weighted_l1_arguments(input, target, weight, statistics, reduction, align_corners,
                                       {threads, nullptr});
   a.grad = grad.operand();

@@ -211,39 +211,51 @@ struct Runs {
   double (*sum)(const void*, const void*, const F*, int64_t);
   void (*difference)(const void*, const void*, F*, int64_t);
   void (*gradient)(const void*, const void*, const F*, F, void*, int64_t);
-  double (*sum_signs)(const void*, const void*, const F*, int64_t, uint32_t*);
-  void (*signed_gradient)(const uint32_t*, bool, const void*, F, void*, int64_t);
-  void (*signed_streaming)(const uint32_t*, bool, const void*, F, void*, int64_t);
-  void (*blend)(const F*, const F*, F, F, void*, int64_t, int64_t);
 };
 
-template <class X, class T>
-Runs<float> runs_of() {
-  return {run_sum<X, T>,        run_difference<X, T>, run_gradient<X, T>, run_sum_signs<X, T>,
-          run_signed<X, false>, run_signed<X, true>,  run_blend<X>};
-}
+template <class F>
+using BlendOf = void (*)(const F*, const F*, F, F, void*, int64_t, int64_t);
+using SignedSum = double (*)(const void*, const void*, const float*, int64_t, uint32_t*);
+
+// From signs, which are kept where sums are in fp32: by the gradient's type.
+struct SignedRuns {
+  void (*gradient)(const uint32_t*, bool, const void*, float, void*, int64_t);
+  void (*streaming)(const uint32_t*, bool, const void*, float, void*, int64_t);
+  BlendOf<float> blend;
+};
 
 Runs<double> runs(DType, DType, double) {
-  return {run_sum<double, double>,
-          run_difference<double, double>,
-          run_gradient<double, double>,
-          nullptr,
-          nullptr,
-          nullptr,
-          run_blend<double>};
+  return {run_sum<double, double>, run_difference<double, double>, run_gradient<double, double>};
 }
 
-template <class X>
-Runs<float> runs_with(DType t) {
-  return t == DType::f32    ? runs_of<X, float>()
-         : t == DType::bf16 ? runs_of<X, bf16>()
-                            : runs_of<X, f16>();
+// `call` with a value of the type that is read into fp32.
+template <class Call>
+auto with_type(DType t, Call call) {
+  return t == DType::f32 ? call(0.0f) : t == DType::bf16 ? call(bf16{}) : call(f16{});
 }
 
 Runs<float> runs(DType x, DType t, float) {
-  return x == DType::f32    ? runs_with<float>(t)
-         : x == DType::bf16 ? runs_with<bf16>(t)
-                            : runs_with<f16>(t);
+  return with_type(x, [t](auto one) {
+    return with_type(t, [](auto other) {
+      using X = decltype(one);
+      using T = decltype(other);
+      return Runs<float>{run_sum<X, T>, run_difference<X, T>, run_gradient<X, T>};
+    });
+  });
+}
+
+SignedSum signed_sum(DType x, DType t) {
+  return with_type(x, [t](auto one) {
+    return with_type(
+        t, [](auto other) -> SignedSum { return run_sum_signs<decltype(one), decltype(other)>; });
+  });
+}
+
+SignedRuns signed_runs(DType gradient) {
+  return with_type(gradient, [](auto one) {
+    using X = decltype(one);
+    return SignedRuns{run_signed<X, false>, run_signed<X, true>, run_blend<X>};
+  });
 }
 
 template <class F, class S>
@@ -335,7 +347,7 @@ Tiling tiling(const WeightedL1Arguments& a) {
 // lie between the same two.
 template <class F>
 struct ResizedWeight {
-  using Blend = decltype(Runs<F>::blend);
+  using Blend = BlendOf<F>;
 
   const WeightedL1Arguments& a;
   const Tiling& t;
@@ -452,7 +464,6 @@ void* row_of(const Operand& o, int64_t n, int64_t c, int64_t row) {
 
 // The word with the signs of a run's first element.
 uint32_t* signs_of(const WeightedL1Arguments& a, bool pixels, int64_t n, int64_t c, int64_t row) {
-  if (!a.signs) return nullptr;
   const int64_t element = pixels ? (n * a.shape.h + row) * a.shape.w * a.shape.c
                                  : ((n * a.shape.c + c) * a.shape.h + row) * a.shape.w;
   return a.signs + element / kSignGroup;
@@ -503,6 +514,7 @@ template <class F>
 void forward(const WeightedL1Arguments& a) {
   const Tiling t = tiling(a);
   const Runs<F> run = runs(a.input.dtype, a.target.dtype, F(0));
+  const SignedSum with_signs = signed_sum(a.input.dtype, a.target.dtype);
   const bool none = a.reduction == Reduction::none;
   Buffer<double> losses(t.tiles), weights(a.statistics ? t.tiles : 1);
   parallel_ranges(t.tiles, grain(t), a.launch.threads, [&](int64_t begin, int64_t end) {
@@ -527,9 +539,14 @@ void forward(const WeightedL1Arguments& a) {
           const void* y = address(a.target, offset(a.target, tile.n, channel, row));
           if (!none) {
             const F* weights = w ? w + from : nullptr;
-            uint32_t* signs = signs_of(a, t.pixels, tile.n, channel, row);
-            loss +=
-                signs ? run.sum_signs(x, y, weights, size, signs) : run.sum(x, y, weights, size);
+            if constexpr (sizeof(F) == sizeof(float)) {
+              if (a.signs) {
+                uint32_t* signs = signs_of(a, t.pixels, tile.n, channel, row);
+                loss += with_signs(x, y, weights, size, signs);
+                return;
+              }
+            }
+            loss += run.sum(x, y, weights, size);
             return;
           }
           run.difference(x, y, scratch.data, size);
@@ -598,11 +615,11 @@ void gradient_of_operands(const WeightedL1Arguments& a, F scale) {
 void gradient_from_signs(const WeightedL1Arguments& a, float scale) {
   const Tiling t = tiling(a);
   const Operand* const outputs[] = {&a.grad_input, &a.grad_target};
-  Runs<float> run[2];
+  SignedRuns run[2];
   bool stream[2];
   for (int i = 0; i < 2; ++i) {
     const Operand& g = *outputs[i];
-    run[i] = runs(g.dtype, g.dtype, 0.0f);
+    run[i] = signed_runs(g.dtype);
     const int64_t elements = a.shape.n * a.shape.c * a.shape.h * a.shape.w;
     stream[i] = g.data && worth_streaming(g.data, elements * element_size(g.dtype));
   }
@@ -627,7 +644,7 @@ void gradient_from_signs(const WeightedL1Arguments& a, float scale) {
             if (slope) slope = static_cast<const char*>(slope) + from * element_size(g.dtype);
             void* to = row_of(g, tile.n, channel, row);
             const bool past_caches = stream[i] && aligned_for_streaming(to, 0);
-            const auto kernel = past_caches ? run[i].signed_streaming : run[i].signed_gradient;
+            const auto kernel = past_caches ? run[i].streaming : run[i].gradient;
             kernel(signs, i == 1, slope, scale, to, size);
           }
         });

@@ -39,9 +39,11 @@ def run_elements(input: Tensor, target: Tensor) -> int | None:
     return h * w * c
 
 
-def can_keep_signs(input: Tensor, target: Tensor) -> bool:
-    """Whether sign(input - target) fits two bits an element: CPU, dense in one order, whole words in each run."""
-    if not input.is_cpu or torch.float64 in (input.dtype, target.dtype):
+def can_keep_signs(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
+    """Whether sign(input - target) fits two bits an element: CPU, sums in fp32, images dense in one order, whole words
+    in each run.
+    """
+    if not input.is_cpu or compute_dtype(input, target, weight) is torch.float64:
         return False
     run = run_elements(input, target)
     return run is not None and run % SIGN_GROUP == 0

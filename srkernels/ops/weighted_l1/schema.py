@@ -247,4 +247,4 @@ def _keep_signs(input: Tensor, target: Tensor, weight: Tensor | None, reduction:
     without, so that dynamic sizes are not specialised on their divisibility.
     """
     for_weight, tracing = records(weight), torch.compiler.is_compiling()
-    return not for_weight and reduction != NONE and not tracing and allocate.can_keep_signs(input, target)
+    return not for_weight and reduction != NONE and not tracing and allocate.can_keep_signs(input, target, weight)
