@@ -488,7 +488,9 @@ def _strips(images: int, height: int, width: int, blocks: int, m: int, cores: in
 
 def _pitch(x: Tensor) -> int:
     """Elements between neighbouring pixels of ``x``: channels_last, or a slice of the channels of such a tensor."""
-    return x.shape[1] if x.is_contiguous(memory_format=torch.channels_last) else x.stride(3)
+    # The stride of a single column, row or image means nothing.
+    images, channels, height, width = x.shape
+    return x.stride(3) if width > 1 else x.stride(2) if height > 1 else x.stride(0) if images > 1 else channels
 
 
 def convolve(

@@ -26,6 +26,12 @@ def _like(x: Tensor, y: Tensor) -> Tensor:
     return x if x.stride() == y.stride() else torch.empty_like(y, dtype=x.dtype).copy_(x)
 
 
+def _image(x: Tensor, channels: int) -> Tensor:
+    """Uninitialised and channels_last, even where ``x``, of one channel, is contiguous as well."""
+    n, _, h, w = x.shape
+    return x.new_empty((n, h, w, channels)).permute(0, 3, 1, 2)
+
+
 def _zeroed(out: list[Tensor]) -> list[Tensor]:
     for gradient in out:
         gradient.zero_()
@@ -115,7 +121,10 @@ def _first_convolution(
 ) -> Tensor:
     """The activations h of a residual block, channels_last; fills in ``kept``, which is h if that tells its sign."""
     survives = activation == NONE or sign_survives(activation, negative_slope)
-    h = kept if survives and kept is not None else allocate.image(x if kept is None else kept, weight1)
+    if kept is None:
+        h = _image(x, weight1.shape[0])
+    else:
+        h = kept if survives else torch.empty_like(kept)
     convolve(
         x, weight1, h, bias=bias1, slope=slope, z=None if survives else kept,
         activation=activation, negative_slope=negative_slope,
@@ -180,7 +189,7 @@ def block_backward(
     with on_device(x.device):
         dense, grad = channels_last(x), channels_last(grad)
         if kept is None:
-            kept = allocate.image(dense, weight1)
+            kept = _image(dense, weight1.shape[0])
             h = _first_convolution(dense, weight1, bias1, slope, *epilogue, kept)
         else:
             kept = channels_last(kept)
@@ -207,8 +216,8 @@ def block_backward(
 
 def _dense_features(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], slope: float) -> Tensor:
     """x | x1 | x2 | x3 | x4, channels_last as ``x`` is."""
-    features = allocate.dense_features(x, weights[0])
     at, growth = x.shape[1], weights[0].shape[0]
+    features = _image(x, at + 4 * growth)
     features[:, :at] = x
     for weight, bias in zip(weights[:4], biases[:4], strict=True):
         convolve(

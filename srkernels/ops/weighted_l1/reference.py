@@ -32,8 +32,18 @@ def loss(
     if reduction == NONE:
         return weighted
     if reduction == MEAN and full is not None and by_weight:
-        return weighted.sum() / full.expand(input.shape).sum()
+        # A sum of fp16 may be infinite where the mean is not.
+        dtype = allocate.compute_dtype(input, target, weight)
+        return (weighted.sum(dtype=dtype) / full.expand(input.shape).sum(dtype=dtype)).to(weighted.dtype)
     return weighted.mean() if reduction == MEAN else weighted.sum()
+
+
+def mean_by_weight(input: Tensor, target: Tensor, weight: Tensor, align_corners: bool) -> Tensor:
+    """(mean by weight, sum of the resized weight) in the compute dtype, differentiable by autograd."""
+    dtype = allocate.compute_dtype(input, target, weight)
+    full = resized(weight.to(dtype), input.shape[-2:], align_corners).expand(input.shape)
+    total = full.sum()
+    return torch.stack(((full * (input.to(dtype) - target.to(dtype)).abs()).sum() / total, total))
 
 
 @without_autocast
@@ -47,6 +57,10 @@ def forward(
     fp32: bool,
 ) -> list[Tensor]:
     """[loss], and [loss, sum of the resized weight] in the compute dtype where normalised by it."""
+    if by_weight:
+        assert weight is not None
+        both = mean_by_weight(input, target, weight, align_corners)
+        return [both[0].to(allocate.result_dtype(input, target, weight, fp32)), both]
     if fp32:
         dtype = allocate.result_dtype(input, target, weight, fp32)
         input, target = input.to(dtype), target.to(dtype)
@@ -55,11 +69,7 @@ def forward(
     if reduction == NONE:
         (like,) = allocate.loss(input, target, weight, reduction, by_weight, fp32)
         return [value if value.stride() == like.stride() else like.copy_(value)]
-    if not by_weight:
-        return [value]
-    assert weight is not None
-    total = resized(weight, input.shape[-2:], align_corners).expand(input.shape).sum()
-    return [value, torch.stack((value, total)).to(allocate.compute_dtype(input, target, weight))]
+    return [value]
 
 
 @without_autocast
@@ -77,14 +87,14 @@ def backward(
 ) -> list[Tensor]:
     """Gradients of those needed. Made of differentiable operations, so that it also serves a second derivative."""
     size = input.shape[-2:]
-    # The cotangent has the dtype that the loss was computed in: fp32 for half operands under autocast.
-    dtype = torch.promote_types(grad.dtype, allocate.result_dtype(input, target, weight, False))
+    # As the kernels compute it: a slope of 1 / numel leaves the range of fp16, whatever it is multiplied by.
+    dtype = torch.promote_types(grad.dtype, allocate.compute_dtype(input, target, weight))
     difference = input.to(dtype) - target.to(dtype)
-    scale = grad
+    scale = grad.to(dtype)
     if statistics is not None:
-        scale = grad / statistics[1]
+        scale = scale / statistics[1]
     elif reduction == MEAN:
-        scale = grad / input.numel()
+        scale = scale / input.numel()
     out = []
     if need_input or need_target:
         full = 1 if weight is None else resized(weight.to(dtype), size, align_corners)
@@ -94,7 +104,7 @@ def backward(
         residual = difference.abs()
         if statistics is not None:
             residual = residual - statistics[0]
-        per_cell = (scale * residual).to(dtype)
+        per_cell = scale * residual
         shared = [d for d in (0, 1) if weight.shape[d] == 1]
         if shared:
             per_cell = per_cell.sum(dim=shared, keepdim=True)

@@ -169,9 +169,7 @@ def _differentiable_backward(
 ) -> list[Tensor]:
     if statistics is not None and weight is not None:
         # The saved sums carry no gradient; recomputed, they do.
-        full = reference.resized(weight, input.shape[-2:], align_corners).expand(input.shape)
-        total = full.sum()
-        statistics = torch.stack(((full * (input - target).abs()).sum() / total, total))
+        statistics = reference.mean_by_weight(input, target, weight, align_corners)
     return reference.backward(grad, input, target, weight, statistics, reduction, align_corners, *needs)
 
 

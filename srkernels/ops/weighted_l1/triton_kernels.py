@@ -279,7 +279,8 @@ def _footprint(k, source_size, size, ALIGN: tl.constexpr):
     else:
         numerator, denominator = (2 * k - 1).to(tl.int64) * size - source_size, 2 * source_size
         count = (2 * size + source_size - 1) // source_size
-    first = tl.where(numerator < 0, 0, numerator // denominator + 1)
+    # A single sample is at 0 with align_corners, not at a bound.
+    first = tl.where((numerator < 0) | (size == 1), 0, numerator // denominator + 1)
     return first, tl.minimum(tl.maximum(count, 1), size)
 
 
