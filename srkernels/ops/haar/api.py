@@ -39,11 +39,11 @@ def haar_dwt2d(
     Args:
         x: (N, C, H, W), fp16, bf16, fp32 or fp64, contiguous or channels_last (others are copied).
             N or C may be 0; H and W are at least 1.
-        convention: "orthonormal" (PyWavelets, pytorch_wavelets, ptwt), "dasr", "dasr_sum", "mwcnn", "irn", "wct2",
-            "wavesnet" or "wtconv".
+        convention: "orthonormal" (as pytorch_wavelets), "dasr", "dasr_sum", "mwcnn", "irn", "wct2", "wavesnet" or
+            "wtconv".
         bands: "both", "low" or "high"; only what is asked for is computed, the other is returned as None.
-        pad: what odd sizes append, with x[n-1] the last sample: "reflect" x[n-2] (DASR), "zero" 0, "symmetric"
-            x[n-1], "periodization" x[n-1] (as PyWavelets does before it wraps). Even sizes never pad.
+        pad: what odd sizes append, with x[n-1] the last sample: "reflect" x[n-2] (DASR), "zero" 0 (WTConv),
+            "symmetric" x[n-1], "periodization" x[n-1] (as PyWavelets does before it wraps). Even sizes never pad.
 
     Returns:
         ``(low, high)``: low (N, C, h, w) with h = ceil(H/2), w = ceil(W/2); high by the convention's layout:

@@ -32,7 +32,6 @@ class Convention:
         layout: of ``high`` for input (N, C, H, W) and h, w = ceil(H/2), ceil(W/2):
             "channel_major" (N, C, 3, h, w), "band_major" (N, 3C, h, w), "tuple" three tensors (N, C, h, w),
             "sum" one tensor (N, C, h, w) that holds the sum of the bands.
-        used_by: where the convention comes from.
     """
 
     name: str
@@ -40,7 +39,10 @@ class Convention:
     high: tuple[tuple[str, float], tuple[str, float], tuple[str, float]]
     shift: float
     layout: str
-    used_by: str
+
+    @property
+    def used_by(self) -> str:
+        return "; ".join(USED_BY[self.name])
 
     def factor(self, band: str) -> float:
         return dict(self.high)[band]
@@ -58,15 +60,27 @@ def _bands(order: str, *factors: float) -> tuple[tuple[str, float], tuple[str, f
 CONVENTIONS: dict[str, Convention] = {
     c.name: c
     for c in (
-        Convention("orthonormal", 0.5, _bands("VHD", 0.5), 0.0, "channel_major", "PyWavelets, pytorch_wavelets, ptwt"),
-        Convention("dasr", 0.25, _bands("VHD", 0.25), 0.5, "band_major", "DASR discriminators, 'cat'"),
-        Convention("dasr_sum", 0.25, _bands("VHD", 1 / 12), 0.5, "sum", "DASR discriminators, 'sum'"),
-        Convention("mwcnn", 0.5, _bands("HVD", -0.5, -0.5, 0.5), 0.0, "band_major", "MWCNN, DiffLL, HWMNet"),
-        Convention("irn", 0.25, _bands("HVD", 0.25), 0.0, "band_major", "IRN, SRFlow, FrEIA"),
-        Convention("wct2", 0.5, _bands("HVD", -0.5, -0.5, 0.5), 0.0, "tuple", "WCT2"),
-        Convention("wavesnet", 0.5, _bands("HVD", 0.5), 0.0, "tuple", "WaveSNet, WaveViT, WaveDiff"),
-        Convention("wtconv", 0.5, _bands("VHD", 0.5), 0.0, "channel_major", "WTConv"),
+        Convention("orthonormal", 0.5, _bands("VHD", 0.5), 0.0, "channel_major"),
+        Convention("dasr", 0.25, _bands("VHD", 0.25), 0.5, "band_major"),
+        Convention("dasr_sum", 0.25, _bands("VHD", 1 / 12), 0.5, "sum"),
+        Convention("mwcnn", 0.5, _bands("HVD", -0.5, -0.5, 0.5), 0.0, "band_major"),
+        Convention("irn", 0.25, _bands("HVD", 0.25), 0.0, "band_major"),
+        Convention("wct2", 0.5, _bands("HVD", -0.5, -0.5, 0.5), 0.0, "tuple"),
+        Convention("wavesnet", 0.5, _bands("HVD", 0.5), 0.0, "tuple"),
+        Convention("wtconv", 0.5, _bands("VHD", 0.5), 0.0, "channel_major"),
     )
+}
+
+# Whose transform it is for even sizes, with the settings that make it so.
+USED_BY: dict[str, tuple[str, ...]] = {
+    "orthonormal": ("pytorch_wavelets", "PyWavelets (three arrays)", "ptwt (three tensors)"),
+    "dasr": ("DASR's SRN (norm=true)", "DASR's DSN (cat_or_sum=cat)"),
+    "dasr_sum": ("DASR's DSN (cat_or_sum=sum)",),
+    "mwcnn": ("MWCNN (PyTorch)", "HWMNet", "DiffLL (bands along N)"),
+    "irn": ("IRN", "FrEIA (order_by_wavelet=True, rebalance=0.5)"),
+    "wct2": ("WCT2",),
+    "wavesnet": ("WaveSNet", "WaveDiff (DWT_2D)"),
+    "wtconv": ("WTConv",),
 }
 
 

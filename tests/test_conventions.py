@@ -1,0 +1,293 @@
+"""The packages that the table of Haar conventions names, each against its own transform.
+
+The transforms are those of the packages' code, said in our words, for even sizes and in fp64. A name carries the
+settings under which it is true, as in the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from helpers.calls import Target, flat
+from helpers.operands import random
+from torch import Tensor
+from torch.nn import functional as F
+
+import srkernels
+from srkernels import HAAR_CONVENTIONS, haar_dwt2d, haar_idwt2d
+from srkernels.ops.haar.conventions import USED_BY
+
+EPS = torch.finfo(torch.float64).eps
+# PyWavelets' filters of "haar" as a correlation applies them.
+LOW, HIGH = torch.tensor([[1, 1], [1, -1]], dtype=torch.float64) / 2**0.5
+
+
+def images(*shape: int) -> Tensor:
+    return random(shape, torch.float64, 0)
+
+
+def assert_same(ours: Any, theirs: Any) -> None:
+    """Equal up to a dozen roundings, half an eps each, of sums whose terms are below three in all."""
+    for a, b in zip(flat(ours), flat(theirs), strict=True):
+        torch.testing.assert_close(a.cpu(), b, rtol=0, atol=12 * EPS / 2 * 3)
+
+
+def filtered(x: Tensor, filters: Tensor) -> Tensor:
+    """Every channel through every filter (K, 2, 2), stride 2: (N, CK, h, w), the K of a channel side by side."""
+    return F.conv2d(x, filters[:, None].repeat(x.shape[1], 1, 1, 1), stride=2, groups=x.shape[1])
+
+
+def unfiltered(bands: Tensor, filters: Tensor) -> Tensor:
+    """The transposed convolution."""
+    channels = bands.shape[1] // len(filters)
+    return F.conv_transpose2d(bands, filters[:, None].repeat(channels, 1, 1, 1), stride=2, groups=channels)
+
+
+# pytorch_wavelets, dwt/lowlevel.py: one axis after the other, the width first.
+
+
+def split(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    pairs = x.unflatten(dim, (-1, 2)).movedim(dim, -1)
+    return pairs @ LOW, pairs @ HIGH
+
+
+def merge(low: Tensor, high: Tensor, dim: int) -> Tensor:
+    return (low[..., None] * LOW + high[..., None] * HIGH).movedim(-1, dim).flatten(dim - 1, dim)
+
+
+def pytorch_wavelets(x: Tensor) -> tuple[Tensor, Tensor]:
+    low, high = split(x, -1)
+    (ll, lh), (hl, hh) = split(low, -2), split(high, -2)
+    return ll, torch.stack((lh, hl, hh), 2)
+
+
+def pytorch_wavelets_inverse(bands: tuple[Tensor, Tensor]) -> Tensor:
+    ll, (lh, hl, hh) = bands[0], bands[1].unbind(2)
+    return merge(merge(ll, lh, -2), merge(hl, hh, -2), -1)
+
+
+def pywavelets(x: Tensor) -> list[Tensor]:
+    pywt = pytest.importorskip("pywt", reason="PyWavelets is not installed")
+    low, high = pywt.dwt2(x.numpy(), "haar")
+    return [torch.from_numpy(band) for band in (low, *high)]
+
+
+def pywavelets_inverse(bands: list[Tensor]) -> Tensor:
+    pywt = pytest.importorskip("pywt", reason="PyWavelets is not installed")
+    low, *high = (band.numpy() for band in bands)
+    return torch.from_numpy(pywt.idwt2((low, high), "haar"))
+
+
+def ptwt_wavedec2(x: Tensor) -> list[Tensor]:
+    ptwt = pytest.importorskip("ptwt", reason="ptwt is not installed")
+    low, high = ptwt.wavedec2(x, "haar", level=1)
+    return [low, high.horizontal, high.vertical, high.diagonal]
+
+
+def ptwt_waverec2(bands: list[Tensor]) -> Tensor:
+    ptwt = pytest.importorskip("ptwt", reason="ptwt is not installed")
+    low, *high = bands
+    return ptwt.waverec2((low, ptwt.constants.WaveletDetailTuple2d(*high)), "haar")
+
+
+# DASR, on the bands of pytorch_wavelets: SRN/models/DASR_model.py has all, DSN/model.py the high, DSN/loss.py the low.
+
+
+def dasr_srn(x: Tensor) -> tuple[Tensor, Tensor]:
+    low, high = pytorch_wavelets(x)
+    return low * 0.5, torch.cat((high * 0.5 + 0.5).unbind(2), 1)
+
+
+def dasr_dsn(x: Tensor, cat_or_sum: str) -> tuple[Tensor, Tensor]:
+    low, high = pytorch_wavelets(x)
+    lh, hl, hh = (band * 0.5 + 0.5 for band in high.unbind(2))
+    return low * 0.5, torch.cat((lh, hl, hh), 1) if cat_or_sum == "cat" else (lh + hl + hh) / 3
+
+
+# MWCNN in PyTorch, model/common.py: sums of the four phases, each halved, stacked as LL, HL, LH, HH.
+
+
+def mwcnn(x: Tensor, dim: int = 1) -> Tensor:
+    x1, x2, x3, x4 = (x[..., row::2, column::2] / 2 for column in (0, 1) for row in (0, 1))
+    return torch.cat((x1 + x2 + x3 + x4, -x1 - x2 + x3 + x4, -x1 + x2 - x3 + x4, x1 - x2 - x3 + x4), dim)
+
+
+def mwcnn_inverse(bands: Tensor, dim: int = 1) -> Tensor:
+    ll, hl, lh, hh = (bands / 2).chunk(4, dim)
+    x = bands.new_empty(*ll.shape[:2], 2 * ll.shape[2], 2 * ll.shape[3])
+    x[..., ::2, ::2], x[..., 1::2, ::2] = ll - hl - lh + hh, ll - hl + lh - hh
+    x[..., ::2, 1::2], x[..., 1::2, 1::2] = ll + hl - lh - hh, ll + hl + lh + hh
+    return x
+
+
+# IRN, models/modules/Inv_arch.py, and FrEIA, modules/reshapes.py: four filters of signs. IRN divides by 4 on the way
+# there and by nothing on the way back; FrEIA scales by rebalance / 2 and 1 / (2 rebalance), and permutes channels.
+
+SIGNS = torch.tensor([[[1, 1], [1, 1]], [[1, -1], [1, -1]], [[1, 1], [-1, -1]], [[1, -1], [-1, 1]]]).double()
+REBALANCE = 0.5
+
+
+def irn(x: Tensor) -> Tensor:
+    return (filtered(x, SIGNS) / 4).unflatten(1, (-1, 4)).transpose(1, 2).flatten(1, 2)
+
+
+def irn_inverse(bands: Tensor) -> Tensor:
+    return unfiltered(bands.unflatten(1, (4, -1)).transpose(1, 2).flatten(1, 2), SIGNS)
+
+
+def by_wavelet(channels: int) -> Tensor:
+    return torch.tensor([band + 4 * channel for band in range(4) for channel in range(channels)])
+
+
+def freia(x: Tensor) -> Tensor:
+    return filtered(x, SIGNS)[:, by_wavelet(x.shape[1])] * (0.5 * REBALANCE)
+
+
+def freia_inverse(bands: Tensor) -> Tensor:
+    return unfiltered(bands[:, by_wavelet(bands.shape[1] // 4).argsort()] * (0.5 / REBALANCE), SIGNS)
+
+
+# WCT2, model.py: a depthwise convolution per band, LL, LH, HL, HH; its high-pass filter takes the first sample from the
+# second. The inverse is that of option_unpool="sum".
+
+WCT2 = [torch.outer(column, row)[None] for column in (LOW, -HIGH) for row in (LOW, -HIGH)]
+
+
+def wct2(x: Tensor) -> list[Tensor]:
+    return [filtered(x, one) for one in WCT2]
+
+
+def wct2_inverse(bands: list[Tensor]) -> Tensor:
+    ll, lh, hl, hh = (unfiltered(band, one) for band, one in zip(bands, WCT2, strict=True))
+    return ll + lh + hl + hh
+
+
+# WaveSNet and WaveDiff, DWT_IDWT: matrices with a filter in every row, from the left along the height and from the
+# right along the width; LL, LH, HL, HH.
+
+
+def matrices(size: int) -> tuple[Tensor, Tensor]:
+    eye = torch.eye(size // 2).double()
+    return torch.kron(eye, LOW[None]), torch.kron(eye, HIGH[None])
+
+
+def wavesnet(x: Tensor) -> list[Tensor]:
+    return [left @ x @ right.T for left in matrices(x.shape[-2]) for right in matrices(x.shape[-1])]
+
+
+def wavesnet_inverse(bands: list[Tensor]) -> Tensor:
+    ll, lh, hl, hh = bands
+    (low0, high0), (low1, high1) = matrices(2 * ll.shape[-2]), matrices(2 * ll.shape[-1])
+    return low0.T @ (ll @ low1 + lh @ high1) + high0.T @ (hl @ low1 + hh @ high1)
+
+
+# WTConv, util/wavelet.py: a grouped convolution with products of the filters, the bands in an axis after the channels.
+
+WTCONV = torch.stack([torch.outer(column, row) for row in (LOW, HIGH) for column in (LOW, HIGH)])
+
+
+def wtconv(x: Tensor) -> Tensor:
+    return filtered(x, WTCONV).unflatten(1, (-1, 4))
+
+
+def wtconv_inverse(bands: Tensor) -> Tensor:
+    return unfiltered(bands.flatten(1, 2), WTCONV)
+
+
+class Published(NamedTuple):
+    """A package's transform, its inverse if it has one, and the form in which it keeps what we call low and high."""
+
+    convention: str
+    analysis: Callable[[Tensor], Any]
+    synthesis: Callable[[Any], Tensor] | None
+    form: Callable[[Any, Any], Any]
+
+
+def two(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    return low, high
+
+
+def apart(low: Tensor, high: Any) -> list[Tensor]:
+    return [low, *(high.unbind(2) if isinstance(high, Tensor) else high)]
+
+
+def along_channels(low: Tensor, high: Tensor) -> Tensor:
+    return torch.cat((low, high), 1)
+
+
+def along_batch(low: Tensor, high: Tensor) -> Tensor:
+    return torch.cat((low, *high.chunk(3, 1)), 0)
+
+
+def after_channels(low: Tensor, high: Tensor) -> Tensor:
+    return torch.cat((low[:, :, None], high), 2)
+
+
+PUBLISHED = {
+    "pytorch_wavelets": Published("orthonormal", pytorch_wavelets, pytorch_wavelets_inverse, two),
+    "PyWavelets (three arrays)": Published("orthonormal", pywavelets, pywavelets_inverse, apart),
+    "ptwt (three tensors)": Published("orthonormal", ptwt_wavedec2, ptwt_waverec2, apart),
+    "DASR's SRN (norm=true)": Published("dasr", dasr_srn, None, two),
+    "DASR's DSN (cat_or_sum=cat)": Published("dasr", partial(dasr_dsn, cat_or_sum="cat"), None, two),
+    "DASR's DSN (cat_or_sum=sum)": Published("dasr_sum", partial(dasr_dsn, cat_or_sum="sum"), None, two),
+    "MWCNN (PyTorch)": Published("mwcnn", mwcnn, mwcnn_inverse, along_channels),
+    "HWMNet": Published("mwcnn", mwcnn, mwcnn_inverse, along_channels),
+    "DiffLL (bands along N)": Published("mwcnn", partial(mwcnn, dim=0), partial(mwcnn_inverse, dim=0), along_batch),
+    "IRN": Published("irn", irn, irn_inverse, along_channels),
+    "FrEIA (order_by_wavelet=True, rebalance=0.5)": Published("irn", freia, freia_inverse, along_channels),
+    "WCT2": Published("wct2", wct2, wct2_inverse, apart),
+    "WaveSNet": Published("wavesnet", wavesnet, wavesnet_inverse, apart),
+    "WaveDiff (DWT_2D)": Published("wavesnet", wavesnet, wavesnet_inverse, apart),
+    "WTConv": Published("wtconv", wtconv, wtconv_inverse, after_channels),
+}
+
+
+def test_the_table_names_what_is_tested_here() -> None:
+    named = {(convention, name) for convention, names in USED_BY.items() for name in names}
+    assert set(USED_BY) == set(HAAR_CONVENTIONS)
+    assert named == {(p.convention, name) for name, p in PUBLISHED.items()}
+
+
+@pytest.mark.parametrize("size", [(8, 10), (2, 2)], ids=lambda s: f"{s[0]}x{s[1]}")
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_bands(name: str, size: tuple[int, int], target: Target) -> None:
+    published, x = PUBLISHED[name], images(2, 3, *size)
+    with srkernels.use_backend(target.backend):
+        low, high = haar_dwt2d(x.to(target.device), published.convention)
+    assert_same(published.form(low, high), published.analysis(x))
+
+
+@pytest.mark.parametrize("name", [name for name, p in PUBLISHED.items() if p.synthesis is not None])
+def test_inverse(name: str, target: Target) -> None:
+    published, x = PUBLISHED[name], images(2, 3, 8, 10)
+    low, high = haar_dwt2d(x, published.convention)
+    with srkernels.use_backend(target.backend):
+        ours = haar_idwt2d(*haar_dwt2d(x.to(target.device), published.convention), published.convention)
+    assert_same(ours, published.synthesis(published.form(low, high)))
+
+
+@pytest.mark.parametrize(
+    ("name", "pad", "mode"),
+    [("DASR's SRN (norm=true)", "reflect", "reflect"), ("WTConv", "zero", "constant")],
+)
+@pytest.mark.parametrize("size", [(7, 10), (8, 9), (7, 5)], ids=lambda s: f"{s[0]}x{s[1]}")
+def test_odd_sizes(name: str, pad: str, mode: str, size: tuple[int, int], target: Target) -> None:
+    published, x = PUBLISHED[name], images(2, 3, *size)
+    with srkernels.use_backend(target.backend):
+        low, high = haar_dwt2d(x.to(target.device), published.convention, pad=pad)
+    even = F.pad(x, (0, size[1] % 2, 0, size[0] % 2), mode=mode)
+    assert_same(published.form(low, high), published.analysis(even))
+
+
+def test_lh_and_hl_mean_opposite_things() -> None:
+    x = images(2, 3, 8, 10)
+    lh, hl, _ = pytorch_wavelets(x)[1].unbind(2)
+    _, other_lh, other_hl, _ = wavesnet(x)
+    assert_same((lh, hl), (other_hl, other_lh))
+    _, hl, lh, _ = mwcnn(x).chunk(4, 1)
+    _, other_lh, other_hl, _ = wct2(x)
+    assert_same((lh, hl), (other_hl, other_lh))
