@@ -20,9 +20,9 @@ from torch import Tensor
 
 from . import _native, _triton
 from ._spec import Refusal
+from ._validate import FLOAT_DTYPES, shown
 
 BACKENDS = ("reference", "native", "triton")
-FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 # Fastest first, by device type. CPU: measured (bench/results); the interpreter is never an automatic choice.
 # CUDA: ordered by counted bytes and launches until a results file of a GPU run says otherwise.
@@ -30,8 +30,10 @@ _AUTOMATIC = {"cpu": ("native",), "cuda": ("triton", "native")}
 
 
 def _checked(name: str | None, origin: str) -> str | None:
-    if name is not None and name not in BACKENDS:
-        raise ValueError(f"{origin}: backend must be one of {', '.join(BACKENDS)} or None (automatic), got {name!r}")
+    if name is not None and not (isinstance(name, str) and name in BACKENDS):
+        raise ValueError(
+            f"{origin}: backend must be one of {', '.join(BACKENDS)} or None (automatic), got {shown(name)}"
+        )
     return name
 
 

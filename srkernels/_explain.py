@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ._dispatch import BACKENDS, ranked, requested, why_not
+from ._validate import describe
 from .ops import specs
 
 
@@ -22,9 +23,9 @@ def explain(op: str | Callable[..., Any], *inputs: Any) -> str:
         Lines for reading: the choice, then every backend with its reason.
 
     Raises:
-        ValueError: no such op, or no tensor among the inputs.
+        ValueError: no such op, no tensor among the inputs, or not what the op takes.
     """
-    name = op if isinstance(op, str) else op.__name__
+    name = op if isinstance(op, str) else getattr(op, "__name__", type(op).__name__)
     known = {spec.name: spec for spec in specs()}
     if name not in known:
         raise ValueError(f"explain: op must be one of {', '.join(known)}, got {name!r}")
@@ -33,7 +34,10 @@ def explain(op: str | Callable[..., Any], *inputs: Any) -> str:
     if x is None:
         raise ValueError("explain: inputs must hold at least one tensor, got none")
     request = requested()
-    detail = spec.detail(*inputs)
+    try:
+        detail = spec.detail(*inputs)
+    except (AttributeError, IndexError, TypeError, ValueError):
+        raise ValueError(f"explain: inputs must be those of {name}, got {', '.join(map(describe, inputs))}") from None
     order = ranked(x.device, x.dtype, spec.refuses, detail)
     chosen = request or next(b for b, reason in order if reason is None)
     how = "asked for by name" if request else "automatic"

@@ -5,13 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.calls import Target
 from torch import Tensor
 
 import srkernels
-from srkernels import convert_haar_weight, haar_dwt2d, haar_highpass, haar_idwt2d, weighted_l1_loss
+from srkernels import (
+    conv2d_act,
+    convert_haar_weight,
+    dense_block,
+    haar_dwt2d,
+    haar_highpass,
+    haar_idwt2d,
+    nn,
+    residual_block,
+    weighted_l1_loss,
+)
+from srkernels._validate import describe
 
 
 def image(*shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Tensor:
@@ -45,6 +57,9 @@ ANY_IMAGE = [
         id="no columns",
     ),
     pytest.param(image().to_sparse(), TypeError, "must be a dense tensor, got layout torch.sparse_coo", id="sparse"),
+    pytest.param(
+        torch.nested.nested_tensor([*image()]), TypeError, "must be a dense tensor, got a nested one", id="nested"
+    ),
 ]
 
 
@@ -203,12 +218,201 @@ PAD = "must be one of reflect, zero, symmetric, periodization, got 'same'"
         (
             lambda: convert_haar_weight(image(4, 9, 3, 3), "mwcnn", "irn", bias=torch.zeros(3)),
             ValueError,
-            "convert_haar_weight: bias must be (4,), got (3,)",
+            "convert_haar_weight: bias must be (4,) on cpu, got (3,) torch.float32 on cpu",
+        ),
+        (
+            lambda: convert_haar_weight(image(4, 9, 3, 3), "haar", "irn"),
+            ValueError,
+            f"convert_haar_weight: source {HAAR}",
+        ),
+        (
+            lambda: convert_haar_weight(image(4, 9, 3, 3), "irn", "haar"),
+            ValueError,
+            f"convert_haar_weight: target {HAAR}",
+        ),
+        (
+            lambda: convert_haar_weight(image(4, 9, 3, 3), "mwcnn", "dasr", bias=torch.zeros(4, dtype=torch.int64)),
+            TypeError,
+            f"convert_haar_weight: bias {FLOATS} torch.int64",
+        ),
+        (
+            lambda: convert_haar_weight(image(4, 9, 3, 3), "mwcnn", "dasr", bias=[0.0] * 4),
+            TypeError,
+            "convert_haar_weight: bias must be a tensor (4,), got list",
+        ),
+        (
+            lambda: conv2d_act(X, FILTERS, BIAS.to_sparse()),
+            TypeError,
+            "conv2d_act: bias must be a dense tensor, got layout torch.sparse_coo",
+        ),
+        (
+            lambda: conv2d_act(X, FILTERS, activation="prelu", slope=BIAS[:3]),
+            ValueError,
+            "conv2d_act: slope must be (1,) or (4,) on cpu, got (3,) torch.float32 on cpu",
+        ),
+        (
+            lambda: conv2d_act(X, FILTERS, activation="relu", slope=0.1),
+            ValueError,
+            "conv2d_act: slope has no meaning for 'relu', got 0.1",
+        ),
+        (
+            lambda: dense_block(X, (w for w in FIVE)),
+            TypeError,
+            "dense_block: weights must be a sequence of five tensors, got generator",
+        ),
+        (
+            lambda: dense_block(X, FIVE[:4]),
+            ValueError,
+            "dense_block: weights must be a sequence of five tensors, got list of 4",
+        ),
+        (
+            lambda: dense_block(X, FIVE, BIAS),
+            TypeError,
+            "dense_block: biases must be a sequence of five tensors, got (4,) torch.float32 on cpu",
+        ),
+        (lambda: dense_block(X, FIVE, slope=-0.5), ValueError, "dense_block: slope must be above 0, got -0.5"),
+        (
+            lambda: conv2d_act(X, FILTERS, scale=10**400),
+            ValueError,
+            "conv2d_act: scale must be a number in the range of a float, got int",
+        ),
+        (
+            lambda: nn.ResidualDenseBlock(slope=0),
+            ValueError,
+            "ResidualDenseBlock: slope must be above 0, got 0",
+        ),
+        (
+            lambda: nn.ResidualBlock(4, activation="prelu", slope=0.2),
+            ValueError,
+            "ResidualBlock: slope has no meaning for 'prelu', got 0.2",
+        ),
+        (lambda: nn.ResidualBlock(4, slopes=3), ValueError, "ResidualBlock: slopes must be 1 or 4, got 3"),
+        (
+            lambda: srkernels.explain(5, X),
+            ValueError,
+            "explain: op must be one of haar_dwt2d, haar_highpass, haar_idwt2d, weighted_l1_loss, conv2d_act, "
+            "residual_block, dense_block, got 'int'",
+        ),
+        (
+            lambda: srkernels.explain("conv2d_act", X, BIAS),
+            ValueError,
+            "explain: inputs must be those of conv2d_act, got (2, 3, 8, 8) torch.float32 on cpu, "
+            "(4,) torch.float32 on cpu",
+        ),
+        (
+            lambda: srkernels.use_backend(np.zeros(3)).__enter__(),
+            ValueError,
+            "use_backend: backend must be one of reference, native, triton or None (automatic), got ndarray",
         ),
     ],
 )
 def test_sentences(call: Callable[[], Any], error: type[Exception], sentence: str) -> None:
     _says(error, sentence, call)
+
+
+FILTERS, BIAS = image(4, 3, 3, 3), torch.zeros(4)
+BACK = image(3, 4, 3, 3)
+FIVE = [image(2 if k < 4 else 3, 3 + 2 * k, 3, 3) for k in range(5)]
+
+
+def _residual_block(**settings: Any) -> Tensor:
+    return residual_block(X, FILTERS, None, BACK, None, **settings)
+
+
+@pytest.mark.parametrize("value", ["0.5", None, True, 1j, [0.5], np.array(0.5), torch.tensor(0.5)], ids=repr)
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("conv2d_act: scale", lambda v: conv2d_act(X, FILTERS, scale=v)),
+        ("conv2d_act: slope", lambda v: conv2d_act(X, FILTERS, activation="leaky_relu", slope=v)),
+        ("residual_block: res_scale", lambda v: _residual_block(res_scale=v)),
+        ("residual_block: slope", lambda v: _residual_block(activation="leaky_relu", slope=v)),
+        ("dense_block: res_scale", lambda v: dense_block(X, FIVE, res_scale=v)),
+        ("dense_block: slope", lambda v: dense_block(X, FIVE, slope=v)),
+        ("Conv2dAct: slope", lambda v: nn.Conv2dAct(3, 4, activation="leaky_relu", slope=v)),
+        ("ResidualBlock: slope", lambda v: nn.ResidualBlock(4, activation="leaky_relu", slope=v)),
+        ("ResidualBlock: res_scale", lambda v: nn.ResidualBlock(4, res_scale=v)),
+        ("ResidualDenseBlock: slope", lambda v: nn.ResidualDenseBlock(4, slope=v)),
+        ("ResidualDenseBlock: res_scale", lambda v: nn.ResidualDenseBlock(4, res_scale=v)),
+        ("WeightedL1Loss: loss_weight", lambda v: nn.WeightedL1Loss(v)),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_numbers(name: str, call: Callable[[Any], Any], value: Any) -> None:
+    if value is None and name.endswith("slope") and "ense" not in name:
+        call(value)  # the default slope
+        return
+    shown = describe(value) if isinstance(value, (np.ndarray, Tensor)) else repr(value)
+    _says(TypeError, f"{name} must be a number, got {shown}", lambda: call(value))
+
+
+@pytest.mark.parametrize("value", [1, np.float32(0.5), np.int64(2), np.float64(0.25)], ids=repr)
+def test_numbers_of_numpy_are_numbers(value: Any) -> None:
+    assert torch.equal(conv2d_act(X + 1, FILTERS + 1, scale=value), conv2d_act(X + 1, FILTERS + 1, scale=float(value)))
+
+
+@pytest.mark.parametrize("value", ["no", None, 1, 0.0, [], torch.tensor(True)], ids=repr)
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("weighted_l1_loss: align_corners", lambda v: weighted_l1_loss(X, X, MAP, align_corners=v)),
+        ("WeightedL1Loss: align_corners", lambda v: nn.WeightedL1Loss(align_corners=v)),
+        ("Conv2dAct: bias", lambda v: nn.Conv2dAct(3, 4, bias=v)),
+        ("ResidualBlock: bias", lambda v: nn.ResidualBlock(4, bias=v)),
+        ("ResidualDenseBlock: bias", lambda v: nn.ResidualDenseBlock(4, bias=v)),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_truth_values(name: str, call: Callable[[Any], Any], value: Any) -> None:
+    shown = describe(value) if isinstance(value, Tensor) else repr(value)
+    _says(TypeError, f"{name} must be True or False, got {shown}", lambda: call(value))
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "sentence"),
+    [
+        ("4", TypeError, "must be an integer, got '4'"),
+        (None, TypeError, "must be an integer, got None"),
+        (4.0, TypeError, "must be an integer, got 4.0"),
+        (True, TypeError, "must be an integer, got True"),
+        (torch.tensor(4), TypeError, "must be an integer, got () torch.int64 on cpu"),
+        (0, ValueError, "must be at least 1 and below 2**31, got 0"),
+        (-3, ValueError, "must be at least 1 and below 2**31, got -3"),
+        (2**70, ValueError, f"must be at least 1 and below 2**31, got {2**70}"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("Conv2dAct: in_channels", lambda v: nn.Conv2dAct(v, 4)),
+        ("Conv2dAct: out_channels", lambda v: nn.Conv2dAct(4, v)),
+        ("Conv2dAct: kernel_size", lambda v: nn.Conv2dAct(4, 4, v)),
+        ("ResidualBlock: channels", lambda v: nn.ResidualBlock(v)),
+        ("ResidualDenseBlock: channels", lambda v: nn.ResidualDenseBlock(v)),
+        ("ResidualDenseBlock: growth", lambda v: nn.ResidualDenseBlock(4, v)),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_sizes(name: str, call: Callable[[Any], Any], value: Any, error: type[Exception], sentence: str) -> None:
+    _says(error, f"{name} {sentence}", lambda: call(value))
+
+
+@pytest.mark.parametrize("bad", [0, 0.5, {8, 7}, (8,), (8, 8, 8), "88", (8, "8"), (8.0, 8), (True, 8)], ids=repr)
+def test_output_sizes(bad: Any) -> None:
+    shown = "set" if isinstance(bad, set) else repr(bad)
+    sentence = f"haar_idwt2d: output_size must be two integers, got {shown}"
+    _says(TypeError, sentence, lambda: haar_idwt2d(*BANDS, output_size=bad))
+
+
+def test_a_channel_of_a_map_has_to_be_there() -> None:
+    """No channels at all: maps of any number of samples, but with one channel or none."""
+    none, some = image(2, 0, 8, 8), image(2, 0, 4, 4)
+    for backend in ("reference", "native"):
+        with srkernels.use_backend(backend):
+            assert weighted_l1_loss(none, none, some, reduction="sum") == 0
+            assert weighted_l1_loss(none, none, some, normalize="weight_sum").isnan()
+            assert weighted_l1_loss(none, none, MAP, reduction="none").shape == none.shape
 
 
 def test_unhashable_arguments_are_refused_by_name() -> None:

@@ -73,9 +73,9 @@ def test_where_nothing_is_gained_plain_eager_runs(
         (ValueError, "residual must be", {"residual": torch.zeros(2, 4, 5, 6)}),
         (TypeError, "residual must be a tensor", {"residual": 3}),
         (ValueError, "activation must be one of", {"activation": "gelu"}),
-        (TypeError, "slope of 'prelu' must be a tensor of 1 or 4", {"activation": "prelu"}),
+        (TypeError, r"slope must be a tensor \(1,\) or \(4,\)", {"activation": "prelu"}),
         (ValueError, r"slope must be \(1,\) or \(4,\)", {"activation": "prelu", "slope": torch.zeros(3)}),
-        (TypeError, "slope of 'leaky_relu' must be a number", {"activation": "leaky_relu", "slope": torch.zeros(1)}),
+        (TypeError, "slope must be a number", {"activation": "leaky_relu", "slope": torch.zeros(1)}),
         (ValueError, "slope has no meaning for 'relu'", {"slope": 0.1}),
         (TypeError, "x must be float16", {"x": torch.zeros(2, 3, 5, 5, dtype=torch.int64)}),
         (ValueError, "x must have height and width", {"x": torch.zeros(2, 3, 0, 5)}),
@@ -114,7 +114,7 @@ def _dense_weights() -> list[Tensor]:
 @pytest.mark.parametrize(
     ("error", "match", "change"),
     [
-        (ValueError, "five each, got 4 and 0", {"weights": _dense_weights()[:4]}),
+        (ValueError, "sequence of five tensors, got list of 4", {"weights": _dense_weights()[:4]}),
         (TypeError, r"weights\[0\] must be a tensor", {"weights": [1.0] * 5}),
         (ValueError, r"weights\[1\] must be \(Cout, 6, kh, kw\)", {"weights": _dense_weights()[:1] * 5}),
         (ValueError, r"weights\[4\] must be \(4, 12", {"weights": [*_dense_weights()[:4], torch.zeros(5, 12, 3, 3)]}),

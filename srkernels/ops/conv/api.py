@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..._dispatch import FLOAT_DTYPES, autocasts, requested
-from ..._validate import check_image, choice, describe
+from ..._dispatch import autocasts, requested
+from ..._validate import boolean, check_image, check_vector, choice, describe, integer, number, shown
 from . import schema
 from .activation import ACTIVATIONS, LEAKY_RELU, NONE, PRELU, activate
 
@@ -55,6 +55,7 @@ def conv2d_act(
     check_image(op, "x", x)
     _check_convolution(op, x, weight, "weight", bias, "bias", x.shape[1])
     negative_slope, slopes = _slope(op, code, slope, weight.shape[0], x)
+    factor = number(op, "scale", scale)
     if residual is not None:
         check_image(op, "residual", residual)
         expected = (x.shape[0], weight.shape[0], *x.shape[2:])
@@ -62,7 +63,7 @@ def conv2d_act(
             raise ValueError(f"{op}: residual must be {expected} on {x.device}, got {describe(residual)}")
     x, weight, bias, slopes = _autocast(x, weight, bias, slopes)
     _check_dtypes(op, x, weight=weight, bias=bias, slope=slopes)
-    return schema.conv2d_act(x, weight, bias, slopes, residual, code, negative_slope, float(scale), requested())
+    return schema.conv2d_act(x, weight, bias, slopes, residual, code, negative_slope, factor, requested())
 
 
 def residual_block(
@@ -108,13 +109,14 @@ def residual_block(
         expected = (x.shape[1], weight1.shape[0], *weight1.shape[2:])
         raise ValueError(f"{op}: weight2 must be {expected}, got {tuple(weight2.shape)}")
     negative_slope, slopes = _slope(op, code, slope, weight1.shape[0], x)
+    factor = number(op, "res_scale", res_scale)
     inside, weight1, bias1, weight2, bias2, slopes = _autocast(x, weight1, bias1, weight2, bias2, slopes)
     _check_dtypes(op, inside, weight1=weight1, bias1=bias1, weight2=weight2, bias2=bias2, slope=slopes)
     if inside.dtype is not x.dtype:  # the skip keeps its dtype
         h = schema.conv2d_act(inside, weight1, bias1, slopes, None, code, negative_slope, 1.0, requested())
-        return schema.conv2d_act(h, weight2, bias2, None, x, NONE, 0.0, float(res_scale), requested())
+        return schema.conv2d_act(h, weight2, bias2, None, x, NONE, 0.0, factor, requested())
     operands = (x, weight1, bias1, weight2, bias2, slopes)
-    return schema.residual_block(*operands, code, negative_slope, float(res_scale), keep, requested())
+    return schema.residual_block(*operands, code, negative_slope, factor, keep, requested())
 
 
 def dense_block(
@@ -149,11 +151,9 @@ def dense_block(
     op = "dense_block"
     keep = choice(op, "save", save, _SAVE)
     check_image(op, "x", x)
-    if len(weights) != 5 or (biases is not None and len(biases) != 5):
-        raise ValueError(f"{op}: weights and biases must be five each, got {len(weights)} and {len(biases or ())}")
-    if not slope > 0:
-        raise ValueError(f"{op}: slope must be above 0, got {slope!r}")
-    all_biases: Sequence[Tensor | None] = (None,) * 5 if biases is None else biases
+    weights = _five(op, "weights", weights)
+    all_biases = (None,) * 5 if biases is None else _five(op, "biases", biases)
+    slope, factor = _dense_slope(op, slope), number(op, "res_scale", res_scale)
     check_image(op, "weights[0]", weights[0], "(Cout, Cin, kh, kw)")
     for k, (weight, bias) in enumerate(zip(weights, all_biases, strict=True)):
         in_channels = x.shape[1] + k * weights[0].shape[0]
@@ -170,11 +170,27 @@ def dense_block(
         for weight, bias in zip(parameters[:4], parameters[5:9], strict=True):
             parts.append(conv2d_act(torch.cat(parts, 1), weight, bias, activation="leaky_relu", slope=slope))
         last, bias = parameters[4], parameters[9]
-        return conv2d_act(torch.cat(parts, 1), last, bias, activation="none", residual=x, scale=res_scale)
-    return schema.dense_block(x, parameters[:5], parameters[5:], float(slope), float(res_scale), keep, requested())
+        return conv2d_act(torch.cat(parts, 1), last, bias, activation="none", residual=x, scale=factor)
+    return schema.dense_block(x, parameters[:5], parameters[5:], slope, factor, keep, requested())
 
 
 _SAVE = {"activations": True, "recompute": False}
+
+
+def _five(op: str, argument: str, value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, Sequence) or len(value) != 5 or isinstance(value, (str, bytes)):
+        count = f" of {len(value)}" if isinstance(value, Sequence) else ""
+        raise (ValueError if count else TypeError)(
+            f"{op}: {argument} must be a sequence of five tensors, got {describe(value)}{count}"
+        )
+    return tuple(value)
+
+
+def _dense_slope(op: str, slope: Any) -> float:
+    value = number(op, "slope", slope)
+    if not value > 0:
+        raise ValueError(f"{op}: slope must be above 0, got {slope!r}")
+    return value
 
 
 def _check_convolution(op: str, x: Tensor, weight: Any, name: str, bias: Any, bias_name: str, in_channels: int) -> None:
@@ -186,35 +202,25 @@ def _check_convolution(op: str, x: Tensor, weight: Any, name: str, bias: Any, bi
         raise ValueError(f"{op}: {name} must have odd kernel sizes, got {shape}")
     if weight.device != x.device:
         raise ValueError(f"{op}: {name} must be on x's device {x.device}, got {describe(weight)}")
-    if bias is None:
-        return
-    if not isinstance(bias, Tensor):
-        raise TypeError(f"{op}: {bias_name} must be a tensor ({shape[0]},), got {type(bias).__name__}")
-    if tuple(bias.shape) != shape[:1] or bias.device != x.device:
-        raise ValueError(f"{op}: {bias_name} must be ({shape[0]},) on {x.device}, got {describe(bias)}")
+    if bias is not None:
+        check_vector(op, bias_name, bias, shape[:1], x.device)
 
 
 def _slope(op: str, activation: int, slope: Any, channels: int, x: Tensor) -> tuple[float, Tensor | None]:
     """(slope of leaky_relu, slopes of prelu)."""
     if activation == PRELU:
-        if not isinstance(slope, Tensor):
-            raise TypeError(f"{op}: slope of 'prelu' must be a tensor of 1 or {channels} slopes, got {describe(slope)}")
-        if slope.dim() != 1 or slope.numel() not in (1, channels) or slope.device != x.device:
-            raise ValueError(f"{op}: slope must be (1,) or ({channels},) on {x.device}, got {describe(slope)}")
-        if slope.dtype not in FLOAT_DTYPES:
-            raise TypeError(f"{op}: slope must be float16, bfloat16, float32 or float64, got {slope.dtype}")
+        check_vector(op, "slope", slope, (1, channels), x.device)
         return 0.0, slope
-    if isinstance(slope, Tensor):
-        raise TypeError(f"{op}: slope of {activation_name(activation)!r} must be a number, got {describe(slope)}")
-    if activation != LEAKY_RELU:
-        if slope is not None:
-            raise ValueError(f"{op}: slope has no meaning for {activation_name(activation)!r}, got {slope!r}")
-        return 0.0, None
-    return DEFAULT_LEAKY_SLOPE if slope is None else float(slope), None
+    return _negative_slope(op, activation, slope), None
 
 
-def activation_name(code: int) -> str:
-    return list(ACTIVATIONS)[code]
+def _negative_slope(op: str, activation: int, slope: Any) -> float:
+    """Of leaky_relu, 0 for activations that have none; refuses a slope that has no meaning."""
+    if activation == LEAKY_RELU:
+        return DEFAULT_LEAKY_SLOPE if slope is None else number(op, "slope", slope)
+    if slope is not None:
+        raise ValueError(f"{op}: slope has no meaning for {list(ACTIVATIONS)[activation]!r}, got {shown(slope)}")
+    return 0.0
 
 
 def _autocast(x: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
@@ -242,16 +248,19 @@ class Conv2dAct(nn.Conv2d):
         activation: "none", "relu", "leaky_relu" or "prelu".
         slope: of "leaky_relu" (0.2 if None).
         slopes: number of slopes of "prelu", 1 or ``out_channels``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came; as ``nn.Conv2d`` for its own.
     """
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int = 3,
-        stride: int = 1,
-        padding: int | None = None,
-        dilation: int = 1,
+        kernel_size: int | tuple[int, int] = 3,
+        stride: int | tuple[int, int] = 1,
+        padding: str | int | tuple[int, int] | None = None,
+        dilation: int | tuple[int, int] = 1,
         groups: int = 1,
         bias: bool = True,
         padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
@@ -262,14 +271,24 @@ class Conv2dAct(nn.Conv2d):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
+        op = "Conv2dAct"
+        code = choice(op, "activation", activation, ACTIVATIONS)
+        _negative_slope(op, code, slope)
+        in_channels, out_channels = (
+            integer(op, name, value, least=1)
+            for name, value in (("in_channels", in_channels), ("out_channels", out_channels))
+        )
+        slopes = _number_of_slopes(op, slopes, out_channels)
+        kernel_size = _pair(op, "kernel_size", kernel_size)
         if padding is None:
-            padding = dilation * (kernel_size // 2)
+            height, width = _pair(op, "dilation", dilation)
+            padding = height * (kernel_size[0] // 2), width * (kernel_size[1] // 2)
+        bias = boolean(op, "bias", bias)
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
         )
         self.activation = activation
         self.slope = slope
-        code = choice("Conv2dAct", "activation", activation, ACTIVATIONS)
         self.prelu = nn.PReLU(slopes, device=device, dtype=dtype) if code == PRELU else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -283,6 +302,21 @@ class Conv2dAct(nn.Conv2d):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, activation={self.activation!r}"
+
+
+def _pair(op: str, argument: str, value: Any) -> tuple[int, int]:
+    """One size for both axes, or two."""
+    if isinstance(value, (tuple, list)) and len(value) == 2:
+        height, width = (integer(op, argument, size, least=1) for size in value)
+        return height, width
+    return (integer(op, argument, value, least=1),) * 2
+
+
+def _number_of_slopes(op: str, slopes: Any, channels: int) -> int:
+    count = integer(op, "slopes", slopes)
+    if count not in (1, channels):
+        raise ValueError(f"{op}: slopes must be 1 or {channels}, got {count}")
+    return count
 
 
 def is_plain(conv: nn.Conv2d) -> bool:
@@ -322,8 +356,14 @@ class ResidualBlock(nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        code = choice("ResidualBlock", "activation", activation, ACTIVATIONS)
-        choice("ResidualBlock", "save", save, _SAVE)
+        op = "ResidualBlock"
+        code = choice(op, "activation", activation, ACTIVATIONS)
+        choice(op, "save", save, _SAVE)
+        channels = integer(op, "channels", channels, least=1)
+        slopes = _number_of_slopes(op, slopes, channels)
+        _negative_slope(op, code, slope)
+        number(op, "res_scale", res_scale)
+        bias = boolean(op, "bias", bias)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=bias, device=device, dtype=dtype)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=bias, device=device, dtype=dtype)
         self.prelu = nn.PReLU(slopes, device=device, dtype=dtype) if code == PRELU else None
@@ -365,7 +405,12 @@ class ResidualDenseBlock(nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        choice("ResidualDenseBlock", "save", save, _SAVE)
+        op = "ResidualDenseBlock"
+        choice(op, "save", save, _SAVE)
+        channels, growth = integer(op, "channels", channels, least=1), integer(op, "growth", growth, least=1)
+        _dense_slope(op, slope)
+        number(op, "res_scale", res_scale)
+        bias = boolean(op, "bias", bias)
         for k in range(5):
             sizes = (channels + k * growth, channels if k == 4 else growth)
             conv = nn.Conv2d(*sizes, 3, padding=1, bias=bias, device=device, dtype=dtype)

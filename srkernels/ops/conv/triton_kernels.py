@@ -121,10 +121,7 @@ def _first_convolution(
 ) -> Tensor:
     """The activations h of a residual block, channels_last; fills in ``kept``, which is h if that tells its sign."""
     survives = activation == NONE or sign_survives(activation, negative_slope)
-    if kept is None:
-        h = _image(x, weight1.shape[0])
-    else:
-        h = kept if survives else torch.empty_like(kept)
+    h = _image(x, weight1.shape[0]) if kept is None else kept if survives else torch.empty_like(kept)
     convolve(
         x, weight1, h, bias=bias1, slope=slope, z=None if survives else kept,
         activation=activation, negative_slope=negative_slope,

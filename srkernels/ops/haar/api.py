@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
 from ..._dispatch import requested, without_autocast
-from ..._validate import check_image, choice, describe
+from ..._validate import check_image, check_vector, choice, describe, integer, shown
 from . import schema
 from .conventions import BANDS, CONVENTIONS, HIGH, PADS, Convention, plan_id
 
@@ -24,8 +24,8 @@ def _stack(*bands: Tensor) -> Tensor:
     return torch.stack(bands)
 
 
-def _convention(op: str, name: str) -> Convention:
-    return choice(op, "convention", name, CONVENTIONS)
+def _convention(op: str, name: str, argument: str = "convention") -> Convention:
+    return choice(op, argument, name, CONVENTIONS)
 
 
 def haar_dwt2d(
@@ -153,15 +153,23 @@ def haar_idwt2d(
     one = low if low is not None else stacked
     assert one is not None
     h, w = one.shape[-2:]
-    rows, columns = output_size if output_size is not None else (2 * h, 2 * w)
-    if isinstance(rows, float) or isinstance(columns, float):
-        raise TypeError(f"{op}: output_size must be two integers, got {output_size}")
+    rows, columns = (2 * h, 2 * w) if output_size is None else _two_integers(op, "output_size", output_size)
     if (rows + 1) // 2 != h or (columns + 1) // 2 != w:
         raise ValueError(
             f"{op}: output_size must be ({2 * h - 1} or {2 * h}, {2 * w - 1} or {2 * w}) for {h}x{w} bands, "
             f"got ({rows}, {columns})"
         )
     return schema.synthesis(low, stacked, rows, columns, plan_id(convention, inverse=True), _ZERO, requested())
+
+
+def _two_integers(op: str, argument: str, value: Any) -> tuple[int, int]:
+    try:
+        if isinstance(value, (tuple, list)):
+            height, width = (integer(op, argument, size) for size in value)
+            return height, width
+    except (TypeError, ValueError):
+        pass
+    raise TypeError(f"{op}: {argument} must be two integers, got {shown(value)}")
 
 
 @overload
@@ -194,12 +202,12 @@ def convert_haar_weight(
         TypeError, ValueError: naming the argument, what was expected and what came; "dasr_sum" as a target.
     """
     op = "convert_haar_weight"
-    src, dst = _convention(op, source), _convention(op, target)
+    src, dst = _convention(op, source, "source"), _convention(op, target, "target")
     choice(op, "bands", bands, BANDS)
     check_image(op, "weight", weight)
     out_channels, in_channels = weight.shape[:2]
-    if bias is not None and bias.shape != (out_channels,):
-        raise ValueError(f"{op}: bias must be ({out_channels},), got {tuple(bias.shape)}")
+    if bias is not None:
+        check_vector(op, "bias", bias, (out_channels,), weight.device)
     n_low = int(bands != "high")
     n_high = 0 if bands == "low" else 3
     if n_high and dst.layout == "sum" and src.layout != "sum":

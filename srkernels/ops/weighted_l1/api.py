@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..._dispatch import autocasts, requested
-from ..._validate import check_image, choice, describe
+from ..._validate import boolean, check_image, choice, describe, number
 from . import schema
 from .allocate import MEAN, REDUCTIONS
 
@@ -50,8 +50,9 @@ def weighted_l1_loss(
     """
     code = choice(_OP, "reduction", reduction, REDUCTIONS)
     by_weight = choice(_OP, "normalize", normalize, _NORMALIZE) and weight is not None and code == MEAN
+    corners = boolean(_OP, "align_corners", align_corners)
     fp32 = isinstance(input, Tensor) and autocasts(input)
-    return schema.weighted_l1(input, target, weight, code, by_weight, bool(align_corners), fp32, requested(), _check)
+    return schema.weighted_l1(input, target, weight, code, by_weight, corners, fp32, requested(), _check)
 
 
 def _check(input: Tensor, target: Tensor, weight: Tensor | None) -> None:
@@ -92,6 +93,8 @@ class WeightedL1Loss(nn.Module):
         super().__init__()
         choice("WeightedL1Loss", "reduction", reduction, REDUCTIONS)
         choice("WeightedL1Loss", "normalize", normalize, _NORMALIZE)
+        number("WeightedL1Loss", "loss_weight", loss_weight)
+        boolean("WeightedL1Loss", "align_corners", align_corners)
         self.loss_weight = loss_weight
         self.reduction = reduction
         self.normalize = normalize

@@ -12,6 +12,8 @@ from .allocate import MEAN, NONE
 
 
 def resized(weight: Tensor, size: torch.Size | tuple[int, int], align_corners: bool) -> Tensor:
+    if not weight.numel():  # refused by PyTorch where there are no channels
+        return weight[..., :1, :1].expand(*weight.shape[:2], *size)
     return F.interpolate(weight, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
@@ -108,7 +110,11 @@ def backward(
         shared = [d for d in (0, 1) if weight.shape[d] == 1]
         if shared:
             per_cell = per_cell.sum(dim=shared, keepdim=True)
-        cells = torch.ops.aten.upsample_bilinear2d_backward(per_cell, size, weight.shape, align_corners)
+        cells = (
+            torch.ops.aten.upsample_bilinear2d_backward(per_cell, size, weight.shape, align_corners)
+            if weight.numel()
+            else torch.zeros_like(weight)
+        )
         out.append(cells.to(weight.dtype))
     like = allocate.gradients(input, target, weight, need_input, need_target, need_weight)
     return [
