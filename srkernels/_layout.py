@@ -30,3 +30,9 @@ def laid_out(y: Tensor, like: Tensor) -> Tensor:
     else:
         strides = (c * h * w, h * w, w, 1)
     return y if y.stride() == strides else empty_nchw(like, y.shape, y.dtype).copy_(y)
+
+
+def share_layout(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether all have the layout that the result for ``x`` is to have: PyTorch's own operations keep it then."""
+    memory_format = torch.channels_last if is_channels_last(x) else torch.contiguous_format
+    return all(t is None or t.dim() != 4 or t.is_contiguous(memory_format=memory_format) for t in (x, *others))

@@ -240,16 +240,40 @@ def test_dense_block_keeps_one_buffer() -> None:
     assert channels_kept() == 64
 
 
-def test_a_second_derivative_through_kept_features_is_refused() -> None:
-    block, x = ResidualDenseBlock(4, 2), random((1, 4, 5, 5), torch.float32, 0).requires_grad_()
-    with (
-        srkernels.use_backend("reference"),
-        pytest.raises(RuntimeError, match="a second derivative needs x, so ask for save='recompute'"),
-    ):
-        torch.autograd.grad(block(x).square().sum(), x, create_graph=True)
-    block.save = "recompute"
-    (grad,) = torch.autograd.grad(block(x).square().sum(), x, create_graph=True)
-    assert torch.autograd.grad(grad.square().sum(), x)[0].any()
+@pytest.mark.parametrize("backend", [None, "reference", "native"])
+def test_a_second_derivative_finds_its_way_past_the_features(backend: str | None) -> None:
+    """They hold x without its history; the penalty's gradient reaches what x was made of all the same."""
+    if backend == "native" and why_not("native", CPU, torch.float64) is not None:
+        pytest.skip("no native core")
+    block = ResidualDenseBlock(3, 2, dtype=torch.float64)
+    before, x = torch.nn.Conv2d(3, 3, 1, dtype=torch.float64), random((1, 3, 4, 5), torch.float64, 0)
+    found = []
+    for save in ("activations", "recompute"):
+        block.save = save
+        parameters = [*before.parameters(), *block.parameters()]
+        with srkernels.use_backend(backend):
+            h = before(x)
+            first = torch.autograd.grad(block(h).square().sum(), [h, *block.parameters()], create_graph=True)
+            found.append(torch.autograd.grad(sum(g.square().sum() for g in first), parameters))
+    for kept, recomputed in zip(*found, strict=True):
+        assert kept.any()
+        torch.testing.assert_close(kept, recomputed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64], ids=str)
+def test_permuted_filters_are_filters(dtype: torch.dtype) -> None:
+    weights = [w.to(dtype) * 0.1 for w in _dense_weights()]
+    x = random((1, weights[4].shape[0], 4, 5), dtype, 0)
+    for backend in ("reference", "native") if why_not("native", CPU, dtype) is None else ("reference",):
+        found = []
+        for permuted in (False, True):
+            leaves = [w.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0) if permuted else w for w in weights]
+            leaves = [w.detach().requires_grad_() for w in leaves]
+            with srkernels.use_backend(backend):
+                y = dense_block(x, leaves, save="recompute")
+                found.append(torch.autograd.grad(y.sum(), leaves))
+        for a, b in zip(*found, strict=True):
+            torch.testing.assert_close(a, b)
 
 
 @pytest.mark.skipif(why_not("native", CPU, torch.bfloat16) is not None, reason="no native core")

@@ -142,8 +142,8 @@ def dense_block(
     Returns:
         (N, C, H, W) in the layout and dtype of ``x``; under autocast in its dtype plus ``x`` as it is.
 
-    Differentiable in every tensor; second derivatives, with save="recompute" only, are exact, on eager operations. Our
-    kernels are deterministic.
+    Differentiable in every tensor; second derivatives are exact, on eager operations, which compute the features again.
+    Our kernels are deterministic.
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.

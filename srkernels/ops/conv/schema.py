@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ..._dispatch import implementation
 from ..._eager import in_forward_mode, records, short_apply, transforms_active, unwatched
-from ..._layout import is_channels_last
-from ..._spec import Refusal
+from ..._layout import is_channels_last, share_layout
 from . import allocate, reference
 from .activation import NONE
 from .support import detail, refuses
@@ -177,14 +176,15 @@ _dense_forward_op = torch.ops.srkernels.dense_block_forward.default
 _dense_backward_op = torch.ops.srkernels.dense_block_backward.default
 
 
-def _chooses_eager(backend: str, x: Tensor, weight: Tensor, reasons: Refusal) -> bool:
+def _chooses_eager(backend: str, x: Tensor, weight: Tensor, *others: Tensor | None) -> bool:
     """Whether nobody asked for a backend and eager PyTorch is the choice: the plain formula runs, with its autograd.
 
-    A traced call takes the registered op, in which the choice is made on real tensors.
+    A traced call takes the registered op, in which the choice is made on real tensors; so do operands of different
+    layouts, among which PyTorch would choose another one than that of ``x``.
     """
-    if backend or torch.compiler.is_compiling():
+    if backend or torch.compiler.is_compiling() or not share_layout(x, weight, *others):
         return False
-    return implementation(__package__, "", x, reasons, detail(x, weight)) is reference
+    return implementation(__package__, "", x, refuses, detail(x, weight)) is reference
 
 
 def _run_forward(*arguments: Any) -> tuple[Tensor, ...]:
@@ -261,7 +261,7 @@ def conv2d_act(
     """Differentiable convolution with its epilogue."""
     operands = (x, weight, bias, slope, residual)
     arguments = (*operands, activation, negative_slope, scale)
-    if _chooses_eager(backend, x, weight, refuses):
+    if _chooses_eager(backend, x, weight, residual):
         return reference.block(*arguments)
     if records(*operands) or in_forward_mode():
         keep = allocate.keeps_preactivation(activation, negative_slope, scale, residual is not None)
@@ -336,7 +336,7 @@ def residual_block(
     """Differentiable residual block; ``keep``: whether the backward pass finds the first convolution's result."""
     operands = (x, weight1, bias1, weight2, bias2, slope)
     arguments = (*operands, activation, negative_slope, res_scale)
-    if keep and _chooses_eager(backend, x, weight1, refuses):
+    if keep and _chooses_eager(backend, x, weight1, weight2):
         return reference.two_convolutions(*arguments)
     if records(*operands) or in_forward_mode():
         return _apply_block(*arguments, keep, backend)[0]
@@ -348,16 +348,47 @@ def _run_dense_forward(*arguments: Any) -> tuple[Tensor, ...]:
     return tuple(run(*arguments))
 
 
+class _Link(torch.autograd.Function):
+    """Of the shape of ``x`` and one element of memory, never read: a way back to ``x`` that does not keep it."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.new_empty_strided(x.shape, (0,) * x.dim())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None: ...
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
+class _Linked(torch.autograd.Function):
+    """``values``, whose derivative goes where that of ``link`` does."""
+
+    @staticmethod
+    def forward(link: Tensor, values: Tensor) -> Tensor:
+        return values.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None: ...
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
+
+
 class _DenseBlock(torch.autograd.Function):
-    """Inputs: x, five weights, five biases, slope, res_scale, keep, backend."""
+    """Inputs: x, five weights, five biases, slope, res_scale, keep, backend, a ``_Link`` of x or None."""
 
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, ...]:
-        return _run_dense_forward(*inputs)
+        return _run_dense_forward(*inputs[:-1])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *operands, slope, res_scale, keep, ctx.backend = inputs
+        # The link is no saved tensor: a hook that moves those would fill it.
+        *operands, slope, res_scale, keep, ctx.backend, ctx.link = inputs
         ctx.epilogue = slope, res_scale
         if keep:
             ctx.mark_non_differentiable(output[1])
@@ -369,22 +400,24 @@ class _DenseBlock(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
         if grad is None:
-            return (None,) * 15
+            return (None,) * 16
         x, features, *parameters = ctx.saved_tensors
         needs = list(ctx.needs_input_grad[:11])
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             # create_graph: the features kept carry no gradient; computed again from x, they do.
-            if x is None:
-                raise RuntimeError("dense_block: a second derivative needs x, so ask for save='recompute'")
             slope, res_scale = ctx.epilogue
             weights, biases = parameters[:5], parameters[5:]
+            if x is None:
+                x = features[:, : weights[4].shape[0]]
+                x = x if ctx.link is None else _Linked.apply(ctx.link, x)
             grads = iter(reference.dense_backward(grad, x, None, weights, biases, slope, res_scale, needs))
         else:
             run: Any = _dense_backward if unwatched(grad, *parameters) else _dense_backward_op
             grads = iter(run(grad, x, features, *parameters, *ctx.epilogue, needs, ctx.backend))
-        return *(next(grads) if need else None for need in needs), None, None, None, None
+        return *(next(grads) if need else None for need in needs), None, None, None, None, None
 
 
+_apply_link = short_apply(_Link)
 _apply_dense = short_apply(_DenseBlock)
 
 
@@ -399,9 +432,11 @@ def dense_block(
 ) -> Tensor:
     """Differentiable dense block; ``keep``: whether the backward pass finds its features."""
     operands = (x, *weights, *biases)
-    if keep and _chooses_eager(backend, x, weights[0], refuses):
+    if keep and _chooses_eager(backend, x, *weights):
         return reference.five_convolutions(x, weights, biases, slope, res_scale)
     if records(*operands) or in_forward_mode():
         keep = keep and not transforms_active()  # torch.func always asks for a second derivative too
-        return _apply_dense(*operands, slope, res_scale, keep, backend)[0]
+        # A traced call has no second derivative.
+        link = _apply_link(x) if keep and x.requires_grad and not torch.compiler.is_compiling() else None
+        return _apply_dense(*operands, slope, res_scale, keep, backend, link)[0]
     return _run_dense_forward(*operands, slope, res_scale, False, backend)[0]

@@ -409,7 +409,7 @@ _DENSE_CASES = (
     dense_case("tiny", (2, 8, 3, 2), 4, bias=False),
 )
 _DENSE_SMALL = (
-    dense_case("2+1", (1, 2, 3, 3), 1, save="recompute"),  # gates of second derivatives run on these
+    dense_case("2+1", (1, 2, 3, 3), 1),
     dense_case("2+1-no-bias", (1, 2, 3, 2), 1, bias=False, save="recompute"),
 )
 
