@@ -4,7 +4,8 @@ Neither absence fails the install: what could not be built is recorded, with the
 library runs on its other backends. No torch header is used, so an isolated build needs no torch.
 
 SRKERNELS_BUILD=auto (default) | none | cpu | cuda, a comma-separated list that is then required to succeed.
-SRKERNELS_SANITIZE=1 builds the CPU core under -fsanitize=address,undefined.
+SRKERNELS_SANITIZE=address (or 1) builds the CPU core under -fsanitize=address,undefined, thread under
+-fsanitize=thread; instruction sets that this processor lacks are compiled without.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ X86_LEVELS = {
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"],
 }
 AMX = ["-mamx-tile", "-mamx-bf16", "-mavx512bf16"]
+SANITIZERS = {"1": "address,undefined", "address": "address,undefined", "thread": "thread"}
 # GCC's own half-precision intrinsics leave an operand undefined on purpose and warn about it.
 WARNINGS = ["-Wall", "-Wextra", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 # sm_90a and sm_100 are not forward compatible; the PTX serves what comes after.
@@ -61,15 +63,28 @@ def understands(compiler: str, flags: list[str]) -> bool:
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
+def runs_here(flags: list[str]) -> bool:
+    """Whether this processor has the instruction sets of these flags; True where it does not say."""
+    try:
+        features = set(Path("/proc/cpuinfo").read_text().replace("_", "").split())
+    except OSError:
+        return True
+    return all(flag.removeprefix("-m").replace("-", "") in features for flag in flags)
+
+
 def cpu_rules(objects: Path, output: Path) -> list[str]:
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if not compiler or not shutil.which(compiler.split()[0]):
         raise Unavailable("no C++ compiler was there at build time")
-    sanitize = os.environ.get("SRKERNELS_SANITIZE") == "1"
     flags = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fopenmp", *WARNINGS, *includes()]
-    if sanitize:
-        flags += ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
-    link = ["-shared", "-fopenmp"] + (["-fsanitize=address,undefined"] if sanitize else [])
+    link = ["-shared", "-fopenmp"]
+    wanted = os.environ.get("SRKERNELS_SANITIZE", "")
+    if wanted:
+        if wanted not in SANITIZERS:
+            sys.exit(f"SRKERNELS_SANITIZE must be address or thread, got {wanted!r}")
+        sanitize = f"-fsanitize={SANITIZERS[wanted]}"
+        flags += ["-O1", "-g1", sanitize, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+        link.append(sanitize)
     levels = {"baseline": [], **(X86_LEVELS if platform.machine().lower() in ("x86_64", "amd64") else {})}
     units = [(CSRC / "bind_cpu.cpp", "bind_cpu.o", [])]
     for source in sorted((CSRC / "cpu").glob("*.cpp")):
@@ -78,6 +93,17 @@ def cpu_rules(objects: Path, output: Path) -> list[str]:
     amx = [*X86_LEVELS["avx512"], *AMX] if "avx512" in levels and understands(compiler, AMX) else []
     for source in sorted((CSRC / "cpu" / "amx").glob("*.cpp")):
         units.append((source, f"amx_{source.stem}.o", amx))
+    if wanted:
+        units = [
+            (
+                source,
+                name,
+                extra
+                if runs_here([flag for flag in extra if flag.startswith("-m")])
+                else [*extra, "-O0", "-fno-sanitize=all"],
+            )
+            for source, name, extra in units
+        ]
     return compile_and_link(compiler, "-MMD -MF $out.d", flags, link, units, objects, output)
 
 

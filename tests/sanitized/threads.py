@@ -1,0 +1,63 @@
+"""Four threads that call every op at once, or those named, for ThreadSanitizer to watch.
+
+test_sanitizers.py starts it on such a build. Each calls on operands that all share and on its own copies of them, of
+one signature, so that one thread meets calls that another has decided.
+"""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from driver import both_passes, levels
+from helpers.calls import present
+from helpers.operands import operands
+from torch import Tensor
+
+from srkernels._spec import Case, OpSpec
+from srkernels.ops import specs
+
+THREADS = 4
+LARGE = (5, 4, 64, 64)  # above two grains of work of every loop in csrc/cpu
+# The blocks call what conv2d_act calls.
+CASES = {
+    "haar_dwt2d": Case("large", (LARGE,)),
+    "haar_highpass": Case("large", (LARGE,)),
+    "haar_idwt2d": Case("large", (LARGE, (5, 4, 3, 64, 64))),
+    "weighted_l1_loss": Case("large", (LARGE, LARGE, (5, 1, 16, 16))),
+    "conv2d_act": Case("large", (LARGE, (4, 4, 3, 3), (4,), None, None)),
+}
+Call = tuple[OpSpec, Case, list[Tensor | None]]
+
+
+def work(calls: list[Call], core_threads: int) -> None:
+    assert torch.get_num_threads() == core_threads
+    for spec, case, shared in calls:
+        own = [None if x is None else x.clone() for x in shared]
+        for drawn in (shared, own):
+            both_passes(spec, case, drawn, present(drawn))
+
+
+def at_once(calls: list[Call], core_threads: int) -> None:
+    torch.set_num_threads(core_threads)
+    with ThreadPoolExecutor(THREADS) as pool:
+        for done in [pool.submit(work, calls, core_threads) for _ in range(THREADS)]:
+            done.result()
+
+
+def main(names: list[str]) -> None:
+    used = [spec for spec in specs() if not names or spec.name in names]
+    for isa in levels():
+        for dtype, layout in ((torch.float32, "contiguous"), (torch.bfloat16, "channels_last")):
+            print(f"{isa}: {dtype}, {layout}", flush=True)
+            some = [spec for spec in used if dtype is torch.float32 or not spec.composed]
+            small = [(spec, case, operands(case, dtype, layout)) for spec in some for case in spec.small]
+            cases = [(spec, CASES[spec.name]) for spec in some if not spec.composed]
+            at_once(small, 1)
+            for core_threads in (1, 2):
+                at_once([(spec, case, operands(case, dtype, layout)) for spec, case in cases], core_threads)
+    print("clean")
+
+
+main(sys.argv[1:])
