@@ -64,12 +64,12 @@ def understands(compiler: str, flags: list[str]) -> bool:
 
 
 def runs_here(flags: list[str]) -> bool:
-    """Whether this processor has the instruction sets of these flags; True where it does not say."""
+    """Whether this processor has the instruction sets among these flags; True where it does not say."""
     try:
         features = set(Path("/proc/cpuinfo").read_text().replace("_", "").split())
     except OSError:
         return True
-    return all(flag.removeprefix("-m").replace("-", "") in features for flag in flags)
+    return all(flag[2:].replace("-", "") in features for flag in flags if flag.startswith("-m"))
 
 
 def cpu_rules(objects: Path, output: Path) -> list[str]:
@@ -94,16 +94,8 @@ def cpu_rules(objects: Path, output: Path) -> list[str]:
     for source in sorted((CSRC / "cpu" / "amx").glob("*.cpp")):
         units.append((source, f"amx_{source.stem}.o", amx))
     if wanted:
-        units = [
-            (
-                source,
-                name,
-                extra
-                if runs_here([flag for flag in extra if flag.startswith("-m")])
-                else [*extra, "-O0", "-fno-sanitize=all"],
-            )
-            for source, name, extra in units
-        ]
+        plain = ["-O0", "-fno-sanitize=all"]
+        units = [(source, name, extra if runs_here(extra) else [*extra, *plain]) for source, name, extra in units]
     return compile_and_link(compiler, "-MMD -MF $out.d", flags, link, units, objects, output)
 
 

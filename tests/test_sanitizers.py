@@ -22,7 +22,13 @@ SCRIPTS = Path(__file__).parent / "sanitized"
 
 def said(*command: str, code: int = 0, **env: str) -> str:
     done = subprocess.run(
-        command, env=environment(**env), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600
+        command,
+        cwd=ROOT,
+        env=environment(**env),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=600,
     )
     assert done.returncode == code, f"{' '.join(command)} gave {done.returncode}\n{done.stdout[-12000:]}"
     return done.stdout
@@ -48,8 +54,7 @@ def compiler_and_runtimes(name: str) -> tuple[str, str]:
 def built(sanitizer: str, folder: Path) -> Path:
     """The package with a core built under a sanitizer, ready to be imported from ``folder / "lib"``."""
     arguments = ("build_ext", "--build-lib", str(folder / "lib"), "--build-temp", str(folder / "objects"))
-    command = (sys.executable, str(ROOT / "setup.py"), "-q", *arguments)
-    subprocess.run(command, cwd=ROOT, env=environment(SRKERNELS_BUILD="cpu", SRKERNELS_SANITIZE=sanitizer), check=True)
+    said(sys.executable, "setup.py", "-q", *arguments, SRKERNELS_BUILD="cpu", SRKERNELS_SANITIZE=sanitizer)
     package = folder / "lib" / "srkernels"
     for source in (ROOT / "srkernels").rglob("*.py"):
         target = package / source.relative_to(ROOT / "srkernels")
@@ -94,10 +99,14 @@ PLANTED = (
 def test_races(tmp_path: Path) -> None:
     """Four threads call every op at once, clean; and the races planted in one file of the core are reported."""
     compiler, runtimes = compiler_and_runtimes("tsan")
+    python = (*without_random_addresses(), sys.executable)
+    start = subprocess.run([*python, "-c", ""], env=environment(LD_PRELOAD=runtimes), capture_output=True, text=True)
+    if "unexpected memory mapping" in start.stderr:
+        pytest.skip("this kernel puts programs where ThreadSanitizer's memory has to be, and may not be told otherwise")
     core = built("thread", tmp_path)
     objects = tmp_path / "objects" / "srkernels._cpu"
     source, spoilt = ROOT / "csrc" / "cpu" / "activation.cpp", tmp_path / "activation.cpp"
-    text, lines = source.read_text(), []
+    text = source.read_text()
     for place, race in PLANTED:
         assert text.count(place) == 1, f"{source} has changed: plant another race"
         text = text.replace(place, f"{place} {race}")
@@ -115,14 +124,14 @@ def test_races(tmp_path: Path) -> None:
 
     def run(code: int, *ops: str) -> str:
         out = said(
-            *without_random_addresses(),
-            sys.executable,
+            *python,
             str(SCRIPTS / "threads.py"),
             *ops,
             code=code,
             LD_PRELOAD=runtimes,
             TSAN_OPTIONS=f"suppressions={SCRIPTS / 'suppressions.txt'}",
             OMP_NUM_THREADS="1",
+            GOMP_SPINCOUNT="0",  # more threads wait here than there are cores
             **imports(tmp_path),
         )
         assert out.strip().endswith("clean") or code

@@ -1,6 +1,6 @@
-// OpenMP's parallel regions on threads of the standard library. ThreadSanitizer sees these start and
-// end, as it does not see libgomp's, which is built without it: it would take every region for a
-// race. Linked into the core in place of libgomp.
+// OpenMP's parallel regions on threads of the standard library. ThreadSanitizer sees these start
+// and end, as it does not see libgomp's, which is built without it: it would take every region for
+// a race. Linked into the core in place of libgomp.
 #include <thread>
 #include <vector>
 
