@@ -79,12 +79,12 @@ void activation_backward(const Tensor& grad, const Tensor& kept, const Tensor& o
   a.kept = kept.operand();
   a.out = out.operand();
   a.activation = srk::Activation(activation);
-  a.slopes = slopes.data();
+  a.slopes = slopes.vector();
   a.slope_step = slopes.given() && slopes.raw.shape[0] > 1;
   a.negative_slope = negative_slope;
   a.scale = scale;
-  a.bias_sum = static_cast<double*>(bias_sum.data());
-  a.slope_sum = static_cast<double*>(slope_sum.data());
+  a.bias_sum = static_cast<double*>(bias_sum.vector());
+  a.slope_sum = static_cast<double*>(slope_sum.vector());
   a.launch = {threads, nullptr};
   py::gil_scoped_release release;
   SRK_CALL(activation_backward, a);

@@ -88,6 +88,15 @@ struct Tensor {
     return {s[0], s[1], s[2], raw.shape[3] > 1 ? s[3] : 1};
   }
 
+  // The elements of a vector side by side; null where it is None.
+  void* vector() const {
+    if (!given()) return nullptr;
+    require(1);
+    if (raw.shape[0] > 1 && raw.strides[0] != 1)
+      throw std::invalid_argument("vector whose elements are apart");
+    return data();
+  }
+
   // As an image; as a scalar where it has no dimensions; as absent where it is None.
   Operand operand() const {
     if (!given()) return {};

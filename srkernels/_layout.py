@@ -24,12 +24,17 @@ def empty_nchw(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = N
 
 def laid_out(y: Tensor, like: Tensor) -> Tensor:
     """``y`` with the strides that ``empty_nchw(like, y.shape)`` has, copied only if they differ."""
+    return in_layout(y, not like.is_contiguous() and is_channels_last(like))
+
+
+def in_layout(y: Tensor, channels_last: bool) -> Tensor:
+    """``y`` dense in this layout, copied only if it is not."""
     _, c, h, w = (max(size, 1) for size in y.shape)
-    if not like.is_contiguous() and is_channels_last(like):
-        strides = (h * w * c, 1, w * c, c)
-    else:
-        strides = (c * h * w, h * w, w, 1)
-    return y if y.stride() == strides else empty_nchw(like, y.shape, y.dtype).copy_(y)
+    strides = (h * w * c, 1, w * c, c) if channels_last else (c * h * w, h * w, w, 1)
+    if y.stride() == strides:
+        return y
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(y.shape, dtype=y.dtype, device=y.device, memory_format=memory_format).copy_(y)
 
 
 def share_layout(x: Tensor, *others: Tensor | None) -> bool:

@@ -20,7 +20,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.budget import check, check_magnitude, measured
+from helpers.absolute import sums_of_magnitudes
+from helpers.budget import allowed, check, check_magnitude, measured, reordered
 from helpers.calls import gradients, subsets, values
 from helpers.operands import DTYPES, arranged, operands, random
 from helpers.oracle import answers
@@ -283,9 +284,15 @@ def test_mixed_dtypes(dtypes: str, shape: tuple[int, ...], layout: str, backend:
         x, y = (x.detach().requires_grad_() for x in xs[:2])
         for one, other in zip(torch.autograd.grad(weighted_l1_loss(x, y, xs[2]), (x, y)), found[-1][1:], strict=False):
             assert torch.equal(one, other)
+    one = torch.ones((), dtype=torch.float64)
+    of_loss, of_gradients, terms = sums_of_magnitudes(
+        _SPECS["weighted_l1_loss"], Case("", shapes), xs, [one], (0, 1, 2)
+    )
+    summed_in = torch.float64 if "fp64" in dtypes else torch.float32
     for i, what in enumerate(("loss", "gradient of input", "gradient of target", "gradient of weight")):
         # A gradient in fp64 hangs on the fp32 ones' roundings in neither; its own rounding is all that is allowed.
-        error = measured([e[i] for e in eager], [e[i] for e in exact])
+        order = reordered(summed_in, [(*of_loss, *of_gradients)[i]], terms)
+        error = allowed(torch.float32, measured([e[i] for e in eager], [e[i] for e in exact]), order)
         for f, e, x in zip(found, eager, exact, strict=True):
             check(what, f[i], x[i], e[i], error)
 

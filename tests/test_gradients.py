@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from helpers.budget import check, check_magnitude
-from helpers.calls import Target, flat, present
+from helpers.calls import Target, flat, gradients, present
 from helpers.operands import operands
 from helpers.oracle import answers
 from torch import Tensor
 
 import srkernels
-from srkernels._spec import Case, OpSpec
+from srkernels._spec import Case, OpSpec, Shape
 
 
 def _function(
@@ -58,6 +59,48 @@ def test_func_grad_equals_autograd(spec: OpSpec, small: Case, target: Target) ->
         what, exact = f"gradient of {spec.operands[i]}", draw.exact_gradients[k]
         check(what, grad, exact, draw.eager_gradients[k], expected.gradients[k])
         check_magnitude(what, grad, exact, expected.gradients[k])
+
+
+def _training_sizes(spec: OpSpec) -> list[Case]:
+    """A hundred pixels a side and more: sums of fp16 overflow, and so does what divides by them."""
+    cases = {str(c.kwargs.get("normalize")): c for c in reversed(spec.cases) if "output_size" not in c.kwargs}
+    factor = 24 if spec.refuses is None else 8  # of convolutions, which take their time on a CPU
+
+    def enlarged(name: str, shape: Shape | None) -> Shape | None:
+        if shape is None or name in spec.parameters:
+            return shape
+        return *shape[:-2], factor * shape[-2], factor * shape[-1]
+
+    return [replace(c, shapes=tuple(map(enlarged, spec.operands, c.shapes))) for c in cases.values()]
+
+
+def test_gradients_at_training_sizes(spec: OpSpec, dtype: torch.dtype, target: Target) -> None:
+    """Plain, on the way to a second derivative, and under ``torch.func``: one budget for all."""
+    for case in _training_sizes(spec):
+        expected = answers(spec, case, dtype, "contiguous", target.device)
+        draw = expected.draws[0]
+        call, leaves = _function(spec, case, target, draw.operands)
+
+        def scalar(*inner: Tensor) -> Tensor:
+            return sum((y * c).sum() for y, c in zip(call(*inner), draw.cotangents, strict=True))  # noqa: B023
+
+        with srkernels.use_backend(target.backend):
+            found = {
+                f"create_graph={on}": gradients(
+                    spec.op, case, draw.operands, draw.cotangents, expected.wanted, create_graph=on
+                )
+                for on in (False, True)
+            }
+        # fp16 would overflow in ``scalar``'s own sum, which torch.func needs, and make its gradient zero.
+        if dtype != torch.float16:
+            found["func.grad"] = torch.func.grad(scalar, argnums=tuple(range(len(leaves))))(
+                *[x.detach() for x in leaves]
+            )
+        for how, grads in found.items():
+            for k, (i, grad) in enumerate(zip(expected.wanted, grads, strict=True)):
+                what, exact = f"{case.id}: {how}, gradient of {spec.operands[i]}", draw.exact_gradients[k]
+                check(what, grad, exact, draw.eager_gradients[k], expected.gradients[k])
+                check_magnitude(what, grad, exact, expected.gradients[k])
 
 
 def test_inputs_without_gradient_record_nothing(spec: OpSpec, small: Case, target: Target) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from helpers.budget import Error, check, check_magnitude, measured
+from helpers.absolute import sums_of_magnitudes
+from helpers.budget import Error, check, check_magnitude, measured, reordered
 from helpers.calls import Target, subsets
 from helpers.operands import LAYOUTS, arranged, operands
 from test_parity import test_values_and_gradients as parity
@@ -18,6 +20,12 @@ from srkernels._spec import Case, OpSpec
 from srkernels.ops import specs
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+NARROWER = {
+    torch.float64: torch.float32,
+    torch.float32: torch.bfloat16,
+    torch.float16: torch.float8_e4m3fn,
+    torch.bfloat16: torch.float8_e4m3fn,
+}
 
 
 def _pair(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -96,22 +104,54 @@ def _first(change: Callable[[Tensor], Tensor]) -> Callable[[OpSpec], Callable[..
     return lambda spec: lambda x, *rest, **kwargs: spec.oracle(change(x), *rest, **kwargs)
 
 
+@pytest.mark.parametrize("dtype", NARROWER, ids=str)
 @pytest.mark.parametrize("spec", specs(), ids=lambda s: s.name)
 @pytest.mark.parametrize(
     "broken",
     [
         pytest.param(_first(_NoGradient.apply), id="silent zero gradient"),
-        pytest.param(_first(lambda x: x.bfloat16().float()), id="bf16 inside"),
+        pytest.param(_first(lambda x: x.to(NARROWER[x.dtype]).to(x.dtype)), id="narrower inside"),
         pytest.param(_first(lambda x: x.flip(-1)), id="mirrored"),
         pytest.param(_first(lambda x: torch.cat((x[..., :-1, :], x[..., :1, :]), -2)), id="last row lost"),
     ],
 )
-def test_parity_gate_catches(spec: OpSpec, broken: Callable[[OpSpec], Callable[..., Any]]) -> None:
+def test_parity_gate_catches(spec: OpSpec, broken: Callable[[OpSpec], Callable[..., Any]], dtype: torch.dtype) -> None:
     target = Target("reference", "cpu")
     case = spec.cases[0]
-    parity(replace(spec, op=spec.oracle), case, torch.float32, "contiguous", target)
+    parity(replace(spec, op=spec.oracle), case, dtype, "contiguous", target)
     with pytest.raises(AssertionError):
-        parity(replace(spec, op=broken(spec)), case, torch.float32, "contiguous", target)
+        parity(replace(spec, op=broken(spec)), case, dtype, "contiguous", target)
+
+
+def test_magnitudes_are_sums_of_absolute_products() -> None:
+    """Of a convolution with an activation behind it: no mask, no sign, and the longest sum is the filters'."""
+    (spec,) = (s for s in specs() if s.name == "conv2d_act")
+    case = Case("one", ((2, 3, 4, 5), (6, 3, 3, 3), (6,)), {"activation": "relu"}, centred=(1,))
+    x, weight, bias = operands(case, torch.float32)
+    grad = torch.ones(2, 6, 4, 5)
+    (of_y,), (of_x, of_weight, of_bias), terms = sums_of_magnitudes(spec, case, (x, weight, bias), [-grad], (0, 1, 2))
+    x, weight, bias, grad = (t.double().abs() for t in (x, weight, bias, grad))
+    torch.testing.assert_close(of_y, torch.nn.functional.conv2d(x, weight, bias, padding=1))
+    torch.testing.assert_close(of_x, torch.nn.functional.conv_transpose2d(grad, weight, padding=1))
+    torch.testing.assert_close(of_bias, torch.full_like(bias, 40))
+    assert of_weight[0, 0, 1, 1] == x[:, 0].sum()
+    assert terms == 54  # a pixel's gradient: six filters of nine
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_any_order_of_a_sum_is_allowed(dtype: torch.dtype) -> None:
+    """Forwards, backwards and in pairs; of terms of one sign and of both."""
+    for low in (0, -1):
+        terms = torch.empty(64, 4096).uniform_(low, 1, generator=torch.Generator().manual_seed(1)).to(dtype)
+        # For fp64 the sum of fp32 values is exact enough to be the oracle of fp64's own.
+        exact = torch.tensor([math.fsum(row) for row in terms.tolist()], dtype=torch.float64)
+        most = reordered(dtype, [terms.double().abs().sum(1)], terms.shape[1])
+        one_by_one = terms.cumsum(1)[:, -1]
+        in_pairs = terms
+        while in_pairs.shape[1] > 1:
+            in_pairs = in_pairs[:, ::2] + in_pairs[:, 1::2]
+        for found in (one_by_one, terms.flip(1).cumsum(1)[:, -1], in_pairs[:, 0]):
+            assert measured([found], [exact]).largest <= most.largest
 
 
 def test_layouts_are_what_they_say() -> None:

@@ -48,11 +48,13 @@ def gradients(
     operands: Sequence[Tensor | None],
     cotangents: Sequence[Tensor],
     wanted: Sequence[int],
+    create_graph: bool = False,
 ) -> list[Tensor]:
-    """Gradients of the operands ``wanted``, the others requiring none."""
+    """Gradients of the operands ``wanted``, the others requiring none; ``create_graph``: on the way to second ones."""
     leaves = [None if x is None else x.detach().requires_grad_(i in wanted) for i, x in enumerate(operands)]
     outputs = flat(op(*leaves, **case.kwargs))
-    return list(torch.autograd.grad(outputs, [leaves[i] for i in wanted], list(cotangents)))
+    grads = torch.autograd.grad(outputs, [leaves[i] for i in wanted], list(cotangents), create_graph=create_graph)
+    return [g.detach() for g in grads]
 
 
 def present(operands: Sequence[Tensor | None]) -> tuple[int, ...]:

@@ -24,6 +24,8 @@ def random(shape: Sequence[int], dtype: torch.dtype, seed: int, device: str = "c
 
 def arranged(x: Tensor, layout: str) -> Tensor:
     """The values of ``x`` in a memory layout; under "expanded", those of its first sample for the whole batch."""
+    if x.dim() == 1 and layout == "strided":
+        return x.new_full((2 * len(x) + 1,), torch.nan)[1::2].copy_(x)
     if x.dim() < 4 or layout == "contiguous":
         return x.contiguous()
     if layout == "channels_last":

@@ -1,4 +1,4 @@
-"""The oracle's answers to a case: exact values and gradients, eager PyTorch's, and eager's error."""
+"""The oracle's answers to a case: exact values and gradients, eager PyTorch's, and the error that is allowed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from srkernels._spec import Case, OpSpec
 
-from .budget import Error, measured
+from .absolute import sums_of_magnitudes
+from .budget import Error, allowed, measured, reordered
 from .calls import gradients, present, values
 from .operands import cotangents, operands
 
@@ -34,7 +35,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Answers:
-    """Draws of a case with eager's error of every output and of every operand's gradient."""
+    """Draws of a case with the error that is allowed of every output and of every operand's gradient."""
 
     draws: list[Draw]
     values: list[Error]
@@ -67,30 +68,23 @@ def _draws(spec: OpSpec, case: Case, dtype: torch.dtype, layout: str, device: st
     return draws
 
 
-def _errors(draws: list[Draw]) -> tuple[list[Error], list[Error]]:
-    def over_draws(approximate: str, exact: str) -> list[Error]:
-        by_output = zip(*(getattr(d, approximate) for d in draws), strict=True)
-        exact_by_output = zip(*(getattr(d, exact) for d in draws), strict=True)
-        return [measured(a, e) for a, e in zip(by_output, exact_by_output, strict=True)]
-
-    return over_draws("eager_values", "exact_values"), over_draws("eager_gradients", "exact_gradients")
-
-
-def _scaled(errors: list[Error], by: float) -> list[Error]:
-    return [Error(e.largest * by, e.norm * by) for e in errors]
-
-
 def _answers(spec: OpSpec, case: Case, dtype: torch.dtype, layout: str, device: str) -> Answers:
     draws = _draws(spec, case, dtype, layout, device)
-    if dtype == torch.float64:
-        # There is no wider oracle. Counted in roundings, eager's error does not depend on the dtype, so it is
-        # measured in fp32 on the same values.
-        narrow = _draws(spec, case, torch.float32, layout, device)
-        ratio = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
-        of_values, of_gradients = (_scaled(errors, ratio) for errors in _errors(narrow))
-    else:
-        of_values, of_gradients = _errors(draws)
-    return Answers(draws[:TESTED], of_values, of_gradients, present(draws[0].operands))
+    wanted = present(draws[0].operands)
+    magnitudes = [sums_of_magnitudes(spec, case, d.operands, d.cotangents, wanted) for d in draws[:TESTED]]
+    terms = magnitudes[0][2]
+
+    def over_draws(eager: str, exact: str, position: int) -> list[Error]:
+        def of(name: str) -> list[tuple[Tensor, ...]]:
+            return list(zip(*(getattr(d, name) for d in draws), strict=True))
+
+        orders = zip(*(m[position] for m in magnitudes), strict=True)
+        rows = zip(of(eager), of(exact), orders, strict=True)
+        return [allowed(dtype, measured(a, e), reordered(dtype, m, terms)) for a, e, m in rows]
+
+    of_values = over_draws("eager_values", "exact_values", 0)
+    of_gradients = over_draws("eager_gradients", "exact_gradients", 1)
+    return Answers(draws[:TESTED], of_values, of_gradients, wanted)
 
 
 _last: dict[tuple[object, ...], Answers] = {}

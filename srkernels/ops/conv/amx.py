@@ -59,7 +59,6 @@ def convolution(
         channels = weight.shape[1 if adjoint else 0]
         out = x.new_empty((n, h, w, channels)).permute(0, 3, 1, 2)
     weight = weight.contiguous() if 0 in weight.stride() else weight
-    bias = None if bias is None else bias.contiguous()
     launch(x, "amx_convolution", x, weight, adjoint, bias, out, activation, negative_slope, scale, kept, residual, sums)
     return out
 

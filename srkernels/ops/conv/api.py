@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._dispatch import autocasts, requested
+from ..._layout import laid_out
 from ..._validate import boolean, check_image, check_vector, choice, describe, integer, number, shown
 from . import schema
 from .activation import ACTIVATIONS, LEAKY_RELU, NONE, PRELU, activate
@@ -114,7 +115,7 @@ def residual_block(
     _check_dtypes(op, inside, weight1=weight1, bias1=bias1, weight2=weight2, bias2=bias2, slope=slopes)
     if inside.dtype is not x.dtype:  # the skip keeps its dtype
         h = schema.conv2d_act(inside, weight1, bias1, slopes, None, code, negative_slope, 1.0, requested())
-        return schema.conv2d_act(h, weight2, bias2, None, x, NONE, 0.0, factor, requested())
+        return laid_out(schema.conv2d_act(h, weight2, bias2, None, x, NONE, 0.0, factor, requested()), x)
     operands = (x, weight1, bias1, weight2, bias2, slopes)
     return schema.residual_block(*operands, code, negative_slope, factor, keep, requested())
 
@@ -170,7 +171,7 @@ def dense_block(
         for weight, bias in zip(parameters[:4], parameters[5:9], strict=True):
             parts.append(conv2d_act(torch.cat(parts, 1), weight, bias, activation="leaky_relu", slope=slope))
         last, bias = parameters[4], parameters[9]
-        return conv2d_act(torch.cat(parts, 1), last, bias, activation="none", residual=x, scale=factor)
+        return laid_out(conv2d_act(torch.cat(parts, 1), last, bias, activation="none", residual=x, scale=factor), x)
     return schema.dense_block(x, parameters[:5], parameters[5:], slope, factor, keep, requested())
 
 

@@ -57,6 +57,7 @@ def _convolution(
     out: Tensor | None = None,
 ) -> Tensor:
     """scale * act(conv(x) + bias) + residual, in the layout of ``x``, which with ``out`` may be slices of channels."""
+    bias = None if bias is None else bias.contiguous()  # oneDNN reads it so, whatever its stride
     if amx.convolves(x, weight):
         return amx.convolution(x, weight, bias, activation, negative_slope, scale, residual=residual, out=out)
     y = _convolution_of_dense(_packed(x), weight, bias, activation, negative_slope, scale, residual)
@@ -251,7 +252,7 @@ def through_activation(
         grad,
         None if kept is None else _like(kept, grad),
         grad_z if changes else None,
-        None if slope is None else slope.to(_sums_in(grad)),
+        None if slope is None else slope.to(_sums_in(grad)).contiguous(),
         activation,
         negative_slope,
         scale,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..._dispatch import implementation
 from ..._eager import in_forward_mode, records, short_apply, transforms_active, unwatched
-from ..._layout import is_channels_last, share_layout
+from ..._layout import in_layout, is_channels_last, share_layout
 from . import allocate, reference
 from .activation import NONE
 from .support import detail, refuses
@@ -220,8 +220,7 @@ class _Conv2dAct(torch.autograd.Function):
         # Of frozen filters the backward pass reads no image but the kept one; slopes need it for a second derivative.
         _, need_weight, _, need_slope, *_ = ctx.needs_input_grad
         reads = need_weight or need_slope
-        if not reads:
-            ctx.memory_format = torch.channels_last if is_channels_last(x) else torch.contiguous_format
+        ctx.channels_last = is_channels_last(x)
         ctx.save_for_backward(x if reads else None, weight, bias, slope, kept)
 
     @staticmethod
@@ -232,7 +231,7 @@ class _Conv2dAct(torch.autograd.Function):
         needs = ctx.needs_input_grad[:4]
         to_residual = grad.to(ctx.residual_dtype) if ctx.needs_input_grad[4] else None
         if x is None:
-            grad = grad.to(weight.dtype).contiguous(memory_format=ctx.memory_format)
+            grad = in_layout(grad.to(weight.dtype), ctx.channels_last)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             # create_graph: a second derivative must see through the backward pass, so it runs on eager operations.
             z = kept if kept is None or x is None else reference.convolution(x, weight, bias)
@@ -240,7 +239,9 @@ class _Conv2dAct(torch.autograd.Function):
         else:
             run: Any = _backward if unwatched(grad, x, weight, slope) else _backward_op
             grads = iter(run(grad, x, weight, slope, kept, *ctx.epilogue, *needs, ctx.backend))
-        by_input = tuple(next(grads) if need else None for need in needs)
+        by_input = [next(grads) if need else None for need in needs]
+        if x is None and by_input[0] is not None:  # of one channel out, ``grad`` does not tell the layout
+            by_input[0] = in_layout(by_input[0], ctx.channels_last)
         return *by_input, to_residual, None, None, None, None, None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..._layout import empty_nchw, is_channels_last
+from ..._layout import empty_nchw, in_layout, is_channels_last
 from .conventions import HIGH, LOW, PLANS
 
 
@@ -67,6 +67,25 @@ def image(low: Tensor | None, high: Tensor | None, rows: int, columns: int, plan
     shape = (n, channels(low, high, plan), rows, columns)
     if one.dim() == 4:
         return empty_nchw(one, shape)
-    nhwc = one.stride()[-1] != 1 and not one.is_contiguous()
-    memory_format = torch.channels_last if nhwc else torch.contiguous_format
+    memory_format = torch.channels_last if high_is_channels_last(one, plan) else torch.contiguous_format
     return torch.empty(shape, dtype=one.dtype, device=one.device, memory_format=memory_format)
+
+
+def high_is_channels_last(high: Tensor, plan: int) -> bool:
+    """``is_channels_last`` of high bands: of the image that all channels make up, or of each of three."""
+    if high.dim() == 4:
+        return is_channels_last(high)
+    pixels = high.permute(0, 3, 4, 1, 2) if PLANS[plan].layout == "channel_major" else high.permute(0, 1, 3, 4, 2)
+    return not high.is_contiguous() and pixels.is_contiguous()
+
+
+def in_layout_of_high(high: Tensor, plan: int, channels_last: bool) -> Tensor:
+    """High bands dense in this layout, copied only if they are not."""
+    if high_is_channels_last(high, plan) == channels_last and (channels_last or high.is_contiguous()):
+        return high
+    layout = PLANS[plan].layout
+    if layout in ("band_major", "sum"):
+        return in_layout(high, channels_last)
+    images = high.flatten(1, 2) if layout == "channel_major" else high.flatten(0, 1)
+    sizes = high.shape[1:3] if layout == "channel_major" else high.shape[:2]
+    return in_layout(images, channels_last).unflatten(1 if layout == "channel_major" else 0, sizes)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._dispatch import requested, without_autocast
+from ..._layout import is_channels_last
 from ..._validate import check_image, check_vector, choice, describe, integer, shown
 from . import schema
 from .conventions import BANDS, CONVENTIONS, HIGH, PADS, Convention, plan_id
@@ -21,6 +22,9 @@ Bands = Tensor | tuple[Tensor, Tensor, Tensor]
 
 @without_autocast  # which refuses to stack halves of the kind that it does not cast to
 def _stack(*bands: Tensor) -> Tensor:
+    """(3, N, C, h, w), each in the layout of the first."""
+    if is_channels_last(bands[0]):
+        return torch.stack([band.permute(0, 2, 3, 1) for band in bands]).permute(0, 1, 4, 2, 3)
     return torch.stack(bands)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..._dispatch import implementation
 from ..._eager import UNDECIDED, in_forward_mode, records, remember, short_apply, signature, unwatched, unwatched_apply
+from ..._layout import in_layout, is_channels_last
 from ..._validate import check_image
 from . import allocate
 from .conventions import HIGH, LOW, linear
@@ -77,7 +78,7 @@ class _Analysis(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         x, *ctx.arguments = inputs
-        ctx.size = x.shape[2:]
+        ctx.size, ctx.channels_last = x.shape[2:], is_channels_last(x)
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -92,7 +93,7 @@ def _adjoint_of_analysis(ctx: Any, grads: tuple[Tensor | None, ...]) -> Tensor |
     high = grads[-1] if wanted & HIGH else None
     if low is None and high is None:
         return None
-    return synthesis(low, high, rows, columns, linear(plan), pad, backend)
+    return in_layout(synthesis(low, high, rows, columns, linear(plan), pad, backend), ctx.channels_last)
 
 
 class _Synthesis(torch.autograd.Function):
@@ -104,7 +105,8 @@ class _Synthesis(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.arguments = inputs[4:]
+        low, high, _, _, *ctx.arguments = inputs
+        ctx.channels_last = _layouts(low, high, ctx.arguments[0])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
@@ -116,7 +118,16 @@ def _adjoint_of_synthesis(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor
     need_low, need_high = ctx.needs_input_grad[:2]
     wanted = (LOW if need_low else 0) | (HIGH if need_high else 0)
     bands = analysis(grad, linear(plan), pad, wanted, backend)
-    return bands[0] if need_low else None, bands[-1] if need_high else None
+    low, high = ctx.channels_last
+    return (
+        in_layout(bands[0], low) if need_low else None,
+        allocate.in_layout_of_high(bands[-1], plan, high) if need_high else None,
+    )
+
+
+def _layouts(low: Tensor | None, high: Tensor | None, plan: int) -> tuple[bool, bool]:
+    """Whether they are channels_last, as their gradients are to be."""
+    return low is not None and is_channels_last(low), high is not None and allocate.high_is_channels_last(high, plan)
 
 
 _apply_analysis = short_apply(_Analysis)
@@ -130,7 +141,7 @@ _apply_synthesis = short_apply(_Synthesis)
 class _KnownAnalysis(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, call: Any, arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:
-        ctx.size, ctx.arguments = x.shape[2:], arguments
+        ctx.size, ctx.channels_last, ctx.arguments = x.shape[2:], is_channels_last(x), arguments
         ctx.set_materialize_grads(False)
         return call(x)
 
@@ -142,7 +153,7 @@ class _KnownAnalysis(torch.autograd.Function):
 class _KnownSynthesis(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, low: Tensor | None, high: Tensor | None, call: Any, arguments: tuple[Any, ...]) -> Tensor:
-        ctx.arguments = arguments
+        ctx.arguments, ctx.channels_last = arguments, _layouts(low, high, arguments[0])
         return call(low, high)
 
     @staticmethod
