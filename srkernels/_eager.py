@@ -121,3 +121,19 @@ def short_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
         return plain(*args)
 
     return apply
+
+
+def map_one_by_one(op: Any) -> Callable[..., Any]:
+    """The rule by which ``torch.vmap`` runs a registered op: once for each element, results stacked."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+        def element(i: int) -> list[Any]:
+            return [a if d is None else a.select(d, i) for a, d in zip(args, in_dims, strict=True)]
+
+        results = [op(*element(i)) for i in range(info.batch_size)]
+        if isinstance(results[0], Tensor):
+            return torch.stack(results), 0
+        stacked = [torch.stack(parts) for parts in zip(*results, strict=True)]
+        return stacked, [0] * len(stacked)
+
+    return rule

@@ -6,11 +6,19 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
+
+from ._eager import transforms_active
 
 
 def is_channels_last(x: Tensor) -> bool:
     """True iff ``x`` is a dense NHWC tensor that is not also a dense NCHW one (C == 1, H == W == 1)."""
-    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    if x.is_contiguous():
+        return False
+    try:
+        return x.is_contiguous(memory_format=torch.channels_last)
+    except RuntimeError:  # inside torch.vmap
+        return False
 
 
 def empty_nchw(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
@@ -31,10 +39,15 @@ def in_layout(y: Tensor, channels_last: bool) -> Tensor:
     """``y`` dense in this layout, copied only if it is not."""
     _, c, h, w = (max(size, 1) for size in y.shape)
     strides = (h * w * c, 1, w * c, c) if channels_last else (c * h * w, h * w, w, 1)
-    if y.stride() == strides:
+    if y.stride() == strides or (channels_last and unknown_inside_vmap()):
         return y
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(y.shape, dtype=y.dtype, device=y.device, memory_format=memory_format).copy_(y)
+    return y.clone(memory_format=memory_format)
+
+
+def unknown_inside_vmap() -> bool:
+    """Whether memory may have another axis, that of ``torch.vmap``: no layout but contiguous can be asked for then."""
+    return not is_compiling() and transforms_active()
 
 
 def share_layout(x: Tensor, *others: Tensor | None) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import pytest
 import torch
 from helpers.budget import check, check_magnitude
 from helpers.calls import Target, flat, gradients, present
@@ -59,6 +60,26 @@ def test_func_grad_equals_autograd(spec: OpSpec, small: Case, target: Target) ->
         what, exact = f"gradient of {spec.operands[i]}", draw.exact_gradients[k]
         check(what, grad, exact, draw.eager_gradients[k], expected.gradients[k])
         check_magnitude(what, grad, exact, expected.gradients[k])
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+def test_vmap_is_a_loop(spec: OpSpec, small: Case, target: Target, channels_last: bool) -> None:
+    """Outputs, and per-sample gradients of the first operand."""
+    xs = operands(small, torch.float32, device=target.device)
+    position = present(xs)[0]
+    call, leaves = _function(spec, small, target, xs)
+    rest = [x.detach() for x in leaves[1:]]
+    many = torch.stack([xs[position], 2 * xs[position] + 1, -xs[position]])
+    if channels_last and many.dim() == 5:
+        many = many.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+
+    def total(x: Tensor) -> Tensor:
+        return sum(y.square().sum() for y in call(x, *rest))
+
+    for function in (lambda x: call(x, *rest), torch.func.grad(total)):
+        found, one_by_one = torch.vmap(function)(many), [function(x) for x in many]
+        for k, y in enumerate(flat(found)):
+            torch.testing.assert_close(y, torch.stack([flat(each)[k] for each in one_by_one]))
 
 
 def _training_sizes(spec: OpSpec) -> list[Case]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..._dispatch import implementation
-from ..._eager import in_forward_mode, records, short_apply, transforms_active, unwatched
+from ..._eager import in_forward_mode, map_one_by_one, records, short_apply, transforms_active, unwatched
 from ..._layout import in_layout, is_channels_last, share_layout
 from . import allocate, reference
 from .activation import NONE
@@ -167,6 +167,8 @@ for _name, _run, _fake in (
 ):
     _library.impl(_name, _run, "CompositeExplicitAutograd")
     torch.library.register_fake(f"srkernels::{_name}", _fake, lib=_library)
+    _op = getattr(torch.ops.srkernels, _name).default
+    torch.library.register_vmap(_op, map_one_by_one(_op), lib=_library)
 
 _forward_op = torch.ops.srkernels.conv2d_act_forward.default
 _backward_op = torch.ops.srkernels.conv2d_act_backward.default
@@ -193,6 +195,8 @@ def _run_forward(*arguments: Any) -> tuple[Tensor, ...]:
 
 
 class _Conv2dAct(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
         x: Tensor,
@@ -276,6 +280,8 @@ def _run_block_forward(*arguments: Any) -> tuple[Tensor, ...]:
 
 
 class _ResidualBlock(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
         x: Tensor,
@@ -381,6 +387,8 @@ class _Linked(torch.autograd.Function):
 
 class _DenseBlock(torch.autograd.Function):
     """Inputs: x, five weights, five biases, slope, res_scale, keep, backend, a ``_Link`` of x or None."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, ...]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from ..._layout import empty_nchw, in_layout, is_channels_last
+from ..._layout import empty_nchw, in_layout, is_channels_last, unknown_inside_vmap
 from .conventions import HIGH, LOW, PLANS
 
 
@@ -22,18 +24,10 @@ def bands(x: Tensor, plan: int, wanted: int) -> list[Tensor]:
             out.append(empty_nchw(x, (n, 3 * c, h, w)))
         elif layout == "sum":
             out.append(empty_nchw(x, (n, c, h, w)))
-        elif layout == "channel_major":
-            # channels_last of the (N, 3C, h, w) image that its two channel axes flatten to
-            stride = (
-                (3 * c * h * w, 3, 1, 3 * c * w, 3 * c)
-                if is_channels_last(x)
-                else (3 * c * h * w, 3 * h * w, h * w, w, 1)
-            )
-            out.append(torch.empty_strided((n, c, 3, h, w), stride, dtype=x.dtype, device=x.device))
         else:
-            plane = n * c * h * w
-            stride = (plane, c * h * w, 1, c * w, c) if is_channels_last(x) else (plane, c * h * w, h * w, w, 1)
-            out.append(torch.empty_strided((3, n, c, h, w), stride, dtype=x.dtype, device=x.device))
+            shape = (n, c, 3, h, w) if layout == "channel_major" else (3, n, c, h, w)
+            stride = _high_stride(shape, layout, is_channels_last(x))
+            out.append(torch.empty_strided(shape, stride, dtype=x.dtype, device=x.device))
     return out
 
 
@@ -79,13 +73,23 @@ def high_is_channels_last(high: Tensor, plan: int) -> bool:
     return not high.is_contiguous() and pixels.is_contiguous()
 
 
+def _high_stride(shape: Sequence[int], layout: str, channels_last: bool) -> tuple[int, ...]:
+    """Of high bands that have an axis of their own."""
+    h, w = shape[-2:]
+    if layout == "channel_major":
+        c = shape[1]
+        # channels_last of the (N, 3C, h, w) image that its two channel axes flatten to
+        return (3 * c * h * w, 3, 1, 3 * c * w, 3 * c) if channels_last else (3 * c * h * w, 3 * h * w, h * w, w, 1)
+    _, n, c = shape[:3]
+    plane = n * c * h * w
+    return (plane, c * h * w, 1, c * w, c) if channels_last else (plane, c * h * w, h * w, w, 1)
+
+
 def in_layout_of_high(high: Tensor, plan: int, channels_last: bool) -> Tensor:
-    """High bands dense in this layout, copied only if they are not."""
-    if high_is_channels_last(high, plan) == channels_last and (channels_last or high.is_contiguous()):
-        return high
-    layout = PLANS[plan].layout
-    if layout in ("band_major", "sum"):
+    """``in_layout`` of high bands."""
+    if high.dim() == 4:
         return in_layout(high, channels_last)
-    images = high.flatten(1, 2) if layout == "channel_major" else high.flatten(0, 1)
-    sizes = high.shape[1:3] if layout == "channel_major" else high.shape[:2]
-    return in_layout(images, channels_last).unflatten(1 if layout == "channel_major" else 0, sizes)
+    stride = _high_stride(high.shape, PLANS[plan].layout, channels_last)
+    if high.stride() == stride or unknown_inside_vmap():
+        return high
+    return torch.empty_strided(high.shape, stride, dtype=high.dtype, device=high.device).copy_(high)

@@ -12,7 +12,17 @@ import torch
 from torch import Tensor
 
 from ..._dispatch import implementation
-from ..._eager import UNDECIDED, in_forward_mode, records, remember, short_apply, signature, unwatched, unwatched_apply
+from ..._eager import (
+    UNDECIDED,
+    in_forward_mode,
+    map_one_by_one,
+    records,
+    remember,
+    short_apply,
+    signature,
+    unwatched,
+    unwatched_apply,
+)
 from ..._layout import in_layout, is_channels_last
 from ..._validate import check_image
 from . import allocate
@@ -56,6 +66,8 @@ torch.library.register_fake("srkernels::haar_synthesis", _synthesis_fake, lib=_l
 
 _analysis_op = torch.ops.srkernels.haar_analysis.default
 _synthesis_op = torch.ops.srkernels.haar_synthesis.default
+for _op in (_analysis_op, _synthesis_op):
+    torch.library.register_vmap(_op, map_one_by_one(_op), lib=_library)
 
 
 def _run_analysis(x: Tensor, plan: int, pad: int, wanted: int, backend: str) -> tuple[Tensor, ...]:
@@ -71,6 +83,8 @@ def _run_synthesis(
 
 
 class _Analysis(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x: Tensor, plan: int, pad: int, wanted: int, backend: str) -> tuple[Tensor, ...]:
         return _run_analysis(x, plan, pad, wanted, backend)
@@ -97,6 +111,8 @@ def _adjoint_of_analysis(ctx: Any, grads: tuple[Tensor | None, ...]) -> Tensor |
 
 
 class _Synthesis(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
         low: Tensor | None, high: Tensor | None, rows: int, columns: int, plan: int, pad: int, backend: str

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..._dispatch import without_autocast
+from ..._layout import laid_out
 from . import allocate
 from .allocate import MEAN, NONE
 
@@ -69,8 +70,7 @@ def forward(
         weight = None if weight is None else weight.to(dtype)
     value = loss(input, target, weight, reduction, by_weight, align_corners)
     if reduction == NONE:
-        (like,) = allocate.loss(input, target, weight, reduction, by_weight, fp32)
-        return [value if value.stride() == like.stride() else like.copy_(value)]
+        return [laid_out(value, input)]
     return [value]
 
 
@@ -116,12 +116,7 @@ def backward(
             else torch.zeros_like(weight)
         )
         out.append(cells.to(weight.dtype))
-    like = allocate.gradients(input, target, weight, need_input, need_target, need_weight)
-    return [
-        g if g.stride() == empty.stride() else g.clone(memory_format=_format(empty))
-        for g, empty in zip(out, like, strict=True)
+    likes = [
+        t for t, need in ((input, need_input), (target, need_target), (weight, need_weight)) if need and t is not None
     ]
-
-
-def _format(x: Tensor) -> torch.memory_format:
-    return torch.contiguous_format if x.is_contiguous() else torch.channels_last
+    return [laid_out(g, like) for g, like in zip(out, likes, strict=True)]

@@ -9,7 +9,17 @@ import torch
 from torch import Tensor, is_grad_enabled
 
 from ..._dispatch import implementation
-from ..._eager import UNDECIDED, in_forward_mode, records, remember, short_apply, signature, unwatched, unwatched_apply
+from ..._eager import (
+    UNDECIDED,
+    in_forward_mode,
+    map_one_by_one,
+    records,
+    remember,
+    short_apply,
+    signature,
+    unwatched,
+    unwatched_apply,
+)
 from . import allocate, reference
 from .allocate import NONE
 
@@ -107,9 +117,13 @@ def _run_forward(*arguments: Any) -> tuple[Tensor, ...]:
 
 _forward_op = torch.ops.srkernels.weighted_l1_forward.default
 _backward_op = torch.ops.srkernels.weighted_l1_backward.default
+for _op in (_forward_op, _backward_op):
+    torch.library.register_vmap(_op, map_one_by_one(_op), lib=_library)
 
 
 class _WeightedL1(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
         input: Tensor,
