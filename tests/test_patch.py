@@ -377,7 +377,7 @@ def test_what_is_not_known_is_left_and_said() -> None:
     assert reasons["2"] == "a 5x5 convolution"
     assert "GELU" in reasons["3"]
     assert "padding" in reasons["4"]
-    assert reasons["0"] == "no known block around it"
+    assert reasons["0"] == "followed by Impostor"
     table = str(report)
     assert "0 taken" in table
     assert "left  " in table

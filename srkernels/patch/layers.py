@@ -1,0 +1,220 @@
+"""What single layers are to the fused ops, on each call anew: a network may have been edited since it was patched."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from .._dispatch import autocasts
+from ..ops.conv import is_plain
+
+ACTIVATIONS: Mapping[type[nn.Module], str] = {nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu", nn.PReLU: "prelu"}
+IDENTITY = "identity"
+# As they are now: somebody may replace a forward of PyTorch's own.
+_FORWARDS: dict[Any, Any] = {cls: cls.forward for cls in (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Identity)}
+_NAMES = {**ACTIVATIONS, nn.Identity: IDENTITY}
+_CONVOLUTION = nn.Conv2d.forward, nn.Conv2d._conv_forward
+_SEQUENTIAL = nn.Sequential.forward
+_CALL = nn.Module.__call__
+_PLAIN = (Tensor, nn.Parameter)
+
+# ("conv", in, out) of a 3x3 convolution that the ops compute, the name of an activation, "identity"; None: another.
+Kind = tuple[str, int, int] | str | None
+# Names and kinds of a module's layers in order; a container inside stands for its own.
+Tree = tuple[tuple[str, Any], ...]
+
+
+def original_class(module: nn.Module) -> type[nn.Module]:
+    """The class of a module, patched or not, as its author wrote it."""
+    cls: type[nn.Module] = getattr(type(module), "_srkernels_original", type(module))
+    return cls
+
+
+def watched(module: nn.Module) -> bool:
+    """Whether a hook expects to see this module's own call."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+def is_convolution(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether it computes what ``nn.Conv2d`` does; its weight may be parametrised."""
+    if not isinstance(module, nn.Conv2d):
+        return False
+    cls = type(module)
+    return (
+        cls.forward is _CONVOLUTION[0]
+        and cls._conv_forward is _CONVOLUTION[1]
+        and cls.__call__ is _CALL
+        and "forward" not in module.__dict__
+        and "_conv_forward" not in module.__dict__
+    )
+
+
+def is_sequence(module: nn.Module) -> bool:
+    """Whether it calls its children in their order and nothing else."""
+    return (
+        original_class(module).forward is _SEQUENTIAL
+        and type(module).__call__ is _CALL
+        and "forward" not in module.__dict__
+    )
+
+
+def kind(module: nn.Module) -> Kind:
+    if watched(module):
+        return None
+    if is_convolution(module):
+        if module.kernel_size == (3, 3) and is_plain(module):
+            return "conv", module.in_channels, module.out_channels
+        return None
+    cls = type(module)
+    if cls in _FORWARDS and cls.forward is _FORWARDS[cls] and "forward" not in module.__dict__:
+        return _NAMES[cls]
+    return None
+
+
+def tree(module: nn.Module) -> Tree:
+    """The layers of ``module`` and of containers right inside it."""
+    found: list[tuple[str, Any]] = []
+    for name, child in module._modules.items():
+        if child is None:
+            continue
+        if is_sequence(child) and not watched(child):
+            inside = [(n, None if c is None else kind(c)) for n, c in child._modules.items()]
+            found.append((name, tuple(inside) if inside else IDENTITY))
+        else:
+            found.append((name, kind(child)))
+    return tuple(found)
+
+
+def flat(layers: Tree) -> Iterator[tuple[str, Kind]]:
+    """Paths and kinds of all layers but identities."""
+    for name, found in layers:
+        inside = found if isinstance(found, tuple) and isinstance(found[0], tuple) else None
+        for path, k in [(f"{name}.{n}", k) for n, k in inside] if inside else [(name, found)]:
+            if k != IDENTITY:
+                yield path, k
+
+
+def at(owner: nn.Module, path: str) -> Any:
+    """The layer at ``path``."""
+    for name in path.split("."):
+        owner = owner._modules[name]  # type: ignore[assignment]
+    return owner
+
+
+def takes(x: Any) -> bool:
+    """Whether ``x`` is an image that the ops compute: no proxy, subclass, nested or unbatched tensor."""
+    return (
+        type(x) in _PLAIN
+        and x.layout is torch.strided
+        and not x.is_nested
+        and x.dim() == 4
+        and x.is_floating_point()
+        and x.numel() > 0
+    )
+
+
+def operands(x: Tensor, conv: nn.Conv2d, activation: nn.Module | None = None) -> tuple[Any, Any, Any] | None:
+    """Weight, bias and slope; None where the ops would not take them beside ``x``, or not as PyTorch does.
+
+    Reads each once: a parametrised weight is computed, and may change, when it is read.
+    """
+    weight, bias = conv.weight, conv.bias
+    if tuple(weight.shape) != (conv.out_channels, conv.in_channels, 3, 3) or not _beside(x, weight):
+        return None
+    if bias is not None and (tuple(bias.shape) != (conv.out_channels,) or not _beside(x, bias)):
+        return None
+    slope: Any = None
+    if isinstance(activation, nn.LeakyReLU):
+        slope = activation.negative_slope
+        if not isinstance(slope, (int, float)):
+            return None
+    elif isinstance(activation, nn.PReLU):
+        slope = activation.weight
+        if tuple(slope.shape) not in ((1,), (conv.out_channels,)) or not _beside(x, slope):
+            return None
+    return weight, bias, slope
+
+
+def _beside(x: Tensor, parameter: Tensor) -> bool:
+    if type(parameter) not in _PLAIN or parameter.device != x.device:
+        return False
+    if not autocasts(x):
+        return parameter.dtype is x.dtype
+    return (parameter.dtype is torch.float64) == (x.dtype is torch.float64) and parameter.is_floating_point()
+
+
+def pairs(layers: nn.Module) -> tuple[str, ...]:
+    """Names of the convolutions among ``layers``, called in their order, that one op computes with what follows."""
+    modules = [*layers._modules.values(), None, None]
+    return tuple(name for i, name in enumerate(layers._modules) if pair(*modules[i : i + 3]))
+
+
+def pair(conv: nn.Module | None, after: nn.Module | None, then: nn.Module | None) -> bool:
+    """Whether one op may compute ``conv`` and ``after``, with ``then`` called next."""
+    if conv is None or after is None or not is_convolution(conv) or kind(conv) is None:
+        return False
+    return kind(after) in _SLOPED and (not keeps_output(after) or (then is not None and is_convolution(then)))
+
+
+_SLOPED = tuple(ACTIVATIONS.values())
+
+
+def keeps_output(activation: nn.Module) -> bool:
+    """Whether the op's backward pass needs an output that PyTorch's does not, so that none may write into it."""
+    return isinstance(activation, nn.LeakyReLU) and not activation.inplace
+
+
+def why_no_values(module: nn.Module) -> str | None:
+    """Why a module cannot be proven yet."""
+    for p in itertools.chain(module.parameters(), module.buffers()):
+        if nn.parameter.is_lazy(p):
+            return "not initialised: patch it after its first forward"
+        if p.is_meta:
+            return "on the meta device: patch it once it has values"
+    return None
+
+
+def why_not_fused(conv: nn.Conv2d) -> str | None:
+    """Why no op computes a convolution, whatever is around it."""
+    hooks = [*conv._forward_pre_hooks.values(), *conv._forward_hooks.values()]
+    if watched(conv):
+        names = {getattr(hook, "__name__", type(hook).__name__) for hook in hooks}
+        return f"a convolution with a hook ({', '.join(sorted(names)) or 'backward'})"
+    if not is_convolution(conv):
+        return f"{type(conv).__name__}, a convolution with its own forward"
+    if conv.kernel_size != (3, 3):
+        return f"a {'x'.join(map(str, conv.kernel_size))} convolution"
+    for name, usual in {"stride": (1, 1), "dilation": (1, 1), "groups": 1, "padding_mode": "zeros"}.items():
+        value = getattr(conv, name)
+        if value != usual:
+            value = value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value
+            return f"a convolution with {name} {value}"
+    return None if is_plain(conv) else f"a convolution with padding {conv.padding}"
+
+
+def why_left(layer: nn.Module, owner: nn.Module | None, then: nn.Module | None) -> str:
+    """Why a layer without children was left; ``owner`` calls it, and ``then`` next where it is a container."""
+    reason = why_no_values(layer)
+    if reason is not None:
+        return reason
+    if not isinstance(layer, nn.Conv2d):
+        return f"no op computes {type(layer).__name__}"
+    reason = why_not_fused(layer)
+    if reason is not None:
+        return reason
+    if owner is None:
+        return "a convolution alone"
+    if not is_sequence(owner):
+        return f"part of {original_class(owner).__name__}, whose own forward matches no known block"
+    if then is None:
+        return "no activation after it"
+    after = type(then).__name__
+    if kind(then) not in _SLOPED:
+        return f"followed by {after}"
+    return f"followed by {after}, whose output may be written to" if keeps_output(then) else "left with its container"
