@@ -1,7 +1,7 @@
 """``patch(model)``: the fused ops inside somebody else's network, with no key changed.
 
 A block is recognised by its structure, not by the name of its class (``blocks``, made of ``layers``), and is taken only
-after a proof: a copy of it in fp64, its parameters redrawn at random, does the same by the old forward as by the new one
+after a proof: a copy of it in fp64, its parameters redrawn at random, does the same by the old and by the new forward
 (``proof``).
 
 A taken module gets a subclass of its own class with another ``forward`` (``swap``). Nothing else changes: parameters,

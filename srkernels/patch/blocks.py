@@ -1,7 +1,7 @@
 """What ``patch`` knows: for each kind of block a plan that names its parts and computes it by the fused ops.
 
-A new kind is a subclass of ``Plan``, of ``OwnForward`` where the block's class has a forward of its own, or of ``Block``
-where that calls none but known layers, and an entry of ``PLANS``. ``match`` looks at structure alone and may be wrong:
+A new kind is a subclass of ``Plan`` (of ``OwnForward`` where the block's class has a forward of its own, of ``Block``
+where that calls none but known layers) and an entry of ``PLANS``. ``match`` looks at structure alone and may be wrong:
 every plan is proven before it is used. ``run`` looks again at all that the proof rested on, and returns None, so that
 the old forward runs, where it is no longer so.
 """

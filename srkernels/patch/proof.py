@@ -133,6 +133,14 @@ class _Outcome:
         return [None if t is None else t.dtype for t in (*self.outputs.values(), *self.grads)]
 
 
+def _named(y: Any) -> dict[str, Any]:
+    return dict(y) if isinstance(y, dict) else {"": y}
+
+
+def _repeats(expected: _Outcome, again: Any) -> bool:
+    return all(map(_equal, expected.outputs.values(), _named(again).values()))
+
+
 def _difference(a: _Outcome, b: _Outcome) -> str | None:
     """What tells two calls apart."""
     if not _same_generators(a.generators, b.generators):
@@ -200,15 +208,18 @@ class _Trial:
             raise Disproof("its forward sets attributes")
         return y
 
-    def run(self, forward: Run, x: Tensor, autocast: bool = False) -> _Outcome:
+    def reset(self) -> None:
         for buffers, saved in self.buffers:
             buffers.update({name: None if b is None else b.clone() for name, b in saved.items()})
         _set_generators(self.device, self.start)
+
+    def run(self, forward: Run, x: Tensor, autocast: bool = False) -> _Outcome:
+        self.reset()
         leaf = x.clone().requires_grad_()
         image = leaf * 1  # which may be written to
         with torch.autocast(self.device.type, torch.bfloat16) if autocast else nullcontext():
             y = forward(image)
-        outputs = dict(y) if isinstance(y, dict) else {"": y}
+        outputs = _named(y)
         for out in outputs.values():
             if type(out) is not Tensor:
                 raise Disproof(f"returns {type(out).__name__}, not a tensor")
@@ -223,13 +234,18 @@ class _Trial:
         detached = {name: y.detach() for name, y in outputs.items()}
         return _Outcome(detached, list(grads), image.detach(), after, generators)
 
+    @torch.no_grad()
+    def call(self, x: Tensor) -> Any:
+        self.reset()
+        return self.old(x.clone())
+
     def sizes(self) -> list[tuple[int, int]]:
         """The smallest that the module takes, and another one where it takes any."""
         reason = ""
         self.module.eval()
         for size in _SIZES:
             try:
-                self.run(self.old, self.image(1, size))
+                self.call(self.image(1, size))
             except Disproof:
                 raise
             except Exception as error:
@@ -237,7 +253,7 @@ class _Trial:
                 continue
             other = size[0] + _GROWN[0], size[1] + _GROWN[1]
             try:
-                self.run(self.old, self.image(1, other))
+                self.call(self.image(1, other))
                 return [size, other]
             except Exception:
                 return [size, size]
@@ -254,7 +270,7 @@ class _Trial:
                 expected = self.run(self.old, x)
                 if not all(out.isfinite().all() for out in expected.outputs.values()):
                     raise Disproof("gives no finite values for a drawn image")
-                if _difference(expected, self.run(self.old, x)) is not None:
+                if len(modes) == 2 and not _repeats(expected, self.call(x)):
                     raise Disproof("its forward does not repeat itself")
                 reason = _difference(expected, self.run(partial(_fused, plan, self.module), x))
                 if reason is not None:

@@ -28,7 +28,7 @@ def plan_of(module: nn.Module) -> Plan | None:
 
 def install(module: nn.Module, plan: Plan) -> None:
     module.__dict__[PLAN] = plan
-    module.__class__ = _fused_class(original_class(module))  # type: ignore[assignment]
+    module.__class__ = _fused_class(original_class(module))
 
 
 def remove(module: nn.Module) -> bool:
@@ -37,7 +37,7 @@ def remove(module: nn.Module) -> bool:
         return False
     had = module.__dict__.pop(PLAN, None) is not None
     if "_srkernels_original" in vars(type(module)):  # not where something else made a subclass of it
-        module.__class__ = module._srkernels_original
+        module.__class__ = module._srkernels_original  # type: ignore[assignment]
     return had
 
 
