@@ -25,13 +25,12 @@ from .layers import (
     Tree,
     at,
     flat,
+    image,
     is_sequence,
     kind,
-    operands,
     original_class,
     pair,
     pairs,
-    takes,
     tree,
     watched,
     why_no_values,
@@ -72,8 +71,8 @@ class Plan(ABC):
     def describe(self) -> str: ...
 
     @abstractmethod
-    def run(self, owner: nn.Module, x: Tensor) -> Any:
-        """What ``owner`` makes of ``x``; None where it, or ``x``, is no longer what the plan is for."""
+    def run(self, owner: nn.Module, x: Any) -> Any:
+        """What ``owner`` makes of ``x``; None where it, or ``x``, is not what the plan is for."""
 
     def variants(self) -> Iterator[Plan]:
         """Plans of one formula whose results may differ in dtype."""
@@ -225,15 +224,16 @@ class ResidualPlan(Block):
         if self.scale_from is not None:
             setattr(owner, self.scale_from, number)
 
-    def run(self, owner: nn.Module, x: Tensor) -> Any:
-        if not self.unchanged(owner):
+    def run(self, owner: nn.Module, x: Any) -> Any:
+        given = image(x)
+        if given is None or not self.unchanged(owner):
             return None
         conv1, conv2 = at(owner, self.conv1), at(owner, self.conv2)
         scale = 1.0 if self.scale_from is None else getattr(owner, self.scale_from, None)
-        if x.shape[1] != conv1.in_channels or not isinstance(scale, (int, float)):
+        if given.channels != conv1.in_channels or not isinstance(scale, (int, float)):
             return None
-        first = operands(x, conv1, None if self.activation_at is None else at(owner, self.activation_at))
-        second = operands(x, conv2)
+        first = given.operands(conv1, None if self.activation_at is None else at(owner, self.activation_at))
+        second = given.operands(conv2)
         if first is None or second is None:
             return None
         out = residual_block(
@@ -282,17 +282,18 @@ class DensePlan(Block):
     def describe(self) -> str:
         return f"x + {_DENSE_SCALE} * {self.convs[4]}(x | x1 | x2 | x3 | x4), leaky_relu"
 
-    def run(self, owner: nn.Module, x: Tensor) -> Any:
-        if not self.unchanged(owner):
+    def run(self, owner: nn.Module, x: Any) -> Any:
+        given = image(x)
+        if given is None or not self.unchanged(owner):
             return None
         slopes = [at(owner, path).negative_slope for path in self.activations] or [_DENSE_SLOPE]
         slope = slopes[0]
         if any(s != slope for s in slopes) or not isinstance(slope, (int, float)) or not slope > 0:
             return None
         convs = [at(owner, path) for path in self.convs]
-        if x.shape[1] != convs[0].in_channels:
+        if given.channels != convs[0].in_channels:
             return None
-        found = [operands(x, conv) for conv in convs]
+        found = [given.operands(conv) for conv in convs]
         weights = [f[0] for f in found if f is not None]
         biases = [f[1] for f in found if f is not None]
         if len(weights) < len(found):
@@ -350,7 +351,8 @@ class Chain:
 
 
 def _conv_act(x: Any, conv: nn.Conv2d, activation: nn.Module) -> Tensor | None:
-    found = operands(x, conv, activation) if takes(x) and x.shape[1] == conv.in_channels else None
+    given = image(x)
+    found = None if given is None or given.channels != conv.in_channels else given.operands(conv, activation)
     if found is None:
         return None
     weight, bias, slope = found
@@ -377,7 +379,7 @@ class SequentialPlan(Plan):
     def describe(self) -> str:
         return f"{self.chain.describe()}, where it is called whole"
 
-    def run(self, owner: nn.Module, x: Tensor) -> Any:
+    def run(self, owner: nn.Module, x: Any) -> Any:
         return self.chain.last(owner, x) if self.chain.unchanged(owner) else None
 
 
@@ -406,8 +408,8 @@ class CompactPlan(OwnForward):
     def describe(self) -> str:
         return self.chain.describe(f" of {self.body}")
 
-    def run(self, owner: nn.Module, x: Tensor) -> Any:
-        if not self.unchanged(owner):
+    def run(self, owner: nn.Module, x: Any) -> Any:
+        if image(x) is None or not self.unchanged(owner):
             return None
         layers, upsampler = at(owner, self.body), at(owner, self.upsampler)
         if type(layers) is not nn.ModuleList or type(upsampler) is not nn.PixelShuffle:
@@ -439,9 +441,9 @@ class FeaturesPlan(OwnForward):
     def describe(self) -> str:
         return f"{self.chain.describe(' of vgg_net')}, but for those asked for"
 
-    def run(self, owner: Any, x: Tensor) -> Any:
+    def run(self, owner: Any, x: Any) -> Any:
         layers = owner._modules.get("vgg_net")
-        if not self.unchanged(owner) or not self.chain.unchanged(layers):
+        if image(x) is None or not self.unchanged(owner) or not self.chain.unchanged(layers):
             return None
         if owner.range_norm:
             x = (x + 1) / 2

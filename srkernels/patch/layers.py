@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from .._dispatch import autocasts
-from ..ops.conv import is_plain
 
 ACTIVATIONS: Mapping[type[nn.Module], str] = {nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu", nn.PReLU: "prelu"}
 IDENTITY = "identity"
@@ -18,6 +17,10 @@ IDENTITY = "identity"
 _FORWARDS: dict[Any, Any] = {cls: cls.forward for cls in (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Identity)}
 _NAMES = {**ACTIVATIONS, nn.Identity: IDENTITY}
 _CONVOLUTION = nn.Conv2d.forward, nn.Conv2d._conv_forward
+# A 3x3 convolution that keeps the size of its image.
+_USUAL = {"kernel_size": (3, 3), "stride": (1, 1), "dilation": (1, 1), "groups": 1, "padding_mode": "zeros"}
+_VALUES = tuple(_USUAL.values())
+_PADDINGS = (1, 1), "same"
 _SEQUENTIAL = nn.Sequential.forward
 _CALL = nn.Module.__call__
 _PLAIN = (Tensor, nn.Parameter)
@@ -68,9 +71,8 @@ def kind(module: nn.Module) -> Kind:
     if watched(module):
         return None
     if is_convolution(module):
-        if module.kernel_size == (3, 3) and is_plain(module):
-            return "conv", module.in_channels, module.out_channels
-        return None
+        fits = tuple([getattr(module, name) for name in _USUAL]) == _VALUES and module.padding in _PADDINGS
+        return ("conv", module.in_channels, module.out_channels) if fits else None
     cls = type(module)
     if cls in _FORWARDS and cls.forward is _FORWARDS[cls] and "forward" not in module.__dict__:
         return _NAMES[cls]
@@ -107,46 +109,58 @@ def at(owner: nn.Module, path: str) -> Any:
     return owner
 
 
-def takes(x: Any) -> bool:
-    """Whether ``x`` is an image that the ops compute: no proxy, subclass, nested or unbatched tensor."""
-    return (
-        type(x) in _PLAIN
-        and x.layout is torch.strided
-        and not x.is_nested
-        and x.dim() == 4
-        and x.is_floating_point()
-        and x.numel() > 0
-    )
+class Image(NamedTuple):
+    """What the ops take beside an image.
 
-
-def operands(x: Tensor, conv: nn.Conv2d, activation: nn.Module | None = None) -> tuple[Any, Any, Any] | None:
-    """Weight, bias and slope; None where the ops would not take them beside ``x``, or not as PyTorch does.
-
-    Reads each once: a parametrised weight is computed, and may change, when it is read.
+    Attributes:
+        channels: of the image.
+        device: of every tensor.
+        dtypes: of parameters; several where autocast makes one of them.
     """
-    weight, bias = conv.weight, conv.bias
-    if tuple(weight.shape) != (conv.out_channels, conv.in_channels, 3, 3) or not _beside(x, weight):
-        return None
-    if bias is not None and (tuple(bias.shape) != (conv.out_channels,) or not _beside(x, bias)):
-        return None
-    slope: Any = None
-    if isinstance(activation, nn.LeakyReLU):
-        slope = activation.negative_slope
-        if not isinstance(slope, (int, float)):
+
+    channels: int
+    device: torch.device
+    dtypes: tuple[torch.dtype, ...]
+
+    def has(self, parameter: Any, shape: tuple[int, ...]) -> bool:
+        return (
+            type(parameter) in _PLAIN
+            and parameter.shape == shape
+            and parameter.dtype in self.dtypes
+            and parameter.device == self.device
+        )
+
+    def operands(self, conv: nn.Conv2d, activation: nn.Module | None = None) -> tuple[Any, Any, Any] | None:
+        """Weight, bias and slope; None where the ops would not take them, or not as PyTorch does.
+
+        Reads each once: a parametrised weight is computed, and may change, when it is read.
+        """
+        weight, bias, out = conv.weight, conv.bias, conv.out_channels
+        if not self.has(weight, (out, conv.in_channels, 3, 3)) or not (bias is None or self.has(bias, (out,))):
             return None
-    elif isinstance(activation, nn.PReLU):
-        slope = activation.weight
-        if tuple(slope.shape) not in ((1,), (conv.out_channels,)) or not _beside(x, slope):
-            return None
-    return weight, bias, slope
+        slope: Any = None
+        if isinstance(activation, nn.LeakyReLU):
+            slope = activation.negative_slope
+            if not isinstance(slope, (int, float)):
+                return None
+        elif isinstance(activation, nn.PReLU):
+            slope = activation.weight
+            if not self.has(slope, (1,)) and not self.has(slope, (out,)):
+                return None
+        return weight, bias, slope
 
 
-def _beside(x: Tensor, parameter: Tensor) -> bool:
-    if type(parameter) not in _PLAIN or parameter.device != x.device:
-        return False
-    if not autocasts(x):
-        return parameter.dtype is x.dtype
-    return (parameter.dtype is torch.float64) == (x.dtype is torch.float64) and parameter.is_floating_point()
+_AUTOCAST = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def image(x: Any) -> Image | None:
+    """What goes with ``x``; None where the ops do not compute it: a proxy, a subclass, a nested or unbatched tensor."""
+    if type(x) not in _PLAIN or x.layout is not torch.strided or x.is_nested or x.dim() != 4:
+        return None
+    if not x.is_floating_point() or x.numel() == 0:
+        return None
+    dtypes = _AUTOCAST if x.dtype in _AUTOCAST and autocasts(x) else (x.dtype,)
+    return Image(x.shape[1], x.device, dtypes)
 
 
 def pairs(layers: nn.Module) -> tuple[str, ...]:
@@ -190,12 +204,12 @@ def why_not_fused(conv: nn.Conv2d) -> str | None:
         return f"{type(conv).__name__}, a convolution with its own forward"
     if conv.kernel_size != (3, 3):
         return f"a {'x'.join(map(str, conv.kernel_size))} convolution"
-    for name, usual in {"stride": (1, 1), "dilation": (1, 1), "groups": 1, "padding_mode": "zeros"}.items():
+    for name, usual in _USUAL.items():
         value = getattr(conv, name)
         if value != usual:
             value = value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value
             return f"a convolution with {name} {value}"
-    return None if is_plain(conv) else f"a convolution with padding {conv.padding}"
+    return None if conv.padding in _PADDINGS else f"a convolution with padding {conv.padding}"
 
 
 def why_left(layer: nn.Module, owner: nn.Module | None, then: nn.Module | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from .._eager import in_forward_mode, transforms_active
 from .blocks import PLAN, Plan
-from .layers import original_class, takes
+from .layers import original_class
 
 
 class Fused:
@@ -68,9 +69,10 @@ def _fused_class(original: type[nn.Module]) -> type[nn.Module]:
         return known
     own = {"forward": original.forward} if original.forward is nn.Sequential.forward else _own(original)
 
+    @functools.wraps(original.forward)  # torch.fx reads the signature
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         plan = self.__dict__.get(PLAN)
-        if plan is not None and len(args) == 1 and not kwargs and takes(args[0]) and not _observed():
+        if plan is not None and len(args) == 1 and not kwargs and not _observed():
             out = plan.run(self, args[0]) if _unchanged(original, own) else None
             if out is not None:
                 return out
