@@ -1,197 +1,230 @@
-"""``patch`` on networks as the published code bases write them: same keys, same values, everything still works."""
+"""``patch`` on networks as published code bases write them: what it takes, what it leaves and why; no key changes."""
 
 from __future__ import annotations
 
 import copy
 import io
 import pickle
-from collections import OrderedDict
+import random as python_random
 from collections.abc import Callable
+from typing import Any
 
+import numpy
 import pytest
 import torch
+from helpers.networks import (
+    EDSR,
+    RRDB,
+    PReLUBlock,
+    ResBlock,
+    ResBlockCRC,
+    ResidualBlockNoBN,
+    ResidualDenseBlock,
+    SRVGGNetCompact,
+    VGGFeatureExtractor,
+    old_esrgan,
+)
 from helpers.operands import random
+from helpers.patching import assert_same_calls
 from torch import Tensor, nn
-from torch.nn.utils import spectral_norm
+from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_norm
 
-import srkernels
-from srkernels import patch, unpatch
+from srkernels import patch, unpatch, use_backend
 from srkernels._dispatch import why_not
 
 
-class ResidualBlockNoBN(nn.Module):
-    """As BasicSR has it."""
+def conv(channels: int = 8, out: int = 8, **settings: Any) -> nn.Conv2d:
+    return nn.Conv2d(channels, out, **{"kernel_size": 3, "padding": 1, **settings})
 
-    def __init__(self, num_feat: int = 8, res_scale: float = 1) -> None:
+
+def network(*blocks: nn.Module) -> nn.Sequential:
+    return nn.Sequential(conv(3), *blocks, conv(out=3))
+
+
+class Recursion(nn.Sequential):
+    """One convolution and one activation, again and again, and an attribute that nobody reads."""
+
+    def __init__(self) -> None:
+        super().__init__(conv(3), *[conv(), nn.PReLU(8)] * 3, conv(out=3))
+        self.depth = 3
+
+
+class SharedLayers(nn.Module):
+    """A residual block of one convolution, which a second place calls too."""
+
+    def __init__(self) -> None:
         super().__init__()
-        self.res_scale = res_scale
-        self.conv1 = nn.Conv2d(num_feat, num_feat, 3, 1, 1)
-        self.conv2 = nn.Conv2d(num_feat, num_feat, 3, 1, 1)
-        self.relu = nn.ReLU(inplace=True)
+        self.first, self.conv = conv(3), conv()
+        self.block = ResidualBlockNoBN()
+        self.block.conv1 = self.block.conv2 = self.conv
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(self.relu(self.conv1(x))) * self.res_scale
+        return self.block(self.block(self.conv(self.first(x))))
 
 
-class ResBlock(nn.Module):
-    """As EDSR has it: ``body.0``, ``body.2``."""
+class InPlaceSum(ResidualBlockNoBN):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(self.relu(self.conv1(x))) * self.res_scale
+        y += x
+        return y
 
-    def __init__(self, channels: int = 8, res_scale: float = 0.1) -> None:
-        super().__init__()
-        act = nn.ReLU(True)
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1), act, nn.Conv2d(channels, channels, 3, padding=1)
+
+def vgg() -> nn.Sequential:
+    """VGG's layers, and a discriminator's: batch norm, stride, in-place dropout behind an activation."""
+    layers = [conv(3), nn.ReLU(True), conv(), nn.ReLU(True), nn.MaxPool2d(4), conv(), nn.BatchNorm2d(8)]
+    layers += [nn.LeakyReLU(0.2), conv(), nn.LeakyReLU(0.2), conv(stride=2), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, conv(), nn.LeakyReLU(0.2), nn.Dropout(0.5, inplace=True), conv())
+
+
+def parametrised() -> nn.Module:
+    block = ResidualBlockNoBN()
+    parametrizations.spectral_norm(block.conv1)
+    return network(block)
+
+
+BLOCK, DENSE, CHAIN = "residual_block", "dense_block", "conv2d_act"
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
+    "ResidualBlockNoBN": (lambda: network(ResidualBlockNoBN(), ResidualBlockNoBN()), {"1": BLOCK, "2": BLOCK}),
+    "ResBlock": (lambda: network(ResBlock(), ResBlock()), {"1": BLOCK, "2": BLOCK}),
+    "ResBlockCRC": (lambda: network(ResBlockCRC()), {"1": BLOCK}),
+    "PReLUBlock": (lambda: network(PReLUBlock()), {"1": BLOCK}),
+    "in-place sum": (lambda: network(InPlaceSum()), {"1": BLOCK}),
+    "parametrised": (parametrised, {"1": BLOCK}),
+    "EDSR": (EDSR, {"body.0": BLOCK, "body.1": BLOCK}),
+    "dense, rdb": (lambda: network(RRDB(ResidualDenseBlock, "rdb")), {f"1.rdb{k}": DENSE for k in (1, 2, 3)}),
+    "dense, RDB": (lambda: network(RRDB(ResidualDenseBlock, "RDB")), {f"1.RDB{k}": DENSE for k in (1, 2, 3)}),
+    "old ESRGAN": (old_esrgan, {"": CHAIN, **{f"1.sub.0.RDB{k}": DENSE for k in (1, 2, 3)}}),
+    "VGG": (vgg, {"": CHAIN}),
+    "recursion": (Recursion, {"": CHAIN}),
+    "shared layers": (SharedLayers, {"block": BLOCK}),
+    "one activation": (lambda: nn.Sequential(conv(3), act := nn.ReLU(), conv(), act, conv()), {"": CHAIN}),
+    **{
+        f"compact, {act}": (lambda act=act: SRVGGNetCompact(act), {"": CHAIN})  # type: ignore[misc]
+        for act in ("relu", "prelu", "leakyrelu")
+    },
+    **{
+        f"features, range_norm={on}": (
+            lambda on=on: VGGFeatureExtractor(["conv1_2", "relu2_1", "conv2_2"], range_norm=on),  # type: ignore[misc]
+            {"": CHAIN},
         )
-        self.res_scale = res_scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        res = self.body(x).mul(self.res_scale)
-        res += x
-        return res
+        for on in (False, True)
+    },
+}
 
 
-class ResBlockCRC(nn.Module):
-    """As KAIR has it: ``res.0``, ``res.2``, no scale."""
-
-    def __init__(self, channels: int = 8) -> None:
-        super().__init__()
-        layers = [nn.Conv2d(channels, channels, 3, 1, 1), nn.LeakyReLU(0.2), nn.Conv2d(channels, channels, 3, 1, 1)]
-        self.res = nn.Sequential(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.res(x)
+@pytest.fixture(params=NETWORKS, ids=str)
+def taken(request: pytest.FixtureRequest) -> tuple[nn.Module, dict[str, str]]:
+    make, lines = NETWORKS[request.param]
+    torch.manual_seed(0)
+    return make().double(), lines
 
 
-class PReLUBlock(nn.Module):
-    """As DASR's down-sampling network has it."""
-
-    def __init__(self, channels: int = 8) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
-        self.prelu = nn.PReLU()
-        self.conv2 = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        residual = self.conv1(x)
-        residual = self.prelu(residual)
-        return x + self.conv2(residual)
+def image(dtype: torch.dtype = torch.float64) -> Tensor:
+    return random((2, 3, 8, 12), dtype, 0)
 
 
-class ResidualDenseBlock(nn.Module):
-    """As BasicSR has it: ``conv1`` ... ``conv5`` and one activation."""
-
-    def __init__(self, num_feat: int = 8, num_grow_ch: int = 4) -> None:
-        super().__init__()
-        for k in range(4):
-            self.add_module(f"conv{k + 1}", nn.Conv2d(num_feat + k * num_grow_ch, num_grow_ch, 3, 1, 1))
-        self.conv5 = nn.Conv2d(num_feat + 4 * num_grow_ch, num_feat, 3, 1, 1)
-        self.lrelu = nn.LeakyReLU(negative_slope=0.2, inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x1 = self.lrelu(self.conv1(x))
-        x2 = self.lrelu(self.conv2(torch.cat((x, x1), 1)))
-        x3 = self.lrelu(self.conv3(torch.cat((x, x1, x2), 1)))
-        x4 = self.lrelu(self.conv4(torch.cat((x, x1, x2, x3), 1)))
-        x5 = self.conv5(torch.cat((x, x1, x2, x3, x4), 1))
-        return x5 * 0.2 + x
-
-
-class OldDenseBlock(nn.Module):
-    """As the first ESRGAN has it: ``conv1.0`` ... ``conv5.0``."""
-
-    def __init__(self, nc: int = 8, gc: int = 4) -> None:
-        super().__init__()
-        for k in range(4):
-            layers = nn.Conv2d(nc + k * gc, gc, 3, 1, 1), nn.LeakyReLU(0.2, inplace=True)
-            self.add_module(f"conv{k + 1}", nn.Sequential(*layers))
-        self.conv5 = nn.Sequential(nn.Conv2d(nc + 4 * gc, nc, 3, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x1 = self.conv1(x)
-        x2 = self.conv2(torch.cat((x, x1), 1))
-        x3 = self.conv3(torch.cat((x, x1, x2), 1))
-        x4 = self.conv4(torch.cat((x, x1, x2, x3), 1))
-        x5 = self.conv5(torch.cat((x, x1, x2, x3, x4), 1))
-        return x5.mul(0.2) + x
+def test_networks(taken: tuple[nn.Module, dict[str, str]]) -> None:
+    net, lines = taken
+    original = copy.deepcopy(net)
+    report = patch(net)
+    assert {line.path: line.op for line in report.taken} == lines
+    assert len({line.path for line in report.lines}) == len(report.lines)
+    assert repr(net) == repr(original)
+    assert list(net.state_dict()) == list(original.state_dict())
+    net.load_state_dict(original.state_dict(), strict=True)
+    for backend in (None, "native") if why_not("native", torch.device("cpu"), torch.float64) is None else (None,):
+        with use_backend(backend):
+            assert_same_calls(original, net, image())
+    assert not patch(net).taken
+    assert unpatch(net) == len(lines)
+    assert [type(m) for m in net.modules()] == [type(m) for m in original.modules()]
+    assert [vars(m).keys() for m in net.modules()] == [vars(m).keys() for m in original.modules()]
 
 
-class RRDB(nn.Module):
-    def __init__(self, block: Callable[[], nn.Module], name: str) -> None:
-        super().__init__()
-        for k in (1, 2, 3):
-            self.add_module(f"{name}{k}", block())
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = x
-        for block in self.children():
-            out = block(out)
-        return out * 0.2 + x
-
-
-class SRVGGNetCompact(nn.Module):
-    """As BasicSR has it: one list of convolutions and activations, iterated by hand."""
-
-    def __init__(self, act_type: str = "prelu", num_feat: int = 8, num_conv: int = 2, upscale: int = 2) -> None:
-        super().__init__()
-        self.upscale = upscale
-        self.body = nn.ModuleList()
-        self.body.append(nn.Conv2d(3, num_feat, 3, 1, 1))
-        self.body.append(self._activation(act_type, num_feat))
-        for _ in range(num_conv):
-            self.body.append(nn.Conv2d(num_feat, num_feat, 3, 1, 1))
-            self.body.append(self._activation(act_type, num_feat))
-        self.body.append(nn.Conv2d(num_feat, 3 * upscale * upscale, 3, 1, 1))
-        self.upsampler = nn.PixelShuffle(upscale)
-
-    @staticmethod
-    def _activation(act_type: str, num_feat: int) -> nn.Module:
-        if act_type == "relu":
-            return nn.ReLU(inplace=True)
-        if act_type == "prelu":
-            return nn.PReLU(num_parameters=num_feat)
-        return nn.LeakyReLU(negative_slope=0.1, inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = x
-        for i in range(0, len(self.body)):
-            out = self.body[i](out)
-        out = self.upsampler(out)
-        out += nn.functional.interpolate(x, scale_factor=self.upscale, mode="nearest")
-        return out
+def test_copies_stay_patched(taken: tuple[nn.Module, dict[str, str]]) -> None:
+    net, lines = taken
+    patch(net)
+    ways = [copy.deepcopy]
+    if not any(map(parametrize.is_parametrized, net.modules())):  # which PyTorch does not pickle
+        ways += [lambda net: pickle.loads(pickle.dumps(net)), _saved_and_loaded]
+    for way in ways:
+        other = way(net)
+        assert_same_calls(net, other, image())
+        with torch.no_grad():  # a copy computes with its own parameters
+            for p in other.parameters():
+                p.zero_()
+        assert any(p.any() for p in net.parameters())
+        assert unpatch(other) == len(lines)
 
 
-class VGGFeatureExtractor(nn.Module):
-    """As BasicSR has it, with fewer channels: layers iterated by hand, copies kept of those that are asked for."""
+def _saved_and_loaded(net: nn.Module) -> nn.Module:
+    buffer = io.BytesIO()
+    torch.save(net, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
 
-    def __init__(self, layer_name_list: list[str], use_input_norm: bool = True, range_norm: bool = False) -> None:
-        super().__init__()
-        self.layer_name_list = layer_name_list
-        self.use_input_norm = use_input_norm
-        self.range_norm = range_norm
-        layers: dict[str, nn.Module] = {}
-        channels = 3
-        for stage in (1, 2):
-            for k in (1, 2):
-                layers[f"conv{stage}_{k}"] = nn.Conv2d(channels, 4 * stage, 3, padding=1)
-                layers[f"relu{stage}_{k}"] = nn.ReLU(inplace=True)
-                channels = 4 * stage
-            layers[f"pool{stage}"] = nn.MaxPool2d(2)
-        self.vgg_net = nn.Sequential(OrderedDict(layers))
-        if use_input_norm:
-            self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
-            self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        if self.range_norm:
-            x = (x + 1) / 2
-        if self.use_input_norm:
-            x = (x - self.mean) / self.std
-        output = {}
-        for key, layer in self.vgg_net._modules.items():
-            x = layer(x)
-            if key in self.layer_name_list:
-                output[key] = x.clone()
-        return output
+@pytest.mark.parametrize("name", ["ResBlock", "dense, rdb", "compact, prelu", "features, range_norm=False", "VGG"])
+def test_compiles_in_one_graph(name: str) -> None:
+    net = NETWORKS[name][0]().double()
+    original = copy.deepcopy(net).eval()
+    patch(net.eval())
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    torch.compiler.reset()
+    with torch.no_grad():
+        found = torch.compile(net, fullgraph=True, backend=backend)(image())
+        torch.testing.assert_close(found, original(image()))
+    assert len(graphs) == 1
+    assert "srkernels" in str(graphs[0].graph)
+
+
+def test_nothing_but_the_class_is_touched(taken: tuple[nn.Module, dict[str, str]]) -> None:
+    net, _ = taken
+    net.train()
+    next(net.children()).eval()
+    parameters = list(net.parameters())
+    parameters[0].requires_grad_(False)
+    parameters[-1].grad = torch.ones_like(parameters[-1])
+    tensors = [t.clone() for t in net.state_dict().values()]
+    modes = [m.training for m in net.modules()]
+    states = torch.get_rng_state(), python_random.getstate(), numpy.random.get_state()[1].tolist()  # type: ignore[index,union-attr]
+    patch(net)
+    assert all(map(torch.equal, tensors, net.state_dict().values()))
+    assert modes == [m.training for m in net.modules()]
+    assert [p.requires_grad for p in net.parameters()] == [False] + [True] * (len(parameters) - 1)
+    assert [p.grad is None for p in net.parameters()] == [True] * (len(parameters) - 1) + [False]
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert states[1:] == (python_random.getstate(), numpy.random.get_state()[1].tolist())  # type: ignore[index,union-attr]
+
+
+@pytest.mark.skipif(
+    why_not("native", torch.device("cpu"), torch.float32) is not None,
+    reason="without the native core the automatic choice is eager PyTorch, whose autograd decides what it keeps",
+)
+@pytest.mark.parametrize("block", [ResidualBlockNoBN, ResidualDenseBlock], ids=lambda b: b.__name__)
+def test_what_the_backward_pass_finds(block: Callable[[], nn.Module]) -> None:
+    x = random((4, 8, 16, 16), torch.float32, 0).requires_grad_()
+
+    def kept(save: str) -> int:
+        module, sizes = block(), list[int]()
+        assert patch(module, save=save).taken
+        parameters = {p.data_ptr() for p in module.parameters()}
+
+        def pack(t: Tensor) -> Tensor:
+            sizes.append(0 if t.data_ptr() in parameters else t.numel())
+            return t
+
+        with use_backend("native"), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            module(x)
+        return sum(sizes)
+
+    assert kept("recompute") == x.numel()
+    assert kept("activations") > x.numel()
 
 
 class Impostor(ResidualBlockNoBN):
@@ -201,94 +234,215 @@ class Impostor(ResidualBlockNoBN):
         return self.relu(super().forward(x))
 
 
-def _network(*blocks: nn.Module) -> nn.Sequential:
+class Dropping(ResidualBlockNoBN):
+    """A residual block in evaluation mode only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + nn.functional.dropout(self.conv2(self.relu(self.conv1(x))), 0.5, self.training)
+
+
+class Surviving(ResidualBlockNoBN):
+    """Stochastic depth: the branch is left out one time in ten, by a generator."""
+
+    draw: Callable[[], float]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.draw() > 0.9 else super().forward(x)
+
+
+class SurvivingTorch(Surviving):
+    def draw(self) -> float:
+        return float(torch.rand(()))
+
+
+class SurvivingPython(Surviving):
+    def draw(self) -> float:
+        return python_random.random()
+
+
+class SurvivingNumpy(Surviving):
+    def draw(self) -> float:
+        return float(numpy.random.rand())
+
+
+class Counting(ResidualBlockNoBN):
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+
+_calls = [0]
+
+
+class Alternating(ResidualBlockNoBN):
+    def forward(self, x: Tensor) -> Tensor:
+        _calls[0] += 1
+        return super().forward(x) * (_calls[0] % 2)
+
+
+class FixedScale(ResidualBlockNoBN):
+    """Does not read its ``res_scale``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(self.relu(self.conv1(x)))
+
+
+class Gated(ResidualBlockNoBN):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("gate", torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.gate * self.conv2(self.relu(self.conv1(x)))
+
+
+class Precise(ResidualBlockNoBN):
+    """Leaves autocast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x)
+
+
+class Fixed(ResidualBlockNoBN):
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+class NoSkip(SRVGGNetCompact):
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.body:
+            x = layer(x)
+        return self.upsampler(x)
+
+
+def changed(block: nn.Module, **layers: Any) -> nn.Module:
+    for name, layer in layers.items():
+        setattr(block, name, layer)
+    return block
+
+
+OTHER = "looks like a known block but computes something else"
+LEFT: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
+    "another formula": (Impostor, "", OTHER),
+    "in a model": (lambda: EDSR(), "conv_first", "part of EDSR, whose own forward matches no known block"),
+    "a known block's convolution": (Impostor, "conv1", "part of Impostor, whose own forward matches no known block"),
+    "no skip": (NoSkip, "", OTHER),
+    "dropout": (Dropping, "", "looks like a known block but draws random numbers"),
+    "random, torch": (SurvivingTorch, "", "looks like a known block but draws random numbers"),
+    "random, Python": (SurvivingPython, "", "looks like a known block but draws random numbers"),
+    "random, NumPy": (SurvivingNumpy, "", "looks like a known block but draws random numbers"),
+    "counting": (Counting, "", "its forward sets attributes"),
+    "alternating": (Alternating, "", "its forward does not repeat itself"),
+    "fixed scale": (FixedScale, "", OTHER),
+    "a buffer that is 1": (Gated, "", OTHER),
+    "leaves autocast": (Precise, "", "looks like a known block but leaves autocast"),
+    "no gradient": (Fixed, "", "returns a tensor without gradient"),
+    "a tensor": (
+        lambda: changed(ResidualBlockNoBN(), mask=torch.ones(())),
+        "",
+        "keeps a tensor that is no buffer (mask)",
+    ),
+    "its own forward": (
+        lambda: changed(ResidualBlockNoBN(), forward=lambda x: x),
+        "",
+        "its forward was replaced on the object",
+    ),
+    "5x5": (lambda: changed(ResidualBlockNoBN(), conv2=conv(kernel_size=5, padding=2)), "", "a 5x5 convolution"),
+    "GELU": (lambda: changed(ResidualBlockNoBN(), relu=nn.GELU()), "", "two convolutions and GELU"),
+    "norm": (lambda: changed(ResidualBlockNoBN(), n=nn.BatchNorm2d(8)), "", "two convolutions and BatchNorm2d"),
+    "channels": (
+        lambda: changed(ResidualBlockNoBN(), conv2=conv(out=4)),
+        "",
+        "two convolutions whose channels do not lead back to the input's",
+    ),
+    "slopes": (
+        lambda: changed(ResidualDenseBlock(), lrelu=nn.LeakyReLU(-0.2)),
+        "",
+        "five dense convolutions with different or negative slopes",
+    ),
+    "norm after": (lambda: nn.Sequential(conv(), nn.BatchNorm2d(8), nn.ReLU()), "0", "followed by BatchNorm2d"),
+    "norm itself": (lambda: nn.Sequential(conv(), nn.BatchNorm2d(8)), "1", "no op computes BatchNorm2d"),
+    "SiLU after": (lambda: nn.Sequential(conv(), nn.SiLU()), "0", "followed by SiLU"),
+    "nothing after": (lambda: nn.Sequential(conv(), nn.ReLU(), conv()), "2", "no activation after it"),
+    "written to": (
+        lambda: nn.Sequential(conv(), nn.LeakyReLU(), nn.Dropout(0.5, True)),
+        "0",
+        "followed by LeakyReLU, whose output may be written to",
+    ),
+    "stride": (lambda: nn.Sequential(conv(stride=2), nn.ReLU()), "0", "a convolution with stride 2"),
+    "stride in one direction": (lambda: nn.Sequential(conv(stride=(1, 2))), "0", "a convolution with stride (1, 2)"),
+    "dilation": (lambda: nn.Sequential(conv(dilation=2), nn.ReLU()), "0", "a convolution with dilation 2"),
+    "groups": (lambda: nn.Sequential(conv(groups=4), nn.ReLU()), "0", "a convolution with groups 4"),
+    "padding": (lambda: nn.Sequential(conv(padding=0), nn.ReLU()), "0", "a convolution with padding (0, 0)"),
+    "padding mode": (
+        lambda: nn.Sequential(conv(padding_mode="reflect"), nn.ReLU()),
+        "0",
+        "a convolution with padding_mode reflect",
+    ),
+    "1x1": (lambda: nn.Sequential(conv(kernel_size=1, padding=0), nn.ReLU()), "0", "a 1x1 convolution"),
+    "spectral norm": (
+        lambda: nn.Sequential(spectral_norm(conv()), nn.ReLU()),
+        "0",
+        "a convolution with a hook (SpectralNorm)",
+    ),
+    "alone": (conv, "", "a convolution alone"),
+    "meta": (
+        lambda: nn.Sequential(conv(device="meta"), nn.ReLU()),
+        "",
+        "on the meta device: patch it once it has values",
+    ),
+    "meta block": (lambda: ResidualBlockNoBN().to("meta"), "", "on the meta device: patch it once it has values"),
+    "lazy": (
+        lambda: nn.Sequential(nn.LazyConv2d(8, 3, padding=1), nn.ReLU()),
+        "0",
+        "not initialised: patch it after its first forward",
+    ),
+    "no size that fits": (
+        lambda: nn.Sequential(conv(), nn.ReLU(), nn.Flatten(), nn.Linear(7, 1)),
+        "",
+        "its forward does not run on one image tensor: mat1 and mat2 shapes cannot be multiplied (1x131072 and 7x1)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LEFT)
+def test_what_is_left_is_said_why(case: str) -> None:
+    make, path, reason = LEFT[case]
+    net = make()
+    report = patch(net)
+    assert {line.path: line.note for line in report.left}[path] == reason
+    assert path not in {line.path for line in report.taken}
+    assert f"{len(report.taken)} taken, {len(report.left)} left" in str(report)
+
+
+def test_one_size_only() -> None:
+    """A discriminator with a linear layer takes images of one size."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), *blocks, nn.Conv2d(8, 3, 3, 1, 1))
+    layers = [conv(3), nn.ReLU(), nn.MaxPool2d(8), conv(), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 1)]
+    assert [line.path for line in patch(nn.Sequential(*layers)).taken] == [""]
 
 
-BLOCKS: list[Callable[[], nn.Module]] = [ResidualBlockNoBN, ResBlock, ResBlockCRC, PReLUBlock]
-
-
-def _loss_and_gradients(net: nn.Module, x: Tensor) -> list[Tensor]:
-    y = net(x)
-    loss = (y * y).sum()
-    return [y.detach(), *torch.autograd.grad(loss, [p for p in net.parameters() if p.requires_grad])]
-
-
-def _assert_same(net: nn.Module, other: nn.Module) -> None:
-    x = random((2, 3, 9, 10), torch.float32, 0)
-    expected = _loss_and_gradients(net, x)
-    for backend in (None, "native") if why_not("native", x.device, x.dtype) is None else (None,):
-        with srkernels.use_backend(backend):
-            found = _loss_and_gradients(other, x)
-        for a, b in zip(expected, found, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(a.abs().max()))
-
-
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda b: b.__name__)
-def test_known_blocks(block: Callable[[], nn.Module]) -> None:
-    net = _network(block(), block())
-    original = copy.deepcopy(net)
-    before = copy.deepcopy(net.state_dict())
+def test_spectral_norm_keeps_working() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(spectral_norm(conv(3)), nn.ReLU(), conv(), nn.ReLU(), weight_norm(conv()), nn.ReLU()).double()
+    net(image()).sum().backward()  # a weight that is not a leaf cannot be copied the usual way
     report = patch(net)
-    assert [(line.path, line.op) for line in report.taken] == [("1", "residual_block"), ("2", "residual_block")]
-    assert list(net.state_dict()) == list(before)
-    net.load_state_dict(before, strict=True)
-    original.load_state_dict(net.state_dict(), strict=True)
-    assert isinstance(net[1], block)
-    assert repr(net) == repr(original)
-    _assert_same(original, net)
-    assert not patch(net).taken
-    assert unpatch(net) == 2
-    assert type(net[1]) is block
-    assert net[1].__dict__.keys() == original[1].__dict__.keys()
-    _assert_same(original, net)
-
-
-@pytest.mark.parametrize(
-    ("block", "name", "key"),
-    [
-        (ResidualDenseBlock, "rdb", "1.rdb3.conv5.weight"),
-        (ResidualDenseBlock, "RDB", "1.RDB1.conv1.bias"),
-        (OldDenseBlock, "RDB", "1.RDB2.conv4.0.weight"),
-    ],
-    ids=["BasicSR", "RRDB_trunk", "model.1.sub"],
-)
-def test_dense_blocks_of_every_family_of_keys(block: Callable[[], nn.Module], name: str, key: str) -> None:
-    net = _network(RRDB(block, name))
-    original = copy.deepcopy(net)
-    assert key in net.state_dict()
-    report = patch(net)
-    assert [(line.path, line.op) for line in report.taken] == [(f"1.{name}{k}", "dense_block") for k in (1, 2, 3)]
-    net.load_state_dict(original.state_dict(), strict=True)
-    original.load_state_dict(net.state_dict(), strict=True)
-    _assert_same(original, net)
-    assert unpatch(net) == 3
-    _assert_same(original, net)
-
-
-def test_copies_stay_patched() -> None:
-    net = _network(ResidualBlockNoBN(res_scale=0.1), PReLUBlock())
-    patch(net)
-    buffer = io.BytesIO()
-    torch.save(net, buffer)
-    buffer.seek(0)
-    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), torch.load(buffer, weights_only=False)):
-        _assert_same(net, other)
-        assert other[1].conv1 is not net[1].conv1
-        with torch.no_grad():  # a copy computes with its own parameters
-            other[1].conv1.weight.zero_()
-        x = random((1, 3, 8, 8), torch.float32, 1)
-        assert not torch.equal(other(x), net(x))
-        assert unpatch(other) == 2
+    assert [line.note.split(" with")[0] for line in report.taken] == ["convolution"]
+    before = net[0].weight_u.clone()
+    net(image())
+    assert not torch.equal(net[0].weight_u, before), "the power iteration runs in every forward"
 
 
 def test_exponential_moving_average() -> None:
-    net = _network(ResidualBlockNoBN())
+    net = network(ResidualBlockNoBN())
     patch(net)
     average = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
-    x = random((2, 3, 8, 8), torch.float32, 0)
+    x = image(torch.float32)
     for _ in range(3):
         optimizer.zero_grad()
         net(x).square().mean().backward()
@@ -298,156 +452,11 @@ def test_exponential_moving_average() -> None:
     assert not torch.equal(average(x), net(x))
 
 
-def test_compiles_in_one_graph() -> None:
-    net = _network(ResidualBlockNoBN(), PReLUBlock())
-    expected = copy.deepcopy(net)
-    patch(net)
-    _assert_same(expected, torch.compile(net, fullgraph=True, backend="aot_eager"))
-
-
-def test_requires_grad_may_be_toggled() -> None:
-    """As GAN loops freeze a discriminator for the generator's step."""
-    net, x = _network(ResidualBlockNoBN()), random((2, 3, 8, 8), torch.float32, 0).requires_grad_()
-    patch(net)
-    net.requires_grad_(False)
-    (frozen,) = torch.autograd.grad(net(x).sum(), x)
-    net.requires_grad_(True)
-    grads = torch.autograd.grad(net(x).sum(), [x, *net.parameters()])
-    torch.testing.assert_close(grads[0], frozen)
-    assert all(g.any() for g in grads)
-
-
-@pytest.mark.parametrize(
-    ("block", "part"),
-    [(ResidualBlockNoBN, "conv1"), (ResidualBlockNoBN, "relu"), (ResBlock, "body"), (ResidualDenseBlock, "conv5")],
-    ids=lambda v: v if isinstance(v, str) else v.__name__,
-)
-def test_a_hook_inside_sees_its_call(block: Callable[[], nn.Module], part: str) -> None:
-    net, seen = _network(block()), []
-    assert patch(net).taken
-    handle = net[1].get_submodule(part).register_forward_hook(lambda module, args, out: seen.append(out.shape))
-    x = random((1, 3, 8, 8), torch.float32, 0)
-    hooked = net(x)
-    assert len(seen) == 1
-    handle.remove()
-    torch.testing.assert_close(net(x), hooked)
-    assert len(seen) == 1
-
-
-def test_spectral_norm_keeps_working() -> None:
-    block = ResidualBlockNoBN()
-    block.conv1 = spectral_norm(block.conv1)
-    net = _network(block)
-    report = patch(net)
-    assert not report.taken or net(random((1, 3, 8, 8), torch.float32, 0)).isfinite().all()
-    before = net[1].conv1.weight_u.clone()
-    net(random((1, 3, 8, 8), torch.float32, 0))
-    assert not torch.equal(net[1].conv1.weight_u, before), "the power iteration runs in every forward"
-
-
-class DroppingBlock(ResidualBlockNoBN):
-    """A residual block in evaluation mode only."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + nn.functional.dropout(self.conv2(self.relu(self.conv1(x))), 0.5, self.training)
-
-
-def test_a_block_is_proven_in_both_modes() -> None:
-    for training in (True, False):
-        assert not patch(_network(DroppingBlock()).train(training)).taken
-
-
-def test_what_is_not_known_is_left_and_said() -> None:
-    bigger = ResidualBlockNoBN()
-    bigger.conv2 = nn.Conv2d(8, 8, 5, padding=2)
-    gelu = ResidualBlockNoBN()
-    gelu.relu = nn.GELU()
-    reflect = ResidualBlockNoBN()
-    reflect.conv1 = nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")
-    net = _network(Impostor(), bigger, gelu, reflect)
-    before = {name: type(m) for name, m in net.named_modules()}
-    x = random((1, 3, 8, 8), torch.float32, 0)
-    expected = net(x)
-    report = patch(net)
-    assert not report.taken
-    assert {name: type(m) for name, m in net.named_modules()} == before
-    assert torch.equal(net(x), expected)
-    reasons = {line.path: line.note for line in report.left}
-    assert reasons["1"] == "looks like a known block but computes something else"
-    assert reasons["2"] == "a 5x5 convolution"
-    assert "GELU" in reasons["3"]
-    assert "padding" in reasons["4"]
-    assert reasons["0"] == "followed by Impostor"
-    table = str(report)
-    assert "0 taken" in table
-    assert "left  " in table
-
-
-def test_sequences_of_convolution_and_activation() -> None:
-    """VGG, tapped by a hook before the ReLU, and a discriminator's leaky ReLUs."""
-    torch.manual_seed(0)
-    layers = [
-        nn.Conv2d(3, 8, 3, padding=1),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(8, 8, 3, padding=1),
-        nn.ReLU(inplace=True),
-    ]
-    net = nn.Sequential(*layers, nn.MaxPool2d(4), nn.Conv2d(8, 4, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 1))
-    original = copy.deepcopy(net)
-    (line,) = patch(net).taken
-    assert line.op == "conv2d_act"
-    assert line.note.startswith("3 convolutions")
-    assert list(net.state_dict()) == list(original.state_dict())
-    _assert_same(original, net)
-    tapped: list[Tensor] = []
-    net[2].register_forward_hook(lambda module, args, out: tapped.append(out.clone()))
-    _assert_same(original, net)
-    assert (tapped[0] < 0).any(), "the tap is before the ReLU"
-
-
-@pytest.mark.parametrize("act_type", ["relu", "prelu", "leakyrelu"])
-def test_compact_network(act_type: str) -> None:
-    torch.manual_seed(0)
-    net = SRVGGNetCompact(act_type)
-    original = copy.deepcopy(net)
-    (line,) = patch(net).taken
-    assert (line.path, line.op) == ("", "conv2d_act")
-    assert line.note.startswith("3 convolutions")
-    net.load_state_dict(original.state_dict(), strict=True)
-    _assert_same(original, net)
-    assert unpatch(net) == 1
-    _assert_same(original, net)
-
-
-def test_a_compact_network_of_another_formula_is_left() -> None:
-    class NoSkip(SRVGGNetCompact):
-        def forward(self, x: Tensor) -> Tensor:
-            out = x
-            for layer in self.body:
-                out = layer(out)
-            return self.upsampler(out)
-
-    (line,) = (line for line in patch(NoSkip()).left if line.path == "")
-    assert line.note == "looks like a known block but computes something else"
-
-
-@pytest.mark.parametrize("range_norm", [False, True])
-def test_features_tapped_before_and_after_the_activation(range_norm: bool) -> None:
-    torch.manual_seed(0)
-    names = ["conv1_2", "relu2_1", "conv2_2"]
-    net = VGGFeatureExtractor(names, range_norm=range_norm)
-    original = copy.deepcopy(net)
-    (line,) = patch(net).taken
-    assert line.op == "conv2d_act"
-    x = random((2, 3, 12, 10), torch.float32, 0)
-    for layers in (names, ["relu1_1", "pool1", "conv2_2"], ["pool2"]):  # the list may change later
-        net.layer_name_list = original.layer_name_list = layers
-        found, expected = net(x), original(x)
-        assert list(found) == list(expected) == layers
-        for name in layers:
-            torch.testing.assert_close(found[name], expected[name])
-
-
-def test_not_a_module() -> None:
-    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got int"):
-        srkernels.patch(3)  # type: ignore[arg-type]
+def test_arguments() -> None:
+    for value, name in ((3, "int"), (None, "NoneType")):
+        for function in (patch, unpatch):
+            expected = rf"^{function.__name__}: model must be a torch\.nn\.Module, got {name}$"
+            with pytest.raises(TypeError, match=expected):
+                function(value)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^patch: save must be one of activations, recompute, got 'nothing'$"):
+        patch(ResidualBlockNoBN(), save="nothing")
