@@ -80,9 +80,9 @@ def _fused_class(original: type[nn.Module]) -> type[nn.Module]:
 
     def reduce(self: Any, protocol: Any) -> Any:
         reduced: Any = original.__reduce_ex__(self, max(2, int(protocol)))
-        if reduced[1][:1] == (type(self),):  # not by a way of its own
+        if reduced[1][:1] == (type(self),):
             return _rebuild, (original, *reduced[1][1:]), *reduced[2:]
-        return reduced
+        return original if reduced[0] is type(self) else reduced[0], *reduced[1:]  # by a way of its own
 
     def prepare_scriptable(self: Any) -> nn.Module:
         bare = original.__new__(original)
