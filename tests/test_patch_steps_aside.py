@@ -249,6 +249,7 @@ CALLS: dict[str, Callable[[nn.Module, Tensor], Any]] = {
     "None": lambda net, x: net(None),
     "vmap": lambda net, x: torch.func.vmap(net)(x[None]),
     "jvp": lambda net, x: torch.func.jvp(net, (x,), (x,))[1],
+    "compiled vmap": lambda net, x: torch.compile(torch.func.vmap(net), backend="eager")(x[None]),
     "grad": lambda net, x: torch.func.grad(lambda x: net(x).sum())(x),
     "forward mode": lambda net, x: _tangent(net, x),
     "inference": lambda net, x: _in(torch.inference_mode(), net, x),

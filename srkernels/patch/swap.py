@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.compiler import is_compiling
 from torch.nn.modules.module import _has_any_global_hook
 
 from .._eager import in_forward_mode, transforms_active
@@ -44,9 +43,13 @@ def remove(module: nn.Module) -> bool:
 
 def _observed() -> bool:
     """Whether something wants to see the calls of all modules, or derivatives that the ops do not know."""
-    if _has_any_global_hook() or torch._C._get_tracing_state() or torch.compiler.is_exporting():
-        return True
-    return not is_compiling() and (transforms_active() or in_forward_mode())
+    return bool(
+        _has_any_global_hook()
+        or torch._C._get_tracing_state()
+        or torch.compiler.is_exporting()
+        or transforms_active()
+        or in_forward_mode()
+    )
 
 
 _classes: dict[type[nn.Module], Any] = {}
