@@ -25,12 +25,14 @@ from helpers.networks import (
     old_esrgan,
 )
 from helpers.operands import random
-from helpers.patching import assert_same_calls
+from helpers.patching import assert_same_calls, one_thread  # noqa: F401
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_norm
 
 from srkernels import patch, unpatch, use_backend
 from srkernels._dispatch import why_not
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def conv(channels: int = 8, out: int = 8, **settings: Any) -> nn.Conv2d:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.patching import assert_same_calls
+from helpers.patching import assert_same_calls, one_thread  # noqa: F401
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, spectral_norm
@@ -19,6 +19,8 @@ from srkernels._dispatch import why_not
 
 CHANNELS = 4
 NETWORKS = 60
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Doubling(nn.Conv2d):

@@ -19,12 +19,14 @@ from helpers.networks import (
     VGGFeatureExtractor,
 )
 from helpers.operands import random
-from helpers.patching import assert_same_calls
+from helpers.patching import assert_same_calls, one_thread  # noqa: F401
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.nn.utils import parametrizations
 
 from srkernels import patch, unpatch
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Doubling(nn.Conv2d):

@@ -88,8 +88,8 @@ def patch(model: nn.Module, *, save: str = "activations") -> Report:
         ValueError: ``save`` is another word.
 
     A network may be edited afterwards: a block whose layers, attributes or class are not those that were proven runs
-    by its own forward, as it does under ``torch.jit`` and ``torch.export``, ``torch.fx`` and ``torch.func``. The former
-    makes scripted modules of unpatched ones, and leaves those in the model.
+    by its own forward, as it does under ``torch.export``, ``torch.fx``, ``torch.func`` and ``torch.jit``.
+    ``torch.jit.script`` puts unpatched blocks into the model that it is given: call ``patch`` again to go on with it.
     """
     _check("patch", model)
     choice("patch", "save", save, {"activations": True, "recompute": False})

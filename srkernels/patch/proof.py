@@ -60,12 +60,14 @@ def _autocasts(device: torch.device) -> bool:
 @contextmanager
 def _undisturbed(device: torch.device) -> Iterator[None]:
     """Whatever the caller's modes are; random generators are as before afterwards."""
-    states = _generators(device)
+    states, threads = _generators(device), torch.get_num_threads()
     no_autocast = torch.autocast(device.type, enabled=False) if _autocasts(device) else nullcontext()
+    torch.set_num_threads(1)  # the images are too small to be split
     try:
         with torch.inference_mode(False), torch.enable_grad(), no_autocast, use_backend("reference"):
             yield
     finally:
+        torch.set_num_threads(threads)
         _set_generators(device, states)
 
 

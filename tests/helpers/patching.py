@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 # The order of fp64 sums of some thousand terms, in a few layers.
 TOLERANCE = 4096 * torch.finfo(torch.float64).eps
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Nothing here is large enough to be split, and two busy cores wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @dataclass(frozen=True, repr=False)
