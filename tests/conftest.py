@@ -135,6 +135,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("srkernels")
     group.addoption("--backend", choices=BACKENDS, help="run the gates on this backend alone")
     group.addoption("--device", choices=("cpu", "cuda"), help="run the gates on this device alone")
+    group.addoption("--cases", type=int, help="how many random cases test_differential.py and test_malformed.py draw")
+    group.addoption("--seed", type=int, help="what they are drawn from")
     group.addoption("--reduced", action="store_true", help="two dtypes, three layouts, a few cases per op")
 
 
