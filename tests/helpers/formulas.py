@@ -1,0 +1,290 @@
+"""The documented formulas, in the test's own words: matrices for Haar and the resize, nine shifted products for 3x3.
+
+Nothing here knows the library. Values, gradients of any order and the bounds of their errors come from ``rounding``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .rounding import (
+    Rounded,
+    cat,
+    eps,
+    expanded,
+    indicator,
+    moved,
+    narrowed,
+    number,
+    over,
+    plus,
+    product,
+    registers,
+    restored,
+    scaled,
+    stored,
+    times,
+    viewed,
+)
+
+# README's table: factor of S; bands in order with their factors; what is added; how they lie.
+HAAR: dict[str, tuple[float, tuple[tuple[str, float], ...], float, str]] = {
+    "orthonormal": (1 / 2, (("V", 1 / 2), ("H", 1 / 2), ("D", 1 / 2)), 0, "channel-major"),
+    "dasr": (1 / 4, (("V", 1 / 4), ("H", 1 / 4), ("D", 1 / 4)), 1 / 2, "band-major"),
+    "dasr_sum": (1 / 4, (("V", 1 / 12), ("H", 1 / 12), ("D", 1 / 12)), 1 / 2, "sum"),
+    "mwcnn": (1 / 2, (("H", -1 / 2), ("V", -1 / 2), ("D", 1 / 2)), 0, "band-major"),
+    "irn": (1 / 4, (("H", 1 / 4), ("V", 1 / 4), ("D", 1 / 4)), 0, "band-major"),
+    "wct2": (1 / 2, (("H", -1 / 2), ("V", -1 / 2), ("D", 1 / 2)), 0, "tuple"),
+    "wavesnet": (1 / 2, (("H", 1 / 2), ("V", 1 / 2), ("D", 1 / 2)), 0, "tuple"),
+    "wtconv": (1 / 2, (("V", 1 / 2), ("H", 1 / 2), ("D", 1 / 2)), 0, "channel-major"),
+}
+# The sign of the second row and of the second column of a cell.
+SIGNS = {"S": (1, 1), "V": (-1, 1), "H": (1, -1), "D": (-1, -1)}
+
+
+def _along(x: Rounded, matrix: Tensor, axis: int, dtype: torch.dtype, error: Tensor | None = None) -> Rounded:
+    """``x`` (N, C, H, W) times a matrix along its rows (-2) or columns (-1)."""
+    filled = matrix != 0 if error is None else error != 0
+    terms = tuple(int(filled.sum(d).max()) if filled.numel() else 1 for d in (1, 0))
+    equation = "nchw,ih->nciw" if axis == -2 else "nchw,iw->nchi"
+    return product(equation, x, Rounded(matrix, error, x.dtype), dtype, (*terms, None))  # type: ignore[arg-type]
+
+
+def _padding(size: int, pad: str) -> Tensor:
+    """Appends a sample to an odd number of them: the last but one, nothing, or the last."""
+    matrix = torch.eye(size + size % 2, size, dtype=torch.float64)
+    if size % 2 and pad != "zero":
+        matrix[size, max(size - 2, 0) if pad == "reflect" else size - 1] = 1
+    return matrix
+
+
+def _pairs(size: int, sign: int) -> Tensor:
+    """(size / 2, size): of each pair of samples the first plus ``sign`` times the second."""
+    matrix = torch.zeros(size // 2, 2, size // 2, dtype=torch.float64)
+    matrix.diagonal(dim1=0, dim2=2).copy_(torch.tensor([[1.0], [sign]]))
+    return matrix.permute(0, 2, 1).reshape(size // 2, size)
+
+
+def _in_steps(x: Rounded) -> Rounded:
+    """What enters or leaves a sum of four whose steps eager PyTorch stores: two sums, a factor, the fold of a pad."""
+    for _ in range(4):
+        x = restored(x)
+    return x
+
+
+def haar_analysis(x: Rounded, convention: str, pad: str, eager: bool) -> tuple[Rounded, list[Rounded]]:
+    """(low, high), ``high`` as one tensor or three. ``eager``: sums of four in steps that are stored."""
+    factor, bands, shift, layout = HAAR[convention]
+    inside = registers(x.dtype)
+    even = _in_steps(x) if eager else x
+    for axis in (-2, -1):
+        if x.shape[axis] % 2:
+            even = _along(even, _padding(x.shape[axis], pad), axis, inside)
+
+    def band(name: str, factor: float) -> Rounded:
+        y = even
+        for axis, sign in zip((-2, -1), SIGNS[name], strict=True):
+            y = _along(y, _pairs(y.shape[axis], sign), axis, inside)
+        return scaled(y, factor)
+
+    low, *parts = (band(name, k) for name, k in (("S", factor), *bands))
+    if layout == "sum":
+        parts = [plus(plus(parts[0], parts[1]), parts[2])]
+    if shift:
+        parts = [plus(y, number(shift, y)) for y in parts]
+    low, *parts = (_in_steps(stored(y, x.dtype)) if eager else stored(y, x.dtype) for y in (low, *parts))
+    if layout == "band-major":
+        parts = [cat(parts, 1)]
+    elif layout == "channel-major":
+        n, c, h, w = low.shape
+        parts = [cat([viewed(y, n, c, 1, h, w) for y in parts], 2)]
+    return low, parts
+
+
+def haar_synthesis(
+    low: Rounded | None, high: Sequence[Rounded] | None, convention: str, size: tuple[int, int], eager: bool
+) -> Rounded:
+    factor, bands, shift, layout = HAAR[convention]
+    given: dict[str, tuple[Rounded, float, float]] = {}
+    if low is not None:
+        given["S"] = low, factor, 0
+    if high is not None:
+        for k, (name, band_factor) in enumerate(bands):
+            given[name] = _band(high, k, layout), band_factor, shift
+    image = None
+    for name, (y, k, added) in given.items():
+        inside = registers(y.dtype)
+        y = _in_steps(y) if eager else y
+        if added:
+            y = plus(stored(y, inside), number(-added, y))
+        for axis, sign, length in zip((-2, -1), SIGNS[name], size, strict=True):
+            y = _along(y, _pairs(2 * y.shape[axis], sign).T[:length], axis, inside)
+        part = scaled(y, 1 / (4 * k))
+        image = part if image is None else plus(image, part)
+    assert image is not None
+    image = stored(image, (low or high[0]).dtype)  # type: ignore[index]
+    return _in_steps(image) if eager else image
+
+
+def _band(high: Sequence[Rounded], k: int, layout: str) -> Rounded:
+    if layout == "tuple":
+        return high[k]
+    (x,) = high
+    if layout == "band-major":
+        c = x.shape[1] // 3
+        return narrowed(x, 1, k * c, c)
+    n, c, _, h, w = x.shape
+    return viewed(narrowed(x, 2, k, 1), n, c, h, w)
+
+
+def _resize_matrix(size: int, source: int, align_corners: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """(size, source): bilinear interpolation along one axis, and the error that rounded coordinates make."""
+    if align_corners:
+        ratio = (source - 1) / (size - 1) if size > 1 else 0.0
+        at = [i * ratio for i in range(size)]
+    else:
+        ratio = source / size
+        at = [max(0.0, (i + 0.5) * ratio - 0.5) for i in range(size)]
+    matrix = torch.zeros(size, source, dtype=torch.float64)
+    for i, x in enumerate(at):
+        first = min(int(x), source - 1)
+        second = min(first + 1, source - 1)
+        matrix[i, first] += 1 - (x - first)
+        matrix[i, second] += x - first
+    if float(torch.tensor(ratio, dtype=torch.float32)) == ratio and (ratio * 2**10).is_integer():
+        return matrix, None
+    touched = F.max_pool1d((matrix > 0).double(), 3, 1, 1)  # a coordinate may end on the other side of a sample
+    return matrix, touched * eps(dtype) * (source + 1)
+
+
+def resize(weight: Rounded, size: tuple[int, int], align_corners: bool) -> Rounded:
+    for axis in (-2, -1):
+        matrix, error = _resize_matrix(size[axis], weight.shape[axis], align_corners, weight.dtype)
+        dtype = registers(weight.dtype) if axis == -2 else None
+        weight = stored(_along(weight, matrix, axis, dtype or weight.dtype, error), weight.dtype)
+    return weight
+
+
+def weighted_l1(
+    input: Rounded, target: Rounded, weight: Rounded | None, reduction: str, normalize: str, align_corners: bool
+) -> Rounded:
+    difference = plus(input, target, -1)
+    y = times(difference, indicator(difference, torch.sign, 2.0))
+    full = None
+    if weight is not None:
+        full = expanded(resize(weight, tuple(input.shape[-2:]), align_corners), input.shape)  # type: ignore[arg-type]
+        y = times(full, y)
+    if reduction == "none":
+        return y
+    if reduction == "sum":
+        return _total(y)
+    count = number(float(input.value.numel()), Rounded(y.value.new_empty(()), None, y.dtype))
+    return over(_total(y), count if full is None or normalize == "numel" else _total(full))
+
+
+def _total(x: Rounded) -> Rounded:
+    return moved(x, torch.sum, lambda t: t.expand(x.shape))
+
+
+def patches(x: Rounded, rows: int, columns: int) -> Rounded:
+    """(N, C, rows * columns, H, W): the image shifted to each element of a kernel, with zeros around it."""
+    h, w = x.shape[-2:]
+    margins = (columns // 2, columns // 2, rows // 2, rows // 2)
+    shifts = [(i, j) for i in range(rows) for j in range(columns)]
+
+    def shifted(t: Tensor) -> Tensor:
+        room = F.pad(t, margins)
+        return torch.stack([room[..., i : i + h, j : j + w] for i, j in shifts], 2)
+
+    def back(t: Tensor) -> Tensor:
+        room = F.pad(torch.zeros_like(x.value), margins)
+        for k, (i, j) in enumerate(shifts):
+            room[..., i : i + h, j : j + w] += t[:, :, k]
+        return room[..., rows // 2 : rows // 2 + h, columns // 2 : columns // 2 + w]
+
+    return moved(x, shifted, back, _sums(x.dtype))
+
+
+def _sums(dtype: torch.dtype) -> torch.dtype:
+    """What PyTorch sums up in the gradients of a convolution over taps and samples: without oneDNN the dtype itself."""
+    if dtype is torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return dtype
+    if dtype is torch.float16 and not torch.ops.mkldnn._is_mkldnn_fp16_supported():
+        return dtype
+    return registers(dtype)
+
+
+def convolution(x: Rounded, weight: Rounded, bias: Rounded | None, scale: float = 1) -> Rounded:
+    """Stride 1, zero padding; ``scale`` times before or after the sum, so that filters may be rounded once more."""
+    if scale != 1:
+        weight, bias = restored(weight), None if bias is None else restored(bias)
+    outputs, inputs, rows, columns = weight.shape
+    of_each = expanded(weight, (x.shape[0], *weight.shape), _sums(x.dtype))
+    filters = viewed(of_each, x.shape[0], outputs, inputs, rows * columns)
+    y = product("nckhw,nock->nohw", patches(x, rows, columns), filters, registers(x.dtype))
+    if bias is not None:
+        y = plus(y, expanded(viewed(bias, 1, outputs, 1, 1), y.shape))
+    return scaled(stored(y, x.dtype), scale)
+
+
+def activation(z: Rounded, name: str, slope: Rounded | float | None) -> Rounded:
+    if name == "none":
+        return z
+    inside = registers(z.dtype)
+    above = times(z, indicator(z, lambda t: t > 0, 1.0), inside)
+    if name == "relu":
+        return stored(above, z.dtype)
+    below = times(z, indicator(z, lambda t: t <= 0, 1.0), inside)
+    if isinstance(slope, Rounded):
+        below = times(below, expanded(viewed(slope, 1, -1, 1, 1), z.shape))
+    else:
+        below = scaled(below, 0.2 if slope is None else slope)
+    return stored(plus(above, below), z.dtype)
+
+
+def conv2d_act(
+    x: Rounded,
+    weight: Rounded,
+    bias: Rounded | None,
+    slope: Rounded | float | None,
+    residual: Rounded | None,
+    name: str,
+    scale: float,
+) -> Rounded:
+    if name == "none":
+        y = convolution(x, weight, bias, scale)
+    else:
+        y = scaled(activation(convolution(x, weight, bias), name, slope), scale)
+    return y if residual is None else plus(residual, y)
+
+
+def residual_block(
+    x: Rounded,
+    inside: Rounded,
+    weights: Sequence[Rounded],
+    biases: Sequence[Rounded | None],
+    slope: Rounded | float | None,
+    name: str,
+    res_scale: float,
+) -> Rounded:
+    """``inside``: the image that the first convolution reads, in autocast's dtype."""
+    h = activation(convolution(inside, weights[0], biases[0]), name, slope)
+    return plus(x, convolution(h, weights[1], biases[1], res_scale))
+
+
+def dense_block(
+    x: Rounded,
+    inside: Rounded,
+    weights: Sequence[Rounded],
+    biases: Sequence[Rounded | None],
+    slope: float,
+    res_scale: float,
+) -> Rounded:
+    parts = [inside]
+    for weight, bias in zip(weights[:4], biases[:4], strict=True):
+        parts.append(activation(convolution(cat(parts, 1), weight, bias), "leaky_relu", slope))
+    return plus(x, convolution(cat(parts, 1), weights[4], biases[4], res_scale))

@@ -1,0 +1,632 @@
+"""Random calls of every op against formulas that share nothing with it: values, gradients, dtypes, layouts.
+
+Everything about a call is drawn on its own: backend, settings, sizes, the dtype and layout of each operand, which of
+them require a gradient and how it is asked for, autocast. What a result may be off by follows from the operands
+(``helpers.rounding``); no tolerance is picked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from itertools import count, islice
+from math import prod
+from typing import Any
+
+import pytest
+import torch
+from helpers import formulas
+from helpers.calls import flat
+from helpers.drawing import Dice, failures, report
+from helpers.operands import arranged
+from helpers.rounding import Rounded, cast, exact, gradients, registers
+from torch import Tensor
+
+import srkernels
+from srkernels import _triton
+
+SEED = 20261
+CASES = 2000
+INTERPRETED = 40  # of as many cases is one run in Triton's interpreter
+INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+LAYOUTS = ("contiguous", "channels_last", "sliced", "strided", "expanded", "permuted", "gray")
+VALUES = ("normal", "whole", "ties", "large")
+PADS = ("reflect", "zero", "symmetric", "periodization")
+ASKED = ("value", "backward", "grad", "create_graph", "func", "second")
+
+
+CONVOLUTIONS = ("conv2d_act", "residual_block", "dense_block")
+
+
+@dataclass
+class Call:
+    """One call of an op: its tensors by name, how to make it, and what it should give."""
+
+    op: str
+    settings: dict[str, Any]
+    tensors: dict[str, Tensor]
+    run: Callable[[dict[str, Tensor]], Any]
+    formula: Callable[[dict[str, Rounded]], list[Rounded]]
+    like: list[str]  # for each output the operand whose layout it follows
+    backend: str | None = None
+    autocast: bool = False
+    asked: str = "value"
+    wanted: list[str] = field(default_factory=list)
+    described: dict[str, str] = field(default_factory=dict)
+    cotangent_seed: int = 0
+
+    def __str__(self) -> str:
+        operands = [f"{n}={d}{' grad' if n in self.wanted else ''}" for n, d in self.described.items()]
+        settings = [f"{name}={value!r}" for name, value in self.settings.items()]
+        mode = " under autocast" if self.autocast else ""
+        return f"{self.op}({', '.join(operands + settings)}) on {self.backend}{mode}, asked for {self.asked}"
+
+    def context(self) -> Any:
+        return torch.autocast("cpu", torch.bfloat16) if self.autocast else nullcontext()
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        where = f"{self.op} on {self.backend}{' under autocast' if self.autocast else ''}"
+        try:
+            for what, seen in self._check():
+                yield f"{where}: {what}", seen
+        except Exception as error:
+            first = (str(error).splitlines() or [""])[0]
+            yield f"{where}: {type(error).__name__}: {first[:80]}", f"asked for {self.asked}: {error}"[:600]
+
+    def _check(self) -> Iterator[tuple[str, str]]:
+        leaves = {name: x.detach().requires_grad_(name in self.wanted) for name, x in self.tensors.items()}
+        before = {name: x.clone() for name, x in self.tensors.items()}
+        with srkernels.use_backend(self.backend), self.context():
+            outputs = flat(self.run(leaves))
+            again = flat(self.run(leaves))
+        sources = {name: exact(x) for name, x in self.tensors.items()}
+        expected = self.formula(sources)
+        if len(outputs) != len(expected):
+            yield "number of outputs", f"{len(outputs)}, expected {len(expected)}"
+            return
+        for i, (y, e) in enumerate(zip(outputs, expected, strict=True)):
+            yield from _compared(f"output {i}", y, e, self.tensors[self.like[i]], y.dim() >= 4)
+        if not all(torch.equal(_bits(a), _bits(b)) for a, b in zip(outputs, again, strict=True)):
+            yield "not repeatable", "two calls differ"
+        if self.wanted:
+            yield from self._check_gradients(leaves, sources, outputs, expected)
+        for name, x in self.tensors.items():
+            if not torch.equal(_bits(x), _bits(before[name])):
+                yield f"{name} written to", ""
+
+    def _check_gradients(
+        self, leaves: dict[str, Tensor], sources: dict[str, Rounded], outputs: list[Tensor], expected: list[Rounded]
+    ) -> Iterator[tuple[str, str]]:
+        cotangents = [_cotangent(y, self.cotangent_seed + i) for i, y in enumerate(outputs)]
+        given = [exact(c) for c in cotangents]
+        exact_grads = gradients(expected, given, [sources[name] for name in self.wanted])
+        second = self.asked == "second"
+        if second:
+            for c in cotangents:
+                c.requires_grad_()
+        found = self._gradients(leaves, outputs, cotangents)
+        for name, g, e in zip(self.wanted, found, exact_grads, strict=True):
+            # Plain eager PyTorch lays gradients out as it likes, and so does what it accumulates them with.
+            ours = self.asked != "backward" and not (self.backend is None and self.op in CONVOLUTIONS)
+            laid_out = ours and self.tensors[name].dim() >= 4
+            yield from _compared(f"gradient of {name}", g, e, self.tensors[name], laid_out)
+        if not second:
+            return
+        directions = [_cotangent(g, self.cotangent_seed + 100 + i) for i, g in enumerate(found)]
+        names = [*self.wanted, *(f"cotangent {i}" for i in range(len(cotangents)))]
+        of = [*(leaves[name] for name in self.wanted), *cotangents]
+        differentiable = [(g, v) for g, v in zip(found, directions, strict=True) if g.requires_grad]
+        of_second = torch.autograd.grad(
+            [g for g, _ in differentiable], of, [v for _, v in differentiable], materialize_grads=True
+        )
+        pairs = [(e, exact(v)) for e, v in zip(exact_grads, directions, strict=True) if e is not None]
+        exact_second = gradients(
+            [e for e, _ in pairs], [v for _, v in pairs], [*(sources[name] for name in self.wanted), *given]
+        )
+        for name, x, g, e in zip(names, of, of_second, exact_second, strict=True):
+            yield from _compared(f"second derivative by {name}", g, e, x, False)
+
+    def _gradients(
+        self, leaves: dict[str, Tensor], outputs: list[Tensor], cotangents: list[Tensor]
+    ) -> Sequence[Tensor]:
+        wanted = [leaves[name] for name in self.wanted]
+        if self.asked == "backward":
+            torch.autograd.backward(outputs, cotangents)
+            return [x.grad for x in wanted]  # type: ignore[misc]
+        if self.asked != "func":
+            return torch.autograd.grad(
+                outputs, wanted, cotangents, create_graph=self.asked != "grad", materialize_grads=True
+            )
+
+        def loss(*inputs: Tensor) -> Tensor:
+            tensors = {**self.tensors, **dict(zip(self.wanted, inputs, strict=True))}
+            with self.context():
+                ys = flat(self.run(tensors))
+            return sum((y.double() * c.double()).sum() for y, c in zip(ys, cotangents, strict=True))  # type: ignore
+
+        with srkernels.use_backend(self.backend):
+            return torch.func.grad(loss, tuple(range(len(wanted))))(*(x.detach() for x in wanted))
+
+
+def _bits(x: Tensor) -> Tensor:
+    return torch.nan_to_num(x.detach(), nan=12345.0)
+
+
+def _cotangent(y: Tensor, seed: int) -> Tensor:
+    """Random, in a layout of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    c = torch.empty(y.shape).uniform_(-1, 1, generator=generator).to(y.dtype)
+    if y.dim() < 4:
+        return c
+    layout = ("contiguous", "channels_last", "strided", "permuted", "expanded", "zero strides")[seed % 6]
+    if layout == "zero strides":
+        return c.flatten()[:1].sum().expand(y.shape)
+    return arranged(c, layout)
+
+
+def _compared(what: str, found: Tensor | None, expected: Rounded | None, like: Tensor, laid_out: bool) -> Any:
+    """Differences in dtype, shape, layout and value."""
+    if found is None:
+        yield f"{what} is None", ""
+        return
+    found = found.detach()
+    if expected is None:
+        if found.any():
+            yield f"{what}: value", f"largest {found.abs().max().item():.3g}, expected 0"
+        return
+    if found.dtype is not expected.dtype:
+        yield f"{what}: dtype", f"{found.dtype}, expected {expected.dtype}"
+    if found.shape != expected.shape:
+        yield f"{what}: shape", f"{tuple(found.shape)}, expected {tuple(expected.shape)}"
+        return
+    if laid_out and not _follows(found, like):
+        yield f"{what}: layout", f"strides {found.stride()} of {tuple(found.shape)}, its operand's {like.stride()}"
+    value, error = expected.value, expected.error
+    bound = torch.zeros_like(value) if error is None else error.nan_to_num(torch.inf, torch.inf)
+    right = ((found.double() - value).abs() <= bound) | (bound == torch.inf) | (found.isnan() & value.isnan())
+    if not right.all():
+        off = torch.where(right, 0.0, (found.double() - value).abs() / bound).nan_to_num(torch.inf)
+        at = int(off.argmax())
+        yield (
+            f"{what}: value",
+            f"{int((~right).sum())} of {right.numel()} elements; element {at} is {found.flatten()[at].item():.9g}, "
+            f"expected {value.flatten()[at].item():.9g} within {bound.flatten()[at].item():.3g}",
+        )
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _follows(found: Tensor, like: Tensor) -> bool:
+    """Dense NHWC that is not also dense NCHW is followed; everything else gives a contiguous tensor."""
+    found, like = (_as_image(x) for x in (found, like))
+    return _is_channels_last(found) if _is_channels_last(like) and not like.is_contiguous() else found.is_contiguous()
+
+
+def _as_image(x: Tensor) -> Tensor:
+    """Bands in an axis of their own, (N, C, bands, h, w), as the image that they flatten to, if it needs no copy."""
+    if x.dim() == 5:
+        together = x.stride(1) == x.shape[2] * x.stride(2)
+        return x.flatten(1, 2) if together else x.permute(0, 1, 3, 4, 2)[..., 0]
+    return x
+
+
+# Drawing.
+
+
+class Draws:
+    """What a case is made of."""
+
+    def __init__(self, seed: int, number: int) -> None:
+        self.dice = Dice(seed, number)
+        self.values = self.dice.one("normal", "normal", "whole", "ties", "large")
+        self.generator = torch.Generator().manual_seed(self.dice.getrandbits(40))
+        self.described: dict[str, str] = {}
+        self.dtype = self.dice.choice(list(DTYPES))
+        self.mixes = self.dice.sometimes(0.7)  # dtypes, where an op allows it
+        self.autocast = self.dice.sometimes(0.15)
+        self.asked = self.dice.choice(ASKED)
+        # Kernels have short ways for dense images of whole vectors; half of the cases may take them.
+        self.layout = self.dice.one("contiguous", "channels_last", None, None)
+        self.whole_vectors = self.dice.sometimes(0.4)
+
+    def any_dtype(self) -> str:
+        return self.dice.choice(list(DTYPES)) if self.mixes else self.dtype
+
+    def size(self) -> int:
+        if INTERPRETING:
+            return self.dice.one(1, 2, 3, 5)
+        if self.whole_vectors:
+            return self.dice.one(4, 8, 16)
+        return self.dice.one(1, 1, 2, 3, 4, 5, 7, 8, 11, 13, 16)
+
+    def image(self) -> tuple[int, int, int, int]:
+        dice = self.dice
+        if dice.sometimes(0.003) and not INTERPRETING:
+            return dice.one((2, 3, 192, 192), (1, 16, 48, 48), (2, 3, 63, 127))
+        n, c = dice.one(1, 1, 2, 3), dice.one(1, 2, 3, 3, 4, 8)
+        if dice.sometimes(0.03):
+            n = 0
+        return n, c, self.size(), self.size()
+
+    def numbers(self, shape: Sequence[int], scale: float = 1.0) -> Tensor:
+        x = torch.randn(tuple(shape), generator=self.generator)
+        if self.values == "whole":
+            return torch.randint(-3, 4, tuple(shape), generator=self.generator).float()
+        if self.values == "ties":
+            return (2 * x).round() / 2
+        return x * scale * (100 if self.values == "large" and scale == 1 else 1)
+
+    def tensor(self, name: str, shape: Sequence[int], dtype: str | None = None, values: Tensor | None = None) -> Tensor:
+        """One operand in a layout of its own."""
+        dtype = dtype or self.dtype
+        x = (self.numbers(shape) if values is None else values).to(DTYPES[dtype])
+        layout = self.layout or self.dice.choice(LAYOUTS)
+        if len(shape) < 4:
+            layout = self.dice.one("contiguous", "contiguous", "strided")
+        if layout == "gray":
+            x = x[:, :1].contiguous().expand(x.shape) if x.shape[1] else x
+        elif len(shape) == 1:
+            x = torch.stack((x, torch.full_like(x, torch.nan)), 1)[:, 0] if layout == "strided" else x
+        else:
+            x = arranged(x, layout)
+        self.described[name] = f"{dtype}{tuple(shape)} {layout}"
+        return x
+
+
+def _haar_eager(backend: str | None) -> bool:
+    return backend == "reference"
+
+
+def _analysis(draws: Draws, op: str, backend: str | None) -> Call:
+    dice = draws.dice
+    shape = list(draws.image())
+    if dice.sometimes(0.03):
+        shape[1] = 0
+    x = draws.tensor("x", shape)
+    settings = {"convention": dice.choice(list(formulas.HAAR)), "pad": dice.choice(PADS)}
+    bands = "high"
+    if op == "haar_dwt2d":
+        bands = settings["bands"] = dice.one("both", "both", "low", "high")
+
+    def formula(xs: dict[str, Rounded]) -> list[Rounded]:
+        low, high = formulas.haar_analysis(xs["x"], settings["convention"], settings["pad"], _haar_eager(backend))
+        return [low] * (bands != "high") + high * (bands != "low")
+
+    function = getattr(srkernels, op)
+    return Call(op, settings, {"x": x}, lambda ts: function(ts["x"], **settings), formula, ["x"] * 4)
+
+
+def _synthesis(draws: Draws, op: str, backend: str | None) -> Call:
+    dice = draws.dice
+    n, c, h, w = draws.image()
+    convention = dice.choice([name for name in formulas.HAAR if name != "dasr_sum"])
+    layout = formulas.HAAR[convention][3]
+    which = dice.one("both", "both", "low", "high")
+    tensors = {}
+    if which != "high":
+        tensors["low"] = draws.tensor("low", (n, c, h, w))
+    if which != "low":
+        if layout == "tuple":
+            tensors |= {f"high[{k}]": draws.tensor(f"high[{k}]", (n, c, h, w)) for k in range(3)}
+        else:
+            tensors["high"] = draws.tensor("high", (n, 3 * c, h, w) if layout == "band-major" else (n, c, 3, h, w))
+    size = dice.one(None, (2 * h - dice.randrange(2), 2 * w - dice.randrange(2)))
+    settings = {"convention": convention, "output_size": size}
+
+    def high(ts: dict[str, Any]) -> Any:
+        return tuple(ts[f"high[{k}]"] for k in range(3)) if "high[0]" in ts else ts.get("high")
+
+    def formula(xs: dict[str, Rounded]) -> list[Rounded]:
+        bands = high(xs)
+        bands = [bands] if isinstance(bands, Rounded) else bands
+        return [formulas.haar_synthesis(xs.get("low"), bands, convention, size or (2 * h, 2 * w), _haar_eager(backend))]
+
+    return Call(
+        op,
+        settings,
+        tensors,
+        lambda ts: srkernels.haar_idwt2d(ts.get("low"), high(ts), convention, output_size=size),
+        formula,
+        [next(iter(tensors))],
+    )
+
+
+def _weighted_l1(draws: Draws, op: str, backend: str | None) -> Call:
+    dice = draws.dice
+    shape = draws.image()
+    dtypes = [draws.any_dtype() for _ in range(3)]
+    input_values = draws.numbers(shape)
+    target_values = draws.numbers(shape)
+    if draws.values == "ties":
+        target_values = torch.where(target_values > 0, input_values, target_values)
+    tensors = {
+        "input": draws.tensor("input", shape, dtypes[0], input_values),
+        "target": draws.tensor("target", shape, dtypes[1], target_values),
+    }
+    settings = {
+        "reduction": dice.one("mean", "mean", "sum", "none"),
+        "normalize": dice.one("numel", "weight_sum"),
+        "align_corners": dice.one(False, True),
+    }
+    if dice.sometimes(0.85):
+        n, c, height, width = shape
+        map_shape = (dice.one(1, n), dice.one(1, c), draws.size(), draws.size())
+        if height * width > 2000:
+            map_shape = (*map_shape[:2], 48, 48)
+        values = draws.numbers(map_shape)
+        if settings["normalize"] == "weight_sum":
+            values = values.abs() + 0.5
+        tensors["weight"] = draws.tensor("weight", map_shape, dtypes[2], values)
+
+    def formula(xs: dict[str, Rounded]) -> list[Rounded]:
+        if call.autocast:
+            xs = {name: cast(x, registers(x.dtype)) for name, x in xs.items()}
+        return [formulas.weighted_l1(xs["input"], xs["target"], xs.get("weight"), **settings)]
+
+    call = Call(
+        op,
+        settings,
+        tensors,
+        lambda ts: srkernels.weighted_l1_loss(ts["input"], ts["target"], ts.get("weight"), **settings),
+        formula,
+        ["input"],
+    )
+    return call
+
+
+def _parameters(
+    draws: Draws, names: tuple[str, str], c_out: int, c_in: int, kernel: tuple[int, int], dtype: Callable[[], str]
+) -> dict[str, Tensor]:
+    """Filters and mostly a bias."""
+    shape = (c_out, c_in, *kernel)
+    found = {names[0]: draws.tensor(names[0], shape, dtype(), draws.numbers(shape, prod(shape[1:]) ** -0.5))}
+    if draws.dice.sometimes(0.8):
+        found[names[1]] = draws.tensor(names[1], (c_out,), dtype(), draws.numbers((c_out,), 0.5))
+    return found
+
+
+def _activation(draws: Draws, channels: int, dtype: Callable[[], str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    name = draws.dice.one("none", "relu", "leaky_relu", "prelu")
+    if name == "prelu" and draws.asked == "second" and draws.values in ("whole", "ties"):
+        name = "leaky_relu"  # at zero the second derivative of F.prelu contradicts its first
+    settings: dict[str, Any] = {"activation": name}
+    if name == "leaky_relu":
+        settings["slope"] = draws.dice.one(None, 0.1, 0.01, 0.0, -0.5, 1.5)
+    if name != "prelu":
+        return settings, {}
+    count = draws.dice.one(1, channels)
+    return settings, {"slope": draws.tensor("slope", (count,), dtype(), draws.numbers((count,), 0.5))}
+
+
+def _in_autocast(xs: dict[str, Rounded], autocast: bool, apart: Sequence[str] = ()) -> dict[str, Rounded]:
+    if not autocast or xs["x"].dtype is torch.float64:
+        return xs
+    return {name: x if name in apart else cast(x, torch.bfloat16) for name, x in xs.items()}
+
+
+def _convolved(draws: Draws) -> Callable[[], str]:
+    """The dtype of an operand of a convolution: one for all, but under autocast any."""
+    mixes = draws.autocast and draws.dtype != "fp64"
+    return lambda: draws.dice.one("fp16", "bf16", "fp32") if mixes else draws.dtype
+
+
+def _kernel(draws: Draws, backend: str | None) -> tuple[int, int]:
+    return (3, 3) if backend in ("native", "triton") else draws.dice.one((3, 3), (3, 3), (1, 1), (5, 5), (1, 3))
+
+
+def _conv2d_act(draws: Draws, op: str, backend: str | None) -> Call:
+    dice, dtype = draws.dice, _convolved(draws)
+    shape = draws.image()
+    n, c_in, h, w = shape
+    c_out = dice.one(1, 2, 3, 4, 8)
+    tensors = {"x": draws.tensor("x", shape, dtype(), draws.numbers(shape, 2))}
+    tensors |= _parameters(draws, ("weight", "bias"), c_out, c_in, _kernel(draws, backend), dtype)
+    settings, slope = _activation(draws, c_out, dtype)
+    tensors |= slope
+    if dice.sometimes(0.5):
+        tensors["residual"] = draws.tensor("residual", (n, c_out, h, w), draws.any_dtype())
+    settings["scale"] = dice.one(1.0, 0.5, 0.1, -2.0, 0.0)
+
+    def formula(xs: dict[str, Rounded]) -> list[Rounded]:
+        ts = _in_autocast(xs, call.autocast, ("residual",))
+        slope = ts.get("slope", settings.get("slope"))
+        return [
+            formulas.conv2d_act(
+                ts["x"], ts["weight"], ts.get("bias"), slope, ts.get("residual"),
+                settings["activation"], settings["scale"],
+            )
+        ]  # fmt: skip
+
+    def run(ts: dict[str, Tensor]) -> Tensor:
+        options = {**settings, **{name: ts[name] for name in ("slope", "residual") if name in ts}}
+        return srkernels.conv2d_act(ts["x"], ts["weight"], ts.get("bias"), **options)
+
+    call = Call(op, settings, tensors, run, formula, ["x"])
+    return call
+
+
+def _residual_block(draws: Draws, op: str, backend: str | None) -> Call:
+    dice, dtype = draws.dice, _convolved(draws)
+    shape = draws.image()
+    c, middle, kernel = shape[1], dice.one(1, 2, 3, 4, 8), _kernel(draws, backend)
+    tensors = {"x": draws.tensor("x", shape, dtype(), draws.numbers(shape, 2))}
+    tensors |= _parameters(draws, ("weight1", "bias1"), middle, c, kernel, dtype)
+    tensors |= _parameters(draws, ("weight2", "bias2"), c, middle, kernel, dtype)
+    settings, slope = _activation(draws, middle, dtype)
+    tensors |= slope
+    settings |= {"res_scale": dice.one(1.0, 0.5, 0.1, -2.0), "save": dice.one("activations", "recompute")}
+
+    def formula(xs: dict[str, Rounded]) -> list[Rounded]:
+        ts = _in_autocast(xs, call.autocast)
+        weights, biases = [ts["weight1"], ts["weight2"]], [ts.get("bias1"), ts.get("bias2")]
+        slope = ts.get("slope", settings.get("slope"))
+        arguments = (weights, biases, slope, settings["activation"], settings["res_scale"])
+        return [formulas.residual_block(xs["x"], ts["x"], *arguments)]
+
+    def run(ts: dict[str, Tensor]) -> Tensor:
+        options = {**settings, **({"slope": ts["slope"]} if "slope" in ts else {})}
+        return srkernels.residual_block(
+            ts["x"], ts["weight1"], ts.get("bias1"), ts["weight2"], ts.get("bias2"), **options
+        )
+
+    call = Call(op, settings, tensors, run, formula, ["x"])
+    return call
+
+
+def _dense_block(draws: Draws, op: str, backend: str | None) -> Call:
+    dice, dtype = draws.dice, _convolved(draws)
+    shape = draws.image()
+    c, growth, kernel = shape[1], dice.one(1, 2, 3, 4), _kernel(draws, backend)
+    tensors = {"x": draws.tensor("x", shape, dtype(), draws.numbers(shape, 2))}
+    for k in range(5):
+        names = f"weights[{k}]", f"biases[{k}]"
+        tensors |= _parameters(draws, names, c if k == 4 else growth, c + k * growth, kernel, dtype)
+    settings = {
+        "slope": dice.one(0.2, 0.2, 0.01, 1.5),
+        "res_scale": dice.one(0.2, 0.2, 1.0, -0.5),
+        "save": dice.one("activations", "recompute"),
+    }
+
+    def split(ts: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+        return [ts[f"weights[{k}]"] for k in range(5)], [ts.get(f"biases[{k}]") for k in range(5)]
+
+    def formula(xs: dict[str, Rounded]) -> list[Rounded]:
+        ts = _in_autocast(xs, call.autocast)
+        return [formulas.dense_block(xs["x"], ts["x"], *split(ts), settings["slope"], settings["res_scale"])]
+
+    def run(ts: dict[str, Tensor]) -> Tensor:
+        return srkernels.dense_block(ts["x"], *split(ts), **settings)
+
+    call = Call(op, settings, tensors, run, formula, ["x"])
+    return call
+
+
+OPS: dict[str, Callable[[Draws, str, str | None], Call]] = {
+    "haar_dwt2d": _analysis,
+    "haar_highpass": _analysis,
+    "haar_idwt2d": _synthesis,
+    "weighted_l1_loss": _weighted_l1,
+    "conv2d_act": _conv2d_act,
+    "residual_block": _residual_block,
+    "dense_block": _dense_block,
+}
+
+
+def draw(seed: int, number: int) -> Call:
+    draws = Draws(seed, number)
+    dice = draws.dice
+    op = dice.one(*OPS, "weighted_l1_loss", "weighted_l1_loss")
+    backend = "triton" if INTERPRETING else dice.one(None, None, "reference", "native", "native")
+    if draws.asked == "second" and not op.startswith("haar"):
+        # What eager PyTorch rounds to a narrower dtype on the way to a second derivative is its own affair.
+        draws.autocast, draws.mixes, draws.dtype = False, False, dice.one("fp32", "fp64")
+    call = OPS[op](draws, op, backend)
+    call.backend, call.autocast, call.described = backend, draws.autocast, draws.described
+    call.asked = draws.asked
+    if call.asked != "value":
+        names = list(call.tensors)
+        call.wanted = names if dice.sometimes(0.3) else sorted(dice.sample(names, dice.randint(1, len(names))))
+    if op == "dense_block" and call.asked in ("create_graph", "second"):
+        call.settings["save"] = "recompute"  # what keeps its features has no second derivative
+    call.cotangent_seed = dice.getrandbits(30)
+    return call
+
+
+def _found(pytestconfig: pytest.Config, share: int = 1, **env: str) -> str:
+    """The failures of a run, as a report."""
+    seed = pytestconfig.getoption("--seed") or SEED
+    cases = (pytestconfig.getoption("--cases") or CASES) // share
+    found = failures("test_differential", seed, cases, **env)
+    return report(seed, cases, found) if found else ""
+
+
+def test_random_calls(pytestconfig: pytest.Config) -> None:
+    found = _found(pytestconfig)
+    assert not found, found
+
+
+@pytest.mark.beside
+@pytest.mark.skipif(_triton.why_no_interpreter() is not None, reason=str(_triton.why_no_interpreter()))
+def test_random_calls_in_the_interpreter(pytestconfig: pytest.Config) -> None:
+    found = _found(pytestconfig, INTERPRETED, TRITON_INTERPRET="1")
+    assert not found, found
+
+
+def _straight_through(call: Call) -> Callable[[dict[str, Tensor]], Tensor]:
+    """``conv2d_act`` whose gradient passes the activation by."""
+
+    def run(ts: dict[str, Tensor]) -> Tensor:
+        rest = {"scale": call.settings["scale"], "residual": ts.get("residual")}
+        linear = srkernels.conv2d_act(ts["x"], ts["weight"], ts.get("bias"), activation="none", **rest)
+        return call.run(ts).detach() + linear - linear.detach()
+
+    return run
+
+
+def _without_last_column(t: Tensor) -> Tensor:
+    return t * (torch.arange(t.shape[-1]) < t.shape[-1] - 1)
+
+
+def _without_tap(weight: Tensor) -> Tensor:
+    lost = torch.zeros(weight.shape[-2:], dtype=torch.bool)
+    lost[weight.shape[-2] // 2, weight.shape[-1] // 2] = True
+    return weight * ~lost
+
+
+# Fault -> (op, what a call must be like to show it, the faulty op).
+FAULTS: dict[str, tuple[str, Callable[[Call], bool], Callable[[Call], Callable[[dict[str, Tensor]], Any]]]] = {
+    "bf16 inside fp32": (
+        "residual_block",
+        lambda call: call.tensors["x"].dtype is torch.float32 and not call.autocast,
+        lambda call: lambda ts: call.run({name: t.bfloat16().float() for name, t in ts.items()}),
+    ),
+    "a tap lost": (
+        "conv2d_act",
+        lambda call: call.settings["scale"] != 0,
+        lambda call: lambda ts: call.run({**ts, "weight": _without_tap(ts["weight"])}),
+    ),
+    "a mask missing": (
+        "conv2d_act",
+        lambda call: call.settings["activation"] == "relu" and call.settings["scale"] != 0 and "x" in call.wanted,
+        _straight_through,
+    ),
+    "a gradient of zero": (
+        "weighted_l1_loss",
+        lambda call: "weight" in call.wanted and len(call.wanted) > 1 and call.asked != "backward",
+        lambda call: lambda ts: call.run({**ts, "weight": ts["weight"].detach()}),
+    ),
+    "the last column lost": (
+        "haar_highpass",
+        lambda call: True,
+        lambda call: lambda ts: call.run({"x": _without_last_column(ts["x"])}),
+    ),
+    "the last column of a map lost": (
+        "weighted_l1_loss",
+        lambda call: "weight" in call.tensors and call.tensors["weight"].shape[-1] <= call.tensors["input"].shape[-1],
+        lambda call: lambda ts: call.run({**ts, "weight": _without_last_column(ts["weight"])}),
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_faults_are_found(fault: str) -> None:
+    """Nine in ten of the calls that a fault can show in show it; in the others it meets zeros or ties."""
+    op, shows, faulty = FAULTS[fault]
+
+    def can_show(call: Call) -> bool:
+        plain = call.op == op and call.backend != "native" and call.asked != "second"
+        return plain and call.tensors[call.like[0]].numel() > 0 and shows(call)
+
+    calls = list(islice(filter(can_show, (draw(SEED, number) for number in count())), 20))
+    found = 0
+    for call in calls:
+        wrong = replace(call, run=faulty(call))
+        found += any(kind.endswith(": value") for kind, _ in wrong.check())
+    assert found >= 18, f"{found} of {len(calls)}"
