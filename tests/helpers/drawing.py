@@ -23,7 +23,7 @@ from .process import environment
 
 TESTS = Path(__file__).parents[1]
 PATIENCE = 120  # seconds that a case may take before it counts as hanging
-MOST = 20  # kinds of failure to report, and crashes to start again after
+MOST = 20  # crashes to start again after
 
 _T = TypeVar("_T")
 
@@ -49,6 +49,7 @@ class Failure:
     case: str
     kind: str
     seen: str
+    crash: bool = False
 
 
 def _serve(module: str, seed: int, first: int, cases: int) -> None:
@@ -86,25 +87,24 @@ def _run(module: str, seed: int, first: int, cases: int, env: dict[str, str]) ->
                 number, case, *failure = json.loads(line)
                 if failure:
                     yield Failure(number, case, *failure)
+            code = child.wait()
         finally:
-            child.kill() if child.poll() is None and sys.exc_info()[0] else None
-        if child.wait():
+            child.kill()
+        if code:
             errors.seek(0)
-            yield Failure(number, case, f"died with {child.returncode}: {case.split('(')[0]}", errors.read()[-2000:])
+            kind = f"{case.split('(')[0]}: the process ended with {code}"
+            yield Failure(number, case, kind, errors.read()[-2000:], crash=True)
 
 
 def failures(module: str, seed: int, cases: int, **env: str) -> list[Failure]:
-    """All failures of ``cases`` cases, until there are MOST kinds or crashes."""
+    """All failures of ``cases`` cases, or of those before the last of MOST crashes."""
     found: list[Failure] = []
-    first = crashes = 0
-    while first < cases and crashes < MOST:
-        crash = None
-        for failure in _run(module, seed, first, cases, environment(**env)):
-            found.append(failure)
-            crash = failure if failure.kind.startswith("died") else None
-        if crash is None:
+    first = 0
+    while first < cases and sum(failure.crash for failure in found) < MOST:
+        found += _run(module, seed, first, cases, environment(**env))
+        if not (found and found[-1].crash):
             break
-        first, crashes = crash.number + 1, crashes + 1
+        first = found[-1].number + 1
     return found
 
 
