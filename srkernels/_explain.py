@@ -34,10 +34,14 @@ def explain(op: str | Callable[..., Any], *inputs: Any) -> str:
     if x is None:
         raise ValueError("explain: inputs must hold at least one tensor, got none")
     request = requested()
+    for name_of, value in zip(spec.operands, inputs, strict=False):
+        if isinstance(value, Tensor) and value.is_nested:
+            raise TypeError(f"explain: {name_of} must be a dense tensor, got a nested one")
     try:
         detail = spec.detail(*inputs)
     except (AttributeError, IndexError, TypeError, ValueError):
-        raise ValueError(f"explain: inputs must be those of {name}, got {', '.join(map(describe, inputs))}") from None
+        named = ", ".join(f"{n} {describe(v)}" for n, v in zip(spec.operands, inputs, strict=False))
+        raise ValueError(f"explain: inputs must be those of {name}, got {named}") from None
     order = ranked(x.device, x.dtype, spec.refuses, detail)
     chosen = request or next(b for b, reason in order if reason is None)
     how = "asked for by name" if request else "automatic"

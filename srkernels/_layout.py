@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from ._eager import transforms_active
+_VMAP: Any = torch._C._functorch.TransformType.Vmap
 
 
 def is_channels_last(x: Tensor) -> bool:
@@ -39,15 +40,18 @@ def in_layout(y: Tensor, channels_last: bool) -> Tensor:
     """``y`` dense in this layout, copied only if it is not."""
     _, c, h, w = (max(size, 1) for size in y.shape)
     strides = (h * w * c, 1, w * c, c) if channels_last else (c * h * w, h * w, w, 1)
-    if y.stride() == strides or (channels_last and unknown_inside_vmap()):
+    if y.stride() == strides or (channels_last and inside_vmap()):
         return y
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return y.clone(memory_format=memory_format)
 
 
-def unknown_inside_vmap() -> bool:
-    """Whether memory may have another axis, that of ``torch.vmap``: no layout but contiguous can be asked for then."""
-    return not is_compiling() and transforms_active()
+def inside_vmap() -> bool:
+    """Whether memory has another axis, that of ``torch.vmap``: no layout but contiguous can be asked for then."""
+    if is_compiling():
+        return False
+    transforms: Any = torch._C._functorch.get_interpreter_stack()
+    return any(t.key() == _VMAP for t in transforms or ())
 
 
 def share_layout(x: Tensor, *others: Tensor | None) -> bool:

@@ -296,8 +296,8 @@ PAD = "must be one of reflect, zero, symmetric, periodization, got 'same'"
         (
             lambda: srkernels.explain("conv2d_act", X, BIAS),
             ValueError,
-            "explain: inputs must be those of conv2d_act, got (2, 3, 8, 8) torch.float32 on cpu, "
-            "(4,) torch.float32 on cpu",
+            "explain: inputs must be those of conv2d_act, got x (2, 3, 8, 8) torch.float32 on cpu, "
+            "weight (4,) torch.float32 on cpu",
         ),
         (
             lambda: srkernels.use_backend(np.zeros(3)).__enter__(),

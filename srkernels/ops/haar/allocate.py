@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..._layout import empty_nchw, in_layout, is_channels_last, unknown_inside_vmap
+from ..._layout import empty_nchw, in_layout, inside_vmap, is_channels_last
 from .conventions import HIGH, LOW, PLANS
 
 
@@ -90,6 +90,6 @@ def in_layout_of_high(high: Tensor, plan: int, channels_last: bool) -> Tensor:
     if high.dim() == 4:
         return in_layout(high, channels_last)
     stride = _high_stride(high.shape, PLANS[plan].layout, channels_last)
-    if high.stride() == stride or unknown_inside_vmap():
+    if high.stride() == stride or inside_vmap():
         return high
     return torch.empty_strided(high.shape, stride, dtype=high.dtype, device=high.device).copy_(high)

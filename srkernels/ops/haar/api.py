@@ -105,7 +105,8 @@ def haar_idwt2d(
         output_size: (H, W) of the image, 2h or 2h-1 by 2w or 2w-1; (2h, 2w) if None.
 
     Returns:
-        (N, C, H, W), dtype and layout of the bands. Differentiable in both bands to any order.
+        (N, C, H, W), dtype and layout of the bands. Differentiable in both bands to any order; three tensors of a tuple
+        have gradients in the layout of the first.
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
