@@ -90,7 +90,7 @@ class Call:
             yield "number of outputs", f"{len(outputs)}, expected {len(expected)}"
             return
         for i, (y, e) in enumerate(zip(outputs, expected, strict=True)):
-            yield from _compared(f"output {i}", y, e, self.tensors[self.like[i]], y.dim() >= 4)
+            yield from _compared(f"output {i}", y, e, self._like(self.like[i]), y.dim() >= 4)
         if not all(torch.equal(_bits(a), _bits(b)) for a, b in zip(outputs, again, strict=True)):
             yield "not repeatable", "two calls differ"
         if self.wanted:
@@ -98,6 +98,12 @@ class Call:
         for name, x in self.tensors.items():
             if not torch.equal(_bits(x), _bits(before[name])):
                 yield f"{name} written to", ""
+
+    def _like(self, name: str) -> Tensor:
+        """Whose layout is that of ``name``, or of the output that follows it."""
+        if name == "x" and self.op == "conv2d_act" and _is_image_in_channels_last(self.tensors["weight"]):
+            return self.tensors["weight"]
+        return self.tensors["high[0]" if name.startswith("high[") else name]
 
     def _check_gradients(
         self, leaves: dict[str, Tensor], sources: dict[str, Rounded], outputs: list[Tensor], expected: list[Rounded]
@@ -113,7 +119,7 @@ class Call:
         for name, g, e in zip(self.wanted, found, exact_grads, strict=True):
             # Plain eager PyTorch lays gradients out as it likes, and so does what it accumulates them with.
             ours = self.asked != "backward" and not (self.backend is None and self.op in CONVOLUTIONS)
-            like = self.tensors["high[0]" if name.startswith("high[") else name]
+            like = self._like(name)
             # The gradient of what is only added is the cotangent itself, also where autocast leaves the skip its dtype.
             added = name == "residual" or (self.autocast and name == "x" and self.op in CONVOLUTIONS)
             laid_out = ours and like.dim() >= 4 and not added
@@ -209,7 +215,11 @@ def _is_channels_last(x: Tensor) -> bool:
 def _follows(found: Tensor, like: Tensor) -> bool:
     """Dense NHWC that is not also dense NCHW is followed; everything else gives a contiguous tensor."""
     found, like = (_as_image(x) for x in (found, like))
-    return _is_channels_last(found) if _is_channels_last(like) and not like.is_contiguous() else found.is_contiguous()
+    return _is_channels_last(found) if _is_image_in_channels_last(like) else found.is_contiguous()
+
+
+def _is_image_in_channels_last(x: Tensor) -> bool:
+    return _is_channels_last(x) and not x.is_contiguous()
 
 
 def _as_image(x: Tensor) -> Tensor:

@@ -14,11 +14,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
 from .._validate import choice
-from .blocks import PLANS
+from .blocks import PLANS, Block, Plan, fingerprint, same
 from .layers import is_sequence, original_class, why_left
 from .proof import Disproof, prove
 from .swap import install, plan_of, remove
@@ -126,6 +127,18 @@ class _Visit:
     def __init__(self, save: str) -> None:
         self.save = save
         self.seen: set[nn.Module] = set()
+        self.proven: list[tuple[Any, Plan]] = []
+
+    def prove(self, module: nn.Module, plan: Plan) -> Plan:
+        """``prove``, once for blocks that nothing but the values of their parameters tells apart."""
+        if not isinstance(plan, Block):
+            return prove(module, plan)
+        found = fingerprint(module)
+        for known, proven in self.proven:
+            if same(known, found):
+                return proven
+        self.proven.append((found, prove(module, plan)))
+        return self.proven[-1][1]
 
     def lines(self, module: nn.Module, place: _Place) -> Iterator[Line]:
         if module in self.seen:
@@ -144,7 +157,7 @@ class _Visit:
             try:
                 if isinstance(plan, str):
                     raise Disproof(plan)
-                plan = prove(module, replace(plan, save=self.save))
+                plan = self.prove(module, replace(plan, save=self.save))
             except Disproof as disproof:
                 reasons.append(str(disproof))
                 continue

@@ -127,6 +127,22 @@ def settings(module: nn.Module, live: Collection[str] = ()) -> Settings:
     return tuple((name, frozen(vars(module).get(name, ...))) for name in names)
 
 
+def fingerprint(module: nn.Module) -> Any:
+    """All that a forward may depend on but the values of parameters and buffers, which a proof draws anew."""
+    return tuple(
+        (
+            original_class(m),
+            settings(m),
+            tuple(m._modules),
+            tuple(
+                (name, None if t is None else (type(t), t.shape, t.dtype, t.device))
+                for name, t in (*m._parameters.items(), *m._buffers.items())
+            ),
+        )
+        for m in module.modules()
+    )
+
+
 def _holds_tensor(value: Any) -> bool:
     if isinstance(value, (tuple, frozenset)):
         return any(map(_holds_tensor, value))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._dispatch import autocasts, requested
-from ..._layout import laid_out
+from ..._layout import is_channels_last, laid_out
 from ..._validate import boolean, check_image, check_vector, choice, describe, integer, number, shown
 from . import schema
 from .activation import ACTIVATIONS, LEAKY_RELU, NONE, PRELU, activate
@@ -39,8 +39,8 @@ def conv2d_act(
         scale: a number.
 
     Returns:
-        (N, Cout, H, W) in the layout of ``x``: channels_last in, channels_last out. Dtype of ``x`` promoted with the
-        residual's; under autocast x, weight, bias and slope are cast to its dtype first, as ``F.conv2d`` does.
+        (N, Cout, H, W), channels_last where ``x`` or ``weight`` is, as from ``F.conv2d``. Dtype of ``x`` promoted with
+        the residual's; under autocast x, weight, bias and slope are cast to its dtype first, as ``F.conv2d`` does.
 
     Differentiable in every tensor; second derivatives are exact, on eager operations. Beyond its operands the backward
     pass keeps the output (relu, leaky_relu of a positive slope), or the pre-activation where the output does not tell
@@ -64,6 +64,8 @@ def conv2d_act(
             raise ValueError(f"{op}: residual must be {expected} on {x.device}, got {describe(residual)}")
     x, weight, bias, slopes = _autocast(x, weight, bias, slopes)
     _check_dtypes(op, x, weight=weight, bias=bias, slope=slopes)
+    if is_channels_last(weight) and not is_channels_last(x):  # the first layer of a network that was turned so
+        x = x.contiguous(memory_format=torch.channels_last)
     return schema.conv2d_act(x, weight, bias, slopes, residual, code, negative_slope, factor, requested())
 
 

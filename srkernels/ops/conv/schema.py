@@ -178,15 +178,46 @@ _dense_forward_op = torch.ops.srkernels.dense_block_forward.default
 _dense_backward_op = torch.ops.srkernels.dense_block_backward.default
 
 
-def _chooses_eager(backend: str, x: Tensor, weight: Tensor, *others: Tensor | None) -> bool:
+def _chooses_eager(backend: str, x: Tensor, filters: Sequence[Tensor], residual: Tensor | None = None) -> bool:
     """Whether nobody asked for a backend and eager PyTorch is the choice: the plain formula runs, with its autograd.
 
-    A traced call takes the registered op, in which the choice is made on real tensors; so do operands of different
-    layouts, among which PyTorch would choose another one than that of ``x``.
+    A traced call takes the registered op, in which the choice is made on real tensors; so do images in a layout that
+    PyTorch's own operations would not keep, among operands of others.
     """
-    if backend or torch.compiler.is_compiling() or not share_layout(x, weight, *others):
+    if backend or torch.compiler.is_compiling():
         return False
-    return implementation(__package__, "", x, refuses, detail(x, weight)) is reference
+    turned = () if is_channels_last(x) else filters  # any filters follow a channels_last image
+    return (
+        share_layout(x, residual, *turned)
+        and implementation(__package__, "", x, refuses, detail(x, filters[0])) is reference
+    )
+
+
+class _OwnLayout(torch.autograd.Function):
+    """Filters whose gradient comes back in their layout, where PyTorch's own has that of a channels_last image."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(weight: Tensor) -> Tensor:
+        return weight.view_as(weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.channels_last = is_channels_last(inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return in_layout(grad, ctx.channels_last)
+
+
+_apply_own_layout = short_apply(_OwnLayout)
+
+
+def _beside(x: Tensor, weight: Tensor) -> Tensor:
+    """``weight`` for PyTorch's own operations on ``x``."""
+    plain = share_layout(x, weight) or not records(weight) or in_forward_mode()
+    return weight if plain else _apply_own_layout(weight)
 
 
 def _run_forward(*arguments: Any) -> tuple[Tensor, ...]:
@@ -266,8 +297,8 @@ def conv2d_act(
     """Differentiable convolution with its epilogue."""
     operands = (x, weight, bias, slope, residual)
     arguments = (*operands, activation, negative_slope, scale)
-    if _chooses_eager(backend, x, weight, residual):
-        return reference.block(*arguments)
+    if _chooses_eager(backend, x, [weight], residual):
+        return reference.block(x, _beside(x, weight), *arguments[2:])
     if records(*operands) or in_forward_mode():
         keep = allocate.keeps_preactivation(activation, negative_slope, scale, residual is not None)
         return _apply(*arguments, keep, backend)[0]
@@ -343,8 +374,8 @@ def residual_block(
     """Differentiable residual block; ``keep``: whether the backward pass finds the first convolution's result."""
     operands = (x, weight1, bias1, weight2, bias2, slope)
     arguments = (*operands, activation, negative_slope, res_scale)
-    if keep and _chooses_eager(backend, x, weight1, weight2):
-        return reference.two_convolutions(*arguments)
+    if keep and _chooses_eager(backend, x, [weight1, weight2]):
+        return reference.two_convolutions(x, _beside(x, weight1), bias1, _beside(x, weight2), *arguments[4:])
     if records(*operands) or in_forward_mode():
         return _apply_block(*arguments, keep, backend)[0]
     return _run_block_forward(*arguments, False, backend)[0]
@@ -441,8 +472,8 @@ def dense_block(
 ) -> Tensor:
     """Differentiable dense block; ``keep``: whether the backward pass finds its features."""
     operands = (x, *weights, *biases)
-    if keep and _chooses_eager(backend, x, *weights):
-        return reference.five_convolutions(x, weights, biases, slope, res_scale)
+    if keep and _chooses_eager(backend, x, weights):
+        return reference.five_convolutions(x, [_beside(x, w) for w in weights], biases, slope, res_scale)
     if records(*operands) or in_forward_mode():
         keep = keep and not transforms_active()  # torch.func always asks for a second derivative too
         # A traced call has no second derivative.
