@@ -135,6 +135,15 @@ class Count(Kind):
         return EITHER if whole and 0 <= value <= 1024 else WRONG
 
 
+class Kernel(Count):
+    """A size, or one for each axis."""
+
+    def standing(self, value: Any) -> int:
+        if isinstance(value, (tuple, list)) and len(value) == 2:
+            return min(map(super().standing, value))
+        return super().standing(value)
+
+
 @dataclass(frozen=True)
 class Image(Kind):
     """A floating-point tensor."""
@@ -364,7 +373,7 @@ def _signatures() -> Iterator[Signature]:
     yield Signature(
         "Conv2dAct",
         srkernels.nn.Conv2dAct,
-        {"in_channels": (4, COUNT), "out_channels": (6, COUNT), "kernel_size": (3, COUNT), **common},
+        {"in_channels": (4, COUNT), "out_channels": (6, COUNT), "kernel_size": (3, Kernel()), **common},
     )
     save = {"res_scale": (0.5, NUMBER), "save": ("recompute", NAME)}
     yield Signature("ResidualBlock", srkernels.nn.ResidualBlock, {"channels": (4, COUNT), **common, **save})
@@ -469,7 +478,7 @@ def draw(seed: int, number: int) -> Malformed:
         right, kind = signature.arguments[name]
         replaced[name] = kind.replacements(right, dice)
         arguments[name] = replaced[name][1]
-    if dice.sometimes(0.03):
+    if signature.positional < len(names) and dice.sometimes(0.03):
         arguments[names[-1] + "s"] = arguments.pop(names[-1])
         replaced["misspelt"] = "", None, WRONG
     return Malformed(signature, arguments, replaced, dice.one(None, None, "reference", "native"))

@@ -136,7 +136,7 @@ def haar_idwt2d(
             check_image(op, "high", stacked)
             if stacked.shape[1] % 3:
                 raise ValueError(f"{op}: high must be (N, 3C, h, w), got {tuple(stacked.shape)}")
-        elif not isinstance(stacked, Tensor) or stacked.dim() != 5 or stacked.shape[2] != 3:
+        elif not isinstance(stacked, Tensor) or stacked.dim() != 5 or (not stacked.is_nested and stacked.shape[2] != 3):
             raise ValueError(f"{op}: high must be (N, C, 3, h, w), got {describe(stacked)}")
         else:
             check_image(op, "high", stacked, "(N, C, 3, h, w)", 5)
