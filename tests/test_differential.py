@@ -101,8 +101,9 @@ class Call:
 
     def _like(self, name: str) -> Tensor:
         """Whose layout is that of ``name``, or of the output that follows it."""
-        if name == "x" and self.op == "conv2d_act" and _is_image_in_channels_last(self.tensors["weight"]):
-            return self.tensors["weight"]
+        if name == "x" and self.op == "conv2d_act" and self.tensors["x"].numel():
+            filters = self.tensors["weight"]  # to whose layout an image is turned
+            return filters if _is_image_in_channels_last(filters) else self.tensors["x"]
         return self.tensors["high[0]" if name.startswith("high[") else name]
 
     def _check_gradients(

@@ -67,6 +67,8 @@ def number(value: float, like: Rounded) -> Rounded:
 
 def cast(x: Rounded, dtype: torch.dtype) -> Rounded:
     """A given tensor, converted."""
+    if x.dtype is dtype:
+        return x
     assert x.error is None
     return Rounded(x.value.to(dtype).double(), None, dtype, ((x, lambda g: stored(g, x.dtype)),))
 
@@ -255,16 +257,26 @@ def gradients(
 
     for y in outputs:
         visit(y)
-    found: dict[int, Rounded] = {}
-
-    def collect(x: Rounded, g: Rounded) -> None:
-        found[id(x)] = plus(found[id(x)], g) if id(x) in found else g
-
+    shares: dict[int, list[Rounded]] = {}
     for y, cotangent in zip(outputs, cotangents, strict=True):
-        collect(y, cotangent)
+        shares.setdefault(id(y), []).append(cotangent)
+    found: dict[int, Rounded] = {}
     for x in reversed(order):
-        if leads[id(x)] and id(x) in found:
+        if leads[id(x)] and id(x) in shares:
+            found[id(x)] = _gathered(shares[id(x)])
             for parent, back in x.parents:
                 if leads[id(parent)]:
-                    collect(parent, back(found[id(x)]))
+                    shares.setdefault(id(parent), []).append(back(found[id(x)]))
     return [found.get(id(x)) for x in wanted]
+
+
+def _gathered(shares: Sequence[Rounded]) -> Rounded:
+    """Their sum, stored after each addition, in whatever order."""
+    total = shares[0]
+    for share in shares[1:]:
+        total = plus(total, share)
+    if len(shares) < 3 or total.error is None:
+        return total
+    most = sum(share.magnitude for share in shares[1:]) + shares[0].magnitude
+    error = total.error + (len(shares) - 1) * _unit(most, total.dtype)
+    return Rounded(total.value, error, total.dtype, total.parents)

@@ -103,8 +103,7 @@ def convolution_backward(
     if not need_x and not need_weight:
         return None, None
     padding = [weight.shape[2] // 2, weight.shape[3] // 2]
-    if not weight.is_contiguous(memory_format=torch.channels_last):
-        weight = weight.contiguous()  # PyTorch's convolution of fp16 takes no permuted filters
+    weight = laid_out(weight, weight)  # PyTorch's convolution of halves takes no permuted filters
     grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
         grad, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1, [need_x, need_weight, False]
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..._dispatch import implementation
 from ..._eager import in_forward_mode, map_one_by_one, records, short_apply, transforms_active, unwatched
-from ..._layout import in_layout, is_channels_last, share_layout
+from ..._layout import in_layout, is_channels_last, laid_out, share_layout
 from . import allocate, reference
 from .activation import NONE
 from .support import detail, refuses
@@ -216,6 +216,7 @@ _apply_own_layout = short_apply(_OwnLayout)
 
 def _beside(x: Tensor, weight: Tensor) -> Tensor:
     """``weight`` for PyTorch's own operations on ``x``."""
+    weight = laid_out(weight, weight)  # PyTorch's convolution of halves takes no odd strides
     plain = share_layout(x, weight) or not records(weight) or in_forward_mode()
     return weight if plain else _apply_own_layout(weight)
 
@@ -298,7 +299,7 @@ def conv2d_act(
     operands = (x, weight, bias, slope, residual)
     arguments = (*operands, activation, negative_slope, scale)
     if _chooses_eager(backend, x, [weight], residual):
-        return reference.block(x, _beside(x, weight), *arguments[2:])
+        return laid_out(reference.block(x, _beside(x, weight), *arguments[2:]), x)
     if records(*operands) or in_forward_mode():
         keep = allocate.keeps_preactivation(activation, negative_slope, scale, residual is not None)
         return _apply(*arguments, keep, backend)[0]
@@ -375,7 +376,8 @@ def residual_block(
     operands = (x, weight1, bias1, weight2, bias2, slope)
     arguments = (*operands, activation, negative_slope, res_scale)
     if keep and _chooses_eager(backend, x, [weight1, weight2]):
-        return reference.two_convolutions(x, _beside(x, weight1), bias1, _beside(x, weight2), *arguments[4:])
+        y = reference.two_convolutions(x, _beside(x, weight1), bias1, _beside(x, weight2), *arguments[4:])
+        return laid_out(y, x)
     if records(*operands) or in_forward_mode():
         return _apply_block(*arguments, keep, backend)[0]
     return _run_block_forward(*arguments, False, backend)[0]
@@ -473,7 +475,8 @@ def dense_block(
     """Differentiable dense block; ``keep``: whether the backward pass finds its features."""
     operands = (x, *weights, *biases)
     if keep and _chooses_eager(backend, x, weights):
-        return reference.five_convolutions(x, [_beside(x, w) for w in weights], biases, slope, res_scale)
+        y = reference.five_convolutions(x, [_beside(x, w) for w in weights], biases, slope, res_scale)
+        return laid_out(y, x)
     if records(*operands) or in_forward_mode():
         keep = keep and not transforms_active()  # torch.func always asks for a second derivative too
         # A traced call has no second derivative.
