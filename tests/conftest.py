@@ -24,7 +24,7 @@ from helpers.calls import Target
 from helpers.operands import DTYPES, LAYOUTS
 from helpers.process import ROOT, environment
 
-from srkernels import _triton
+from srkernels import _native, _triton
 from srkernels._dispatch import BACKENDS, why_not
 from srkernels._spec import Case
 from srkernels.ops import specs
@@ -96,6 +96,8 @@ def _waited_for(items: list[pytest.Item]) -> list[str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--isa"):
+        _native.extension("cpu").set_isa(config.getoption("--isa"))
     config.addinivalue_line("markers", "beside: takes long on one core; a whole run has it in a process beside it")
 
 
@@ -137,6 +139,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--device", choices=("cpu", "cuda"), help="run the gates on this device alone")
     group.addoption("--cases", type=int, help="how many random cases test_differential.py and test_malformed.py draw")
     group.addoption("--seed", type=int, help="what they are drawn from")
+    group.addoption("--isa", help="hold the C++ core to this instruction set")
+    group.addoption("--threads", type=int, default=1, help="threads of the gates, which run tiny cases")
     group.addoption("--reduced", action="store_true", help="two dtypes, three layouts, a few cases per op")
 
 
@@ -210,6 +214,6 @@ def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(request.config.getoption("--threads"))
     yield
     torch.set_num_threads(before)
