@@ -226,7 +226,7 @@ def _is_image_in_channels_last(x: Tensor) -> bool:
 def _as_image(x: Tensor) -> Tensor:
     """Bands in an axis of their own, (N, C, bands, h, w), as the image that they flatten to, if it needs no copy."""
     if x.dim() == 5:
-        together = x.stride(1) == x.shape[2] * x.stride(2)
+        together = x.shape[1] == 1 or x.stride(1) == x.shape[2] * x.stride(2)
         return x.flatten(1, 2) if together else x.permute(0, 1, 3, 4, 2)[..., 0]
     return x
 
