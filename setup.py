@@ -78,8 +78,8 @@ def cpu_rules(objects: Path, output: Path) -> list[str]:
         raise Unavailable("no C++ compiler was there at build time")
     flags = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fopenmp", *WARNINGS, *includes()]
     link = ["-shared", "-fopenmp"]
-    wanted = os.environ.get("SRKERNELS_SANITIZE", "")
-    if wanted:
+    wanted = os.environ.get("SRKERNELS_SANITIZE", "0")
+    if wanted not in ("", "0"):
         if wanted not in SANITIZERS:
             sys.exit(f"SRKERNELS_SANITIZE must be address or thread, got {wanted!r}")
         sanitize = f"-fsanitize={SANITIZERS[wanted]}"

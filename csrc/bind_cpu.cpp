@@ -59,6 +59,12 @@ void weighted_l1_backward(const Tensor& grad, const Tensor& input, const Tensor&
                           const Tensor& grad_target, const Tensor& grad_weight, int reduction,
                           bool align_corners, const Tensor& signs, int threads) {
   check_sums(input, target, weight, statistics, signs);
+  const srk::DType sums = input.dtype() == srk::DType::f64 ? srk::DType::f64 : srk::DType::f32;
+  if ((grad_input.given() && grad_input.dtype() != input.dtype()) ||
+      (grad_target.given() && grad_target.dtype() != target.dtype()) ||
+      (grad_weight.given() && grad_weight.dtype() != sums))
+    throw py::value_error(
+        "weighted L1 writes images' gradients in their types, a map's in the sums'");
   auto a = srk::weighted_l1_arguments(input, target, weight, statistics, reduction, align_corners,
                                       {threads, nullptr});
   a.grad = grad.operand();

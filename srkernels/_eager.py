@@ -126,10 +126,13 @@ def short_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
 def map_one_by_one(op: Any) -> Callable[..., Any]:
     """The rule by which ``torch.vmap`` runs a registered op: once for each element, results stacked."""
 
-    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+    def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
         def element(i: int) -> list[Any]:
-            return [a if d is None else a.select(d, i) for a, d in zip(args, in_dims, strict=True)]
+            # Of a list of settings ``d`` is a list too.
+            return [a.select(d, i) if isinstance(d, int) else a for a, d in zip(args, in_dims, strict=True)]
 
+        if not info.batch_size:
+            raise RuntimeError(f"{op.name().partition('::')[2]}: torch.vmap of no element")
         results = [op(*element(i)) for i in range(info.batch_size)]
         if isinstance(results[0], Tensor):
             return torch.stack(results), 0

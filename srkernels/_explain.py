@@ -39,9 +39,9 @@ def explain(op: str | Callable[..., Any], *inputs: Any) -> str:
             raise TypeError(f"explain: {name_of} must be a dense tensor, got a nested one")
     try:
         detail = spec.detail(*inputs)
-    except (AttributeError, IndexError, TypeError, ValueError):
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
         named = ", ".join(f"{n} {describe(v)}" for n, v in zip(spec.operands, inputs, strict=False))
-        raise ValueError(f"explain: inputs must be those of {name}, got {named}") from None
+        raise ValueError(f"explain: inputs must be those of {name}, got {named}") from error
     order = ranked(x.device, x.dtype, spec.refuses, detail)
     chosen = request or next(b for b, reason in order if reason is None)
     how = "asked for by name" if request else "automatic"

@@ -37,7 +37,7 @@ def laid_out(y: Tensor, like: Tensor) -> Tensor:
 
 
 def in_layout(y: Tensor, channels_last: bool) -> Tensor:
-    """``y`` dense in this layout, copied only if it is not."""
+    """``y`` dense in this layout, with the strides that new memory has; copied only if they differ."""
     _, c, h, w = (max(size, 1) for size in y.shape)
     strides = (h * w * c, 1, w * c, c) if channels_last else (c * h * w, h * w, w, 1)
     if y.stride() == strides or (channels_last and inside_vmap()):

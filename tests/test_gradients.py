@@ -82,6 +82,19 @@ def test_vmap_is_a_loop(spec: OpSpec, small: Case, target: Target, channels_last
             torch.testing.assert_close(y, torch.stack([flat(each)[k] for each in one_by_one]))
 
 
+def test_vmap_of_cotangents(spec: OpSpec, small: Case, target: Target) -> None:
+    """Rows of a Jacobian, as PyTorch's documentation computes them; on the way to second derivatives too."""
+    call, leaves = _function(spec, small, target, operands(small, torch.float32, device=target.device))
+    (y, *_) = call(*leaves)
+    many = torch.stack([torch.full_like(y, i + 1.0) for i in range(3)])
+    for create_graph in (False, True):
+
+        def pulled(v: Tensor) -> Tensor:
+            return torch.autograd.grad(y, leaves[0], v, retain_graph=True, create_graph=create_graph)[0]  # noqa: B023
+
+        torch.testing.assert_close(torch.vmap(pulled)(many), torch.stack([pulled(v) for v in many]))
+
+
 def _training_sizes(spec: OpSpec) -> list[Case]:
     """A hundred pixels a side and more: sums of fp16 overflow, and so does what divides by them."""
     cases = {str(c.kwargs.get("normalize")): c for c in reversed(spec.cases) if "output_size" not in c.kwargs}

@@ -7,6 +7,7 @@ import io
 import pickle
 import random as python_random
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -314,6 +315,29 @@ class Fixed(ResidualBlockNoBN):
         return super().forward(x)
 
 
+class Saturating(ResidualBlockNoBN):
+    """An activation that is a ReLU for small values."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(nn.functional.relu6(self.conv1(x))) * self.res_scale
+
+
+class Clamped(ResidualBlockNoBN):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).clamp(-255, 255)
+
+
+class Flagged(ResidualBlockNoBN):
+    """Does something else until a flag is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("warm", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if self.warm > 0.25 else x
+
+
 class NoSkip(SRVGGNetCompact):
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.body:
@@ -341,12 +365,20 @@ LEFT: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     "alternating": (Alternating, "", "its forward does not repeat itself"),
     "fixed scale": (FixedScale, "", OTHER),
     "a buffer that is 1": (Gated, "", OTHER),
+    "relu6": (Saturating, "", OTHER),
+    "clamped": (Clamped, "", OTHER),
+    "a flag": (Flagged, "", "looks like a known block but does not use the same parameters"),
     "leaves autocast": (Precise, "", "looks like a known block but leaves autocast"),
     "no gradient": (Fixed, "", "returns a tensor without gradient"),
     "a tensor": (
         lambda: changed(ResidualBlockNoBN(), mask=torch.ones(())),
         "",
-        "keeps a tensor that is no buffer (mask)",
+        "keeps an object that may change (mask)",
+    ),
+    "settings": (
+        lambda: changed(ResidualBlockNoBN(), args=SimpleNamespace(res_scale=1)),
+        "",
+        "keeps an object that may change (args)",
     ),
     "its own forward": (
         lambda: changed(ResidualBlockNoBN(), forward=lambda x: x),
@@ -462,3 +494,31 @@ def test_arguments() -> None:
                 function(value)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^patch: save must be one of activations, recompute, got 'nothing'$"):
         patch(ResidualBlockNoBN(), save="nothing")
+
+
+def test_a_pickle_of_another_class_of_that_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its source was edited between saving and loading: the new forward runs."""
+    net = network(ResidualBlockNoBN())
+    assert patch(net).taken
+    saved = pickle.dumps(net)
+    monkeypatch.setattr(ResidualBlockNoBN, "forward", lambda self, x: x - self.conv2(self.relu(self.conv1(x))))
+    x = random((1, 3, 8, 8), torch.float32, 0)
+    loaded = pickle.loads(saved)
+    inside = loaded[0](x)
+    expected = loaded[2](inside - loaded[1].conv2(loaded[1].relu(loaded[1].conv1(inside))))
+    torch.testing.assert_close(loaded(x), expected)
+
+
+def test_a_second_call_takes_what_is_new() -> None:
+    net = nn.Sequential(conv(), nn.ReLU(), conv(), nn.ReLU())
+    assert patch(net).taken
+    net.append(ResidualBlockNoBN())
+    assert [(line.path, line.op) for line in patch(net).taken] == [("4", "residual_block")]
+
+
+@pytest.mark.parametrize("slope", [True, numpy.float32(0.25)], ids=repr)
+def test_slopes_that_are_numbers_of_another_kind(slope: Any) -> None:
+    net, x = nn.Sequential(conv(3), nn.LeakyReLU(slope, True), conv()), random((1, 3, 8, 8), torch.float32, 0)
+    expected = net(x)
+    assert patch(net).taken
+    torch.testing.assert_close(net(x), expected)

@@ -514,7 +514,6 @@ template <class F>
 void forward(const WeightedL1Arguments& a) {
   const Tiling t = tiling(a);
   const Runs<F> run = runs(a.input.dtype, a.target.dtype, F(0));
-  const SignedSum with_signs = signed_sum(a.input.dtype, a.target.dtype);
   const bool none = a.reduction == Reduction::none;
   Buffer<double> losses(t.tiles), weights(a.statistics ? t.tiles : 1);
   parallel_ranges(t.tiles, grain(t), a.launch.threads, [&](int64_t begin, int64_t end) {
@@ -542,7 +541,7 @@ void forward(const WeightedL1Arguments& a) {
             if constexpr (sizeof(F) == sizeof(float)) {
               if (a.signs) {
                 uint32_t* signs = signs_of(a, t.pixels, tile.n, channel, row);
-                loss += with_signs(x, y, weights, size, signs);
+                loss += signed_sum(a.input.dtype, a.target.dtype)(x, y, weights, size, signs);
                 return;
               }
             }

@@ -2,7 +2,7 @@
 
 A block is recognised by its structure, not by the name of its class (``blocks``, made of ``layers``), and is taken only
 after a proof: a copy of it in fp64, its parameters redrawn at random, does the same by the old and by the new forward
-(``proof``).
+(``proof``). Blocks that nothing but their parameters' values tells apart share one.
 
 A taken module gets a subclass of its own class with another ``forward`` (``swap``). Nothing else changes: parameters,
 buffers, keys, hooks, ``isinstance``, ``deepcopy``, pickling. On a call that the proof does not cover, be it for a hook
@@ -82,7 +82,7 @@ def patch(model: nn.Module, *, save: str = "activations") -> Report:
             ``residual_block`` and ``dense_block`` have it.
 
     Returns:
-        What was taken and what was left, with reasons. A second call takes nothing more.
+        What was taken and what was left, with reasons. A second call takes what is new.
 
     Raises:
         TypeError: ``model`` is not a module.
@@ -91,6 +91,7 @@ def patch(model: nn.Module, *, save: str = "activations") -> Report:
     A network may be edited afterwards: a block whose layers, attributes or class are not those that were proven runs
     by its own forward, as it does under ``torch.export``, ``torch.fx``, ``torch.func`` and ``torch.jit``.
     ``torch.jit.script`` puts unpatched blocks into the model that it is given: call ``patch`` again to go on with it.
+    Proofs use PyTorch's random generators, which are put back, and its number of threads: nothing else should run.
     """
     _check("patch", model)
     choice("patch", "save", save, {"activations": True, "recompute": False})
@@ -135,7 +136,7 @@ class _Visit:
             return prove(module, plan)
         found = fingerprint(module)
         for known, proven in self.proven:
-            if same(known, found):
+            if same(known, found) and replace(proven, rounds=False) == plan:
                 return proven
         self.proven.append((found, prove(module, plan)))
         return self.proven[-1][1]
@@ -145,12 +146,12 @@ class _Visit:
             return
         self.seen.add(module)
         name = original_class(module).__name__
-        if plan_of(module) is not None:
+        before = plan_of(module)
+        if before is not None:
             yield Line(place.path, name, None, "patched before")
-            return
         reasons: list[str] = []
-        parts: set[str] = set()
-        for kind in PLANS:
+        parts = set() if before is None else set(before.parts())
+        for kind in PLANS if before is None else ():
             plan = kind.match(module)
             if plan is None:
                 continue
@@ -167,7 +168,7 @@ class _Visit:
             reasons.clear()
             break
         inside = [(n, child) for n, child in module._modules.items() if child is not None]
-        if not reasons and not inside and module._parameters:
+        if before is None and not reasons and not inside and module._parameters:
             reasons = [why_left(module, place.owner, place.then)]
         if reasons:
             yield Line(place.path, name, None, "; ".join(dict.fromkeys(reasons)))

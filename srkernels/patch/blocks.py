@@ -9,9 +9,11 @@ the old forward runs, where it is no longer so.
 from __future__ import annotations
 
 import itertools
+import types
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
+from numbers import Number, Real
 from typing import Any, ClassVar
 
 import torch
@@ -133,7 +135,7 @@ def fingerprint(module: nn.Module) -> Any:
         (
             original_class(m),
             settings(m),
-            tuple(m._modules),
+            tuple((name, child is None) for name, child in m._modules.items()),
             tuple(
                 (name, None if t is None else (type(t), t.shape, t.dtype, t.device))
                 for name, t in (*m._parameters.items(), *m._buffers.items())
@@ -143,10 +145,17 @@ def fingerprint(module: nn.Module) -> Any:
     )
 
 
-def _holds_tensor(value: Any) -> bool:
+def _is_plain(value: Any) -> bool:
+    """Whether nobody can change what ``frozen`` made of a setting, unseen by ``same``."""
     if isinstance(value, (tuple, frozenset)):
-        return any(map(_holds_tensor, value))
-    return hasattr(value, "__array__")  # NumPy's too
+        return all(map(_is_plain, value))
+    return isinstance(value, _PLAIN)
+
+
+_PLAIN = (
+    *(Number, str, bytes, type(None), type(...), type, types.FunctionType, types.BuiltinFunctionType),
+    *(torch.dtype, torch.device, torch.layout, torch.memory_format),
+)
 
 
 @dataclass(frozen=True)
@@ -166,8 +175,8 @@ class OwnForward(Plan):
 
     def objection(self, owner: nn.Module) -> str | None:
         for name, value in self.settings:
-            if _holds_tensor(value):
-                return f"keeps a tensor that is no buffer ({name})"
+            if not _is_plain(value):
+                return f"keeps an object that may change ({name})"
         for name, buffer in owner.named_buffers(recurse=False):
             if not buffer.is_floating_point():
                 return f"keeps a buffer of integers ({name})"
@@ -225,7 +234,7 @@ class ResidualPlan(Block):
         first, second = at(module, convs[0]), at(module, convs[1])
         if (second.in_channels, second.out_channels) != (first.out_channels, first.in_channels):
             return "two convolutions whose channels do not lead back to the input's"
-        scale_from = "res_scale" if isinstance(getattr(module, "res_scale", None), (int, float)) else None
+        scale_from = "res_scale" if isinstance(getattr(module, "res_scale", None), Real) else None
         place = others[0] if others else None
         activation = "relu" if place is None else str(kinds[place])  # a function: to be proven
         known = settings(module, () if scale_from is None else (scale_from,))
@@ -246,14 +255,20 @@ class ResidualPlan(Block):
             return None
         conv1, conv2 = at(owner, self.conv1), at(owner, self.conv2)
         scale = 1.0 if self.scale_from is None else getattr(owner, self.scale_from, None)
-        if given.channels != conv1.in_channels or not isinstance(scale, (int, float)):
+        if given.channels != conv1.in_channels or not isinstance(scale, Real):
             return None
         first = given.operands(conv1, None if self.activation_at is None else at(owner, self.activation_at))
         second = given.operands(conv2)
         if first is None or second is None:
             return None
         out = residual_block(
-            x, *first[:2], *second[:2], activation=self.activation, slope=first[2], res_scale=scale, save=self.save
+            x,
+            *first[:2],
+            *second[:2],
+            activation=self.activation,
+            slope=first[2],
+            res_scale=float(scale),
+            save=self.save,
         )
         return self._sum(x, out)
 
@@ -304,7 +319,7 @@ class DensePlan(Block):
             return None
         slopes = [at(owner, path).negative_slope for path in self.activations] or [_DENSE_SLOPE]
         slope = slopes[0]
-        if any(s != slope for s in slopes) or not isinstance(slope, (int, float)) or not slope > 0:
+        if any(s != slope for s in slopes) or not isinstance(slope, Real) or not float(slope) > 0:
             return None
         convs = [at(owner, path) for path in self.convs]
         if given.channels != convs[0].in_channels:
@@ -314,7 +329,7 @@ class DensePlan(Block):
         biases = [f[1] for f in found if f is not None]
         if len(weights) < len(found):
             return None
-        return self._sum(x, dense_block(x, weights, biases, slope=slope, res_scale=_DENSE_SCALE, save=self.save))
+        return self._sum(x, dense_block(x, weights, biases, slope=float(slope), res_scale=_DENSE_SCALE, save=self.save))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from numbers import Real
 from typing import Any, NamedTuple, TypeGuard
 
 import torch
@@ -140,9 +141,9 @@ class Image(NamedTuple):
             return None
         slope: Any = None
         if isinstance(activation, nn.LeakyReLU):
-            slope = activation.negative_slope
-            if not isinstance(slope, (int, float)):
+            if not isinstance(activation.negative_slope, Real):
                 return None
+            slope = float(activation.negative_slope)
         elif isinstance(activation, nn.PReLU):
             slope = activation.weight
             if not self.has(slope, (1,)) and not self.has(slope, (out,)):

@@ -187,13 +187,13 @@ class _Trial:
     def uniform(self, like: tuple[int, ...], low: float = -1.0) -> Tensor:
         return torch.empty(like, dtype=torch.float64, device="cpu").uniform_(low, 1, generator=self.draws)
 
-    def draw(self) -> None:
+    def draw(self, buffers: bool = True) -> None:
         """New parameters, which leave activations about as large as they were, and buffers, some of them variances."""
         with torch.no_grad():
             for p in self.parameters:
                 fan_in = p[0].numel() if p.dim() > 1 else 3
                 p.copy_(self.uniform(tuple(p.shape)) * (3 / fan_in) ** 0.5)
-        for _, saved in self.buffers:
+        for _, saved in self.buffers if buffers else ():
             for name, b in saved.items():
                 if b is not None and b.is_floating_point():
                     saved[name] = (0.5 + self.uniform(tuple(b.shape), 0)).to(b)
@@ -262,10 +262,15 @@ class _Trial:
 
     def in_fp64(self, plan: Plan) -> tuple[int, int]:
         """Compare values; the size of image to go on with."""
-        self.draw()
+        self.draw(buffers=False)  # first with its own, which may be flags
         small, other = self.sizes()
-        for batch, size, modes in ((2, small, (True, False)), (2, other, (True,)), (1, small, (False,))):
-            x = self.image(batch, size)
+        # The last image is beyond every bound that an activation or a sum may be held to.
+        for batch, size, modes, times in (
+            (2, small, (True, False), 1),
+            (2, other, (True,), 1),
+            (1, small, (False,), 1e6),
+        ):
+            x = times * self.image(batch, size)
             for training in modes:
                 self.module.train(training)
                 expected = self.run(self.old, x)

@@ -7,8 +7,9 @@ Eager's error is the largest over several draws: a scalar of one draw can be exa
 what is stored in between, and one order of every sum: that of this processor, of this number of threads. Any other is
 as right. A sum of n terms is off by eps / 2 * sqrt(n) * S in whatever order, S being the sum of the terms' absolute
 values, with a probability that a small factor makes as good as certain (Higham and Mary, 2019): eps * sqrt(n) * S is
-allowed, in the precision that is summed in. Of the mildest fault that is planted (``test_helpers``), an operand rounded
-to a narrower dtype, that is a small part.
+allowed, in the precision that is summed in. Of sums of sums, as blocks are, n is that of the longest and S adds up over
+all paths, far beyond the terms of any one of them. Of the mildest fault that is planted (``test_helpers``), an operand
+rounded to a narrower dtype, that is a small part.
 
 For fp64 there is no wider oracle: eager PyTorch is it, may be off by as much as the op, and is rounded too.
 """

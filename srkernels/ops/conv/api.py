@@ -181,8 +181,9 @@ _SAVE = {"activations": True, "recompute": False}
 
 
 def _five(op: str, argument: str, value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, Sequence) or len(value) != 5 or isinstance(value, (str, bytes)):
-        count = f" of {len(value)}" if isinstance(value, Sequence) else ""
+    sequence = isinstance(value, (Sequence, nn.ParameterList)) and not isinstance(value, (str, bytes))
+    if not sequence or len(value) != 5:
+        count = f" of {len(value)}" if sequence else ""
         raise (ValueError if count else TypeError)(
             f"{op}: {argument} must be a sequence of five tensors, got {describe(value)}{count}"
         )
@@ -253,7 +254,8 @@ class Conv2dAct(nn.Conv2d):
         slopes: number of slopes of "prelu", 1 or ``out_channels``.
 
     Raises:
-        TypeError, ValueError: naming the argument, what was expected and what came; as ``nn.Conv2d`` for its own.
+        TypeError, ValueError: naming the argument, what was expected and what came; in ``nn.Conv2d``'s words where its
+            arguments do not go together.
     """
 
     def __init__(
@@ -282,10 +284,12 @@ class Conv2dAct(nn.Conv2d):
             for name, value in (("in_channels", in_channels), ("out_channels", out_channels))
         )
         slopes = _number_of_slopes(op, slopes, out_channels)
-        kernel_size = _pair(op, "kernel_size", kernel_size)
+        kernel_size, stride = _pair(op, "kernel_size", kernel_size), _pair(op, "stride", stride)
+        dilation, groups = _pair(op, "dilation", dilation), integer(op, "groups", groups, least=1)
         if padding is None:
-            height, width = _pair(op, "dilation", dilation)
-            padding = height * (kernel_size[0] // 2), width * (kernel_size[1] // 2)
+            padding = dilation[0] * (kernel_size[0] // 2), dilation[1] * (kernel_size[1] // 2)
+        elif not isinstance(padding, str):
+            padding = _pair(op, "padding", padding, least=0)
         bias = boolean(op, "bias", bias)
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
@@ -307,12 +311,12 @@ class Conv2dAct(nn.Conv2d):
         return f"{super().extra_repr()}, activation={self.activation!r}"
 
 
-def _pair(op: str, argument: str, value: Any) -> tuple[int, int]:
+def _pair(op: str, argument: str, value: Any, least: int = 1) -> tuple[int, int]:
     """One size for both axes, or two."""
     if isinstance(value, (tuple, list)) and len(value) == 2:
-        height, width = (integer(op, argument, size, least=1) for size in value)
+        height, width = (integer(op, argument, size, least) for size in value)
         return height, width
-    return (integer(op, argument, value, least=1),) * 2
+    return (integer(op, argument, value, least),) * 2
 
 
 def _number_of_slopes(op: str, slopes: Any, channels: int) -> int:

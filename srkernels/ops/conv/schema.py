@@ -391,6 +391,8 @@ def _run_dense_forward(*arguments: Any) -> tuple[Tensor, ...]:
 class _Link(torch.autograd.Function):
     """Of the shape of ``x`` and one element of memory, never read: a way back to ``x`` that does not keep it."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x: Tensor) -> Tensor:
         return x.new_empty_strided(x.shape, (0,) * x.dim())
@@ -405,6 +407,8 @@ class _Link(torch.autograd.Function):
 
 class _Linked(torch.autograd.Function):
     """``values``, whose derivative goes where that of ``link`` does."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(link: Tensor, values: Tensor) -> Tensor:
