@@ -367,7 +367,7 @@ LEFT: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     "a buffer that is 1": (Gated, "", OTHER),
     "relu6": (Saturating, "", OTHER),
     "clamped": (Clamped, "", OTHER),
-    "a flag": (Flagged, "", "looks like a known block but does not use the same parameters"),
+    "a flag": (Flagged, "", OTHER),
     "leaves autocast": (Precise, "", "looks like a known block but leaves autocast"),
     "no gradient": (Fixed, "", "returns a tensor without gradient"),
     "a tensor": (

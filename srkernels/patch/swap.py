@@ -123,7 +123,7 @@ def _fused_class(original: type[nn.Module]) -> type[nn.Module]:
 
 def _rebuild(original: type[nn.Module], digest: str, *args: Any) -> nn.Module:
     module = original.__new__(original, *args)
-    fused = _fused_class(original)
+    fused: Any = _fused_class(original)
     if _digest(fused._srkernels_own) == digest:  # else a plan was proven for another class of this name
         module.__class__ = fused
     return module
