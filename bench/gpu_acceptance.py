@@ -14,6 +14,7 @@ import torch
 
 from srkernels._spec import BenchCase, Case, OpSpec
 from srkernels.ops.conv.spec import DENSE_BLOCK, RESIDUAL_BLOCK, block_case, dense_case
+from srkernels.ops.conv.support import onednn_runs
 
 from . import harness, machine
 from .gpu import Context, Skip
@@ -177,6 +178,8 @@ def steps(context: Context) -> None:
         from . import steps as training
     except ImportError as error:
         raise Skip(f"models needs the extra train: {error}") from error
+    if not context.cuda and not onednn_runs(torch.bfloat16):
+        raise Skip("steps run in bf16, of which this processor convolves a twentieth of what it does of fp32")
     for name, bench in list(training.configurations().items())[:: 3 if context.small else 1]:
         if context.device.type not in bench.batch:
             continue
