@@ -33,7 +33,7 @@ def empty_nchw(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = N
 
 def laid_out(y: Tensor, like: Tensor) -> Tensor:
     """``y`` with the strides that ``empty_nchw(like, y.shape)`` has, copied only if they differ."""
-    return in_layout(y, not like.is_contiguous() and is_channels_last(like))
+    return in_layout(y, is_channels_last(like))
 
 
 def in_layout(y: Tensor, channels_last: bool) -> Tensor:
