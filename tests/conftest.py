@@ -79,7 +79,7 @@ class _Beside:
         return self._running.returncode, output
 
     def outcome(self, name: str) -> Outcome:
-        return self._outcomes[name].result(timeout=900)
+        return self._outcomes[name].result(timeout=1800)
 
     def stop(self) -> None:
         self._executor.shutdown(wait=False, cancel_futures=True)
