@@ -179,7 +179,7 @@ def steps(context: Context) -> None:
     except ImportError as error:
         raise Skip(f"models needs the extra train: {error}") from error
     if not context.cuda and not onednn_runs(torch.bfloat16):
-        raise Skip("steps run in bf16, of which this processor convolves a twentieth of what it does of fp32")
+        raise Skip("steps run in bf16, in which convolutions of this processor take many times as long as in fp32")
     for name, bench in list(training.configurations().items())[:: 3 if context.small else 1]:
         if context.device.type not in bench.batch:
             continue
