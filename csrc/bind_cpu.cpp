@@ -33,19 +33,20 @@ void haar_synthesis(const Tensor& x, const Tensor& low, const Tensor& high,
 
 // Sums are in one type, which the weight has: fp64 if the images have it, fp32 otherwise. Signs are
 // kept of the latter.
-void check_sums(const Tensor& input, const Tensor& target, const Tensor& weight,
-                const Tensor& statistics, const Tensor& signs) {
+srk::DType checked_sums(const Tensor& input, const Tensor& target, const Tensor& weight,
+                        const Tensor& statistics, const Tensor& signs) {
   const bool wide = input.dtype() == srk::DType::f64;
   const srk::DType sums = wide ? srk::DType::f64 : srk::DType::f32;
   if (wide != (target.dtype() == srk::DType::f64) || (weight.given() && weight.dtype() != sums) ||
       (statistics.given() && statistics.dtype() != sums) || (wide && signs.given()))
     throw py::value_error("weighted L1 sums in fp64 or in fp32, without fp64 operands");
+  return sums;
 }
 
 void weighted_l1_forward(const Tensor& input, const Tensor& target, const Tensor& weight,
                          const Tensor& out, const Tensor& statistics, int reduction,
                          bool align_corners, const Tensor& signs, int threads) {
-  check_sums(input, target, weight, statistics, signs);
+  checked_sums(input, target, weight, statistics, signs);
   auto a = srk::weighted_l1_arguments(input, target, weight, statistics, reduction, align_corners,
                                       {threads, nullptr});
   a.out = out.operand();
@@ -58,8 +59,7 @@ void weighted_l1_backward(const Tensor& grad, const Tensor& input, const Tensor&
                           const Tensor& weight, const Tensor& statistics, const Tensor& grad_input,
                           const Tensor& grad_target, const Tensor& grad_weight, int reduction,
                           bool align_corners, const Tensor& signs, int threads) {
-  check_sums(input, target, weight, statistics, signs);
-  const srk::DType sums = input.dtype() == srk::DType::f64 ? srk::DType::f64 : srk::DType::f32;
+  const srk::DType sums = checked_sums(input, target, weight, statistics, signs);
   if ((grad_input.given() && grad_input.dtype() != input.dtype()) ||
       (grad_target.given() && grad_target.dtype() != target.dtype()) ||
       (grad_weight.given() && grad_weight.dtype() != sums))
