@@ -1,10 +1,10 @@
 """Arithmetic that knows its error: every value in fp64, with a bound of what rounding may have made of it.
 
 The formulas of ``formulas`` are written in these operations. Each is a sum of products, so that one rule bounds them
-all: the sum is taken in fp32 (in fp64 for fp64), where n terms err by up to ``spread(n) * eps`` times the sum of their
-magnitudes; errors of the factors pass through, multiplied by the magnitude of the other; and the result is stored in
-its dtype, as eager PyTorch stores the result of each of its operations. A gradient is the same operations run backwards
-(``gradients``), so that it has a bound too, and a gradient of its own.
+all: the sum is taken in fp32 (in fp64 for fp64), where n terms, in whatever order they are added, err by up to
+``n * eps / 2`` times the sum of their magnitudes; errors of the factors pass through, multiplied by the magnitude of
+the other; and the result is stored in its dtype, as eager PyTorch stores the result of each of its operations. A
+gradient is the same operations run backwards (``gradients``), so that it has a bound too, and a gradient of its own.
 
 Where a sum of whole numbers is exact, so is the bound.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod, sqrt
+from math import prod
 
 import torch
 from torch import Tensor
@@ -27,11 +27,6 @@ def registers(dtype: torch.dtype) -> torch.dtype:
 
 def eps(dtype: torch.dtype) -> float:
     return torch.finfo(registers(dtype)).eps
-
-
-def spread(terms: int) -> float:
-    """How many eps of its magnitude a sum may be off: certain for 16 terms, beyond that eight standard deviations."""
-    return min(terms, 4 * sqrt(terms))
 
 
 @dataclass(eq=False)
@@ -101,11 +96,17 @@ def _written(value: Tensor, error: Tensor | None, dtype: torch.dtype) -> Tensor 
 
 
 def _summed(value: Tensor, error: Tensor | None, magnitude: Tensor, terms: int, dtype: torch.dtype) -> Tensor | None:
-    """The error of a sum in ``dtype``, ``error`` being what the terms bring along."""
+    """The error of a sum in ``dtype``, ``error`` being what the terms bring along.
+
+    n products round by half an eps of their own, n - 1 additions by half an eps of the sum so far: n halves of the sum.
+    The square root of n would do if roundings were independent, and they are not: where few values repeat, as in the
+    gradient that ``mean`` sends back, each is rounded the same way thousands of times.
+    """
     unit = torch.finfo(dtype).eps
     if error is None and magnitude.numel() and magnitude.max() < 1 / unit and torch.equal(value, value.round()):
         return None
-    return _sum(error, unit * spread(terms) * magnitude)
+    roundings = terms * unit / 2
+    return _sum(error, roundings / (1 - roundings) * magnitude)
 
 
 def stored(x: Rounded, dtype: torch.dtype) -> Rounded:
