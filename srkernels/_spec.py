@@ -61,10 +61,11 @@ class AotCase:
         constexprs: argument name -> value.
         aligned: arguments divisible by 16, as the launcher sees them on aligned shapes.
         num_warps: warps of 32 lanes.
+        num_stages: how far ahead loads of a loop run.
         wide_loads, wide_stores: 128-bit global accesses that the machine code must hold, at least.
         targets: architectures that launch it so; empty: all.
-        hgmma: warpgroup matrix instructions that Hopper's machine code must hold, at least. From 36 on, waits for them
-            may be a third as many at most: one each would mean that they run one after the other.
+        hgmma: warpgroup matrix instructions that Hopper's machine code must hold, at least. Where there are several to
+            a product, waits may be a third as many at most: one each would mean that they run one after the other.
     """
 
     id: str
@@ -74,6 +75,7 @@ class AotCase:
     constexprs: Mapping[str, Any]
     aligned: tuple[str, ...]
     num_warps: int
+    num_stages: int
     wide_loads: int = 0
     wide_stores: int = 0
     targets: tuple[str, ...] = ()
@@ -106,6 +108,7 @@ class OpSpec:
         detail: (operands) -> what of a call they depend on.
         bad_values_spread: backend -> why its gradients may hold more NaNs than eager PyTorch's, if they may.
         threads_matter: why the native result depends on the number of threads, if it does.
+        launches: of Triton on a GPU, forward and backward with every gradient, where operands are 16-bit channels_last.
         composed: made of another op's Triton kernels, many launches a call: the interpreter's gates run less of it.
     """
 
@@ -130,4 +133,5 @@ class OpSpec:
     detail: Callable[..., tuple[int, ...]] = lambda *operands: ()
     bad_values_spread: Mapping[str, str] = field(default_factory=dict)
     threads_matter: str = ""
+    launches: tuple[int, int] = (1, 1)
     composed: bool = False

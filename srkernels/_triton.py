@@ -75,6 +75,9 @@ def cores(device: torch.device) -> int:
     return 1 if device.type == "cpu" else torch.cuda.get_device_properties(device).multi_processor_count
 
 
+# Triton's own, where a launch says nothing.
+DEFAULT_STAGES = 3
+
 # Size of a workspace: fp64 partial sums, int32 counters.
 SHARES = 4096
 COUNTERS = 1024
@@ -102,24 +105,29 @@ _ELEMENTS = {
 def aot_case(
     id: str, module: ModuleType, kernel: str, call: Callable[[], Any], wide_loads: int = 0, wide_stores: int = 0
 ) -> AotCase:
-    """The launch of ``module.kernel`` that ``call`` makes, noted instead of made: operands may be CPU tensors.
+    """The launch of ``module.kernel`` that ``call`` makes. It is noted instead of made, so operands may be CPU tensors.
 
     Taking signatures from the launchers themselves keeps what is compiled ahead of time from drifting away from them.
     """
-    function = getattr(module, kernel)
-    launches: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    kernels = {name: found for name, found in vars(module).items() if hasattr(found, "arg_names")}
+    launches: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
 
     class Note:
-        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-            return lambda *args, **options: launches.append((args, options))
+        def __init__(self, name: str) -> None:
+            self.name = name
 
-    setattr(module, kernel, Note())
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+            return lambda *args, **options: launches.append((self.name, args, options))
+
+    for name in kernels:
+        setattr(module, name, Note(name))
     try:
         call()
     finally:
-        setattr(module, kernel, function)
-    ((args, options),) = launches
-    parameters = inspect.signature(function.fn).parameters
+        for name, function in kernels.items():
+            setattr(module, name, function)
+    ((args, options),) = ((args, options) for name, args, options in launches if name == kernel)
+    parameters = inspect.signature(kernels[kernel].fn).parameters
     signature: dict[str, str] = {}
     constexprs: dict[str, Any] = {}
     for (name, parameter), value in zip(parameters.items(), args, strict=True):
@@ -130,9 +138,8 @@ def aot_case(
         else:
             signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
     aligned = tuple(n for n, v in zip(parameters, args, strict=True) if n in signature and _aligned(v))
-    return AotCase(
-        id, module.__name__, kernel, signature, constexprs, aligned, options["num_warps"], wide_loads, wide_stores
-    )
+    launch = options["num_warps"], options.get("num_stages", DEFAULT_STAGES)
+    return AotCase(id, module.__name__, kernel, signature, constexprs, aligned, *launch, wide_loads, wide_stores)
 
 
 def _aligned(value: Any) -> bool:

@@ -141,6 +141,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--seed", type=int, help="what they are drawn from")
     group.addoption("--isa", help="hold the C++ core to this instruction set")
     group.addoption("--threads", type=int, default=1, help="threads of the gates, which run tiny cases")
+    group.addoption("--every-target", action="store_true", help="compile Triton kernels for every GPU in every dtype")
     group.addoption("--reduced", action="store_true", help="two dtypes, three layouts, a few cases per op")
 
 

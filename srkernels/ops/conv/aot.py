@@ -19,7 +19,7 @@ from .activation import LEAKY_RELU, NONE, PRELU, RELU
 
 _ELEMENTS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
 _CONVOLUTION, _RELU, _LEAKY, _PRELU = (NONE, 0.0, 1.0), (RELU, 0.0, 1.0), (LEAKY_RELU, 0.2, 1.0), (PRELU, 0.0, 1.0)
-_HOPPER, _OTHERS = ("sm_90",), ("sm_80", "sm_100", "gfx942")
+_HOPPER, _OTHERS = ("sm_90",), ("sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "gfx942")
 
 
 def _image(name: str, channels: int, layout: torch.memory_format = torch.channels_last) -> Tensor:
@@ -32,8 +32,8 @@ def _filters(name: str, channels: int, out: int) -> Tensor:
 
 def cases() -> tuple[AotCase, ...]:
     """Imports triton."""
-    from . import triton_convolution as kernels
     from . import triton_kernels as ops
+    from . import triton_launch as kernels
 
     found = []
 
@@ -48,6 +48,10 @@ def cases() -> tuple[AotCase, ...]:
         with patch.object(kernels, "is_hopper", lambda device: False):
             found.append(replace(aot_case(id, kernels, elsewhere, call), targets=_OTHERS))
 
+    def products(name: str) -> int:
+        """Of four products that are several instructions each."""
+        return 12 if name == "fp32" else 24
+
     def forward(
         id: str, name: str, channels: int, out: int, epilogue: tuple[int, float, float], *, streams: bool = True,
         bias: bool = True, slopes: int = 0, residual: Tensor | None = None, keep: bool = False,
@@ -60,7 +64,7 @@ def cases() -> tuple[AotCase, ...]:
             ops.forward(x, weight, *tensors, *epilogue, keep)
 
         if streams:
-            add_both(id, "stream", "gather", call, wide, hgmma=36 if channels == 64 and out >= 32 else 1)
+            add_both(id, "stream", "gather", call, wide, hgmma=products(name) if channels == 64 and out >= 32 else 1)
         else:
             add(id, "gather", call, wide, hgmma=0 if name == "fp64" else 1)
 
@@ -75,17 +79,16 @@ def cases() -> tuple[AotCase, ...]:
             ops.backward(*operands, None, None, *_CONVOLUTION, False, True, False, False)
 
         if streams:
-            add_both(f"data-gradient-{id}", "stream", "gather", data, (0, 0), hgmma=36 if out == 64 else 1)
+            add_both(f"data-gradient-{id}", "stream", "gather", data, (0, 0), hgmma=products(name) if out == 64 else 1)
         else:
             add(f"data-gradient-{id}", "gather", data, hgmma=0 if name == "fp64" else 1)
         if name == "fp64":
             add(f"weight-gradient-{id}", "weight_gradient", weight)
         else:
-            add_both(f"weight-gradient-{id}", "weight_gradient", "weight_gradient", weight, (0, 0), hgmma=36)
+            hgmma = 8 if out == 32 else 16
+            add_both(f"weight-gradient-{id}", "weight_gradient", "weight_gradient", weight, (0, 0), hgmma)
 
-    def in_a_block(
-        id: str, kernel: str, channels: slice, out: slice, *, streams: bool = True, adjoint: bool = True, hgmma: int = 1
-    ) -> None:
+    def in_a_block(id: str, channels: slice, out: slice, *, adjoint: bool = True) -> None:
         """A convolution of slices of a dense block's buffers: its forward pass, or the data gradient through leaky."""
         features, gradients = _image("bf16", 192), _image("bf16", 192)
         x, y = (gradients if adjoint else features)[:, channels], (gradients if adjoint else features)[:, out]
@@ -100,23 +103,32 @@ def cases() -> tuple[AotCase, ...]:
         def call() -> None:
             kernels.convolve(x, weight, y, **epilogue)
 
-        if streams:
-            add_both(id, kernel, "gather", call, (0, 0), hgmma)
-        else:
-            add(id, kernel, call, (0, 0), hgmma)
+        add_both(id, "stream", "gather", call, (0, 0), hgmma=24)
 
-    def with_bias(id: str, name: str, channels: slice, out: slice) -> None:
-        """Gradients of weight and bias, of slices of a dense block's buffers."""
-        x, grad = _image(name, 192)[:, channels], _image(name, 192)[:, out]
-        weight = x.new_empty(grad.shape[1], x.shape[1], 3, 3)
+    def of_a_block(name: str) -> None:
+        """Gradients of a dense block's weights and biases; its filters packed."""
+        features, gradients = _image(name, 192), _image(name, 192)
+        weights = [_filters(name, 64 + 32 * k, 64 if k == 4 else 32) for k in range(5)]
+        biases = [] if name == "fp32" else [weight[:, 0, 0, 0].contiguous() for weight in weights]
+
+        def gradient() -> None:
+            kernels.gradients_of_weights(features, gradients, weights, biases)
+
+        hgmma = 0 if name == "fp64" else 16
+        add_both(f"dense-weight-gradient-{name}", "weight_gradient", "weight_gradient", gradient, (0, 0), hgmma)
+        add(f"dense-add-up-{name}", "add_up", gradient)
+        add(f"dense-pack-{name}", "pack", lambda: kernels.packed(weights))
+
+    def with_bias(id: str, name: str, channels: int, out: int) -> None:
+        """Gradients of weight and bias."""
+        x, grad = _image(name, channels), _image(name, out)
+        weight = _filters(name, channels, out)
 
         def call() -> None:
-            kernels.gradient_of_weight(x, grad, weight, weight[:, 0, 0, 0])
+            kernels.gradient_of_weight(x, grad, weight, weight[:, 0, 0, 0].contiguous())
 
-        if name == "fp64":
-            add(id, "weight_gradient", call)
-        else:
-            add_both(id, "weight_gradient", "weight_gradient", call, (0, 0), hgmma=36)
+        add_both(id, "weight_gradient", "weight_gradient", call, (0, 0), hgmma=12 if out == 32 else 20)
+        add(f"{id}-add-up", "add_up", call)
 
     def pointwise(
         id: str, name: str, epilogue: tuple[int, float, float], wide: tuple[int, int], *, bias: bool, slopes: int = 0
@@ -131,8 +143,7 @@ def cases() -> tuple[AotCase, ...]:
         add(id, "through_activation", call, wide)
 
     for name in _ELEMENTS:
-        # 64 channels of fp32 are too many to stream, and fp64 has no tensor cores worth it.
-        streams = name in ("bf16", "fp16")
+        streams = name != "fp64"  # which has no tensor cores worth it
         wide = (18, 4) if streams else (0, 8) if name == "fp32" else (0, 0)
         forward(f"forward-64-64-{name}", name, 64, 64, _RELU, streams=streams, wide=wide)
         backward(f"64-64-{name}", name, 64, 64, streams=streams)
@@ -144,20 +155,26 @@ def cases() -> tuple[AotCase, ...]:
     # The dense block's, and those at a network's ends.
     forward("forward-64-32-bf16", "bf16", 64, 32, _LEAKY)
     backward("64-32-bf16", "bf16", 64, 32)
-    forward("forward-160-32-bf16", "bf16", 160, 32, _LEAKY, streams=False)
+    forward("forward-160-32-bf16", "bf16", 160, 32, _LEAKY)
     backward("160-32-bf16", "bf16", 160, 32)
-    forward("forward-64-32-fp32", "fp32", 64, 32, _LEAKY, streams=False)
+    forward("forward-64-32-fp32", "fp32", 64, 32, _LEAKY)
     forward("forward-32-64-fp32", "fp32", 32, 64, _RELU)
+    for name in ("bf16", "fp32"):
+        forward(
+            f"everything-32-64-{name}", name, 32, 64, (PRELU, 0.0, 0.2), slopes=64, residual=_image(name, 64), keep=True
+        )
     forward("forward-3-64-bf16", "bf16", 3, 64, _RELU)
     forward("forward-64-3-bf16", "bf16", 64, 3, _CONVOLUTION)
 
-    in_a_block("dense-64-32", "stream", slice(0, 64), slice(64, 96), adjoint=False)
-    in_a_block("dense-160-32", "gather", slice(0, 160), slice(160, 192), streams=False, adjoint=False)
-    in_a_block("dense-gradient-64-32", "stream", slice(0, 64), slice(64, 96))
-    in_a_block("dense-gradient-160-32", "gather", slice(0, 160), slice(160, 192), streams=False)
-    for name in ("bf16", "fp16", "fp64"):
-        with_bias(f"dense-weight-gradient-64-32-{name}", name, slice(0, 64), slice(64, 96))
-    with_bias("dense-weight-gradient-192-64-bf16", "bf16", slice(0, 192), slice(0, 64))
+    in_a_block("dense-64-32", slice(0, 64), slice(64, 96), adjoint=False)
+    in_a_block("dense-160-32", slice(0, 160), slice(160, 192), adjoint=False)
+    in_a_block("dense-gradient-64-32", slice(0, 64), slice(64, 96))
+    in_a_block("dense-gradient-160-32", slice(0, 160), slice(160, 192))
+    for name in ("bf16", "fp32", "fp64"):
+        of_a_block(name)
+    for name in ("bf16", "fp16"):
+        with_bias(f"gradients-64-64-{name}", name, 64, 64)
+    with_bias("gradients-64-32-bf16", "bf16", 64, 32)
 
     image = _image("bf16", 64)
     grad_z = torch.empty_like(image)
@@ -166,7 +183,7 @@ def cases() -> tuple[AotCase, ...]:
         lambda: kernels.convolve(
             image, _filters("bf16", 64, 64), grad_z, kept=image, adjoint=True, activation=RELU, scale=0.1
         ),
-        (0, 0), hgmma=36,
+        (0, 0), hgmma=24,
     )  # fmt: skip
     forward("epilogue-residual-bf16", "bf16", 64, 64, (NONE, 0.0, 0.2), residual=image)
     forward("epilogue-inference-bf16", "bf16", 64, 64, _PRELU, slopes=64, residual=image)
@@ -178,5 +195,5 @@ def cases() -> tuple[AotCase, ...]:
         residual=image.float(), keep=True, streams=False,
     )  # fmt: skip
     forward("nchw-bf16", "bf16", 64, 64, _RELU, layout=torch.contiguous_format)
-    forward("nchw-fp32", "fp32", 64, 64, _RELU, layout=torch.contiguous_format, streams=False)
+    forward("nchw-fp32", "fp32", 64, 64, _RELU, layout=torch.contiguous_format)
     return tuple(found)

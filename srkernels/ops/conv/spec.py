@@ -204,6 +204,7 @@ CONV2D_ACT = OpSpec(
     bad_values_spread=_BAD_VALUES_SPREAD,
     detail=lambda x, weight=None, *_: support.detail(x, weight),
     threads_matter=_THREADS,
+    launches=(1, 6),
 )
 
 
@@ -365,6 +366,7 @@ RESIDUAL_BLOCK = OpSpec(
     bad_values_spread=_BAD_VALUES_SPREAD,
     detail=lambda x, weight1=None, *_: support.detail(x, weight1),
     threads_matter=_THREADS,
+    launches=(2, 6),
     composed=True,
 )
 
@@ -496,6 +498,7 @@ DENSE_BLOCK = OpSpec(
     bad_values_spread=_BAD_VALUES_SPREAD,
     detail=lambda x, weight=None, *_: support.detail(x, weight[0] if isinstance(weight, (list, tuple)) else weight),
     threads_matter=_THREADS,
+    launches=(6, 9),
     composed=True,
 )
 

@@ -1,0 +1,117 @@
+"""How many launches the convolution ops make on a GPU, counted without one: kernels of ours and of PyTorch."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from srkernels.ops.conv.activation import NONE, RELU
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("triton is not installed: no kernels to launch", allow_module_level=True)
+
+from srkernels.ops.conv import triton_kernels, triton_launch
+from srkernels.ops.conv.spec import CONV2D_ACT, DENSE_BLOCK, RESIDUAL_BLOCK
+
+
+class _Launches(TorchDispatchMode):
+    """Names of what would be launched; views and empty tensors are not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        returns = func._schema.returns
+        tensors = any("Tensor" in str(r.type) for r in returns)
+        views = any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+        if tensors and not views and "empty" not in func._schema.name:
+            self.names.append(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], list[str]]:
+    """What a call launches; kernels of ours do nothing."""
+    counter = _Launches()
+
+    class Note:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+            return lambda *args, **options: counter.names.append(self.name)
+
+    for name, found in vars(triton_launch).copy().items():
+        if hasattr(found, "arg_names"):
+            monkeypatch.setattr(triton_launch, name, Note(name))
+
+    def launched(call: Callable[[], Any]) -> list[str]:
+        counter.names.clear()
+        with counter:
+            call()
+        return list(counter.names)
+
+    return launched
+
+
+def _image(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+
+
+def test_launches_of_a_convolution(launched) -> None:
+    """Backward one pass makes g_z and shares of the bias's gradient; without an activation the product has them."""
+    x, weight, bias = _image(1, 64, 8, 8), _image(64, 64, 3, 3), torch.empty(64, dtype=torch.bfloat16)
+    forward = launched(lambda: triton_kernels.forward(x, weight, bias, None, None, RELU, 0.0, 1.0, False))
+    assert forward == ["stream"]
+    backward = launched(lambda: triton_kernels.backward(x, x, weight, None, x, RELU, 0.0, 1.0, True, True, True, False))
+    assert sorted(backward) == [
+        "add_up", "aten::copy_", "aten::sum", "stream", "through_activation", "weight_gradient"
+    ]  # fmt: skip
+    assert (len(forward), len(backward)) == CONV2D_ACT.launches
+    linear = launched(
+        lambda: triton_kernels.backward(x, x, weight, None, None, NONE, 0.0, 1.0, True, True, True, False)
+    )
+    assert linear == ["stream", "weight_gradient", "add_up"]
+
+
+def test_launches_of_a_residual_block(launched) -> None:
+    x, weight, bias = _image(1, 64, 8, 8), _image(64, 64, 3, 3), torch.empty(64, dtype=torch.bfloat16)
+    forward = launched(lambda: triton_kernels.block_forward(x, weight, bias, weight, bias, None, RELU, 0.0, 1.0, True))
+    assert forward == ["stream"] * 2
+    backward = launched(
+        lambda: triton_kernels.block_backward(
+            x, x, weight, bias, weight, None, x, RELU, 0.0, 1.0, True, True, True, True, True, False
+        )
+    )
+    assert sorted(backward) == ["add_up"] * 2 + ["stream"] * 2 + ["weight_gradient"] * 2
+    assert (len(forward), len(backward)) == RESIDUAL_BLOCK.launches
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_launches_of_a_dense_block(launched, layout) -> None:
+    """Eager PyTorch takes 51; ours 15, and one more forward where the filters are not channels_last."""
+    x, features = _image(1, 64, 8, 8), _image(1, 192, 8, 8)
+    weights = [_image(64 if k == 4 else 32, 64 + 32 * k, 3, 3).contiguous(memory_format=layout) for k in range(5)]
+    biases = [torch.empty(len(w), dtype=torch.bfloat16) for w in weights]
+    forward = launched(lambda: triton_kernels.dense_forward(x, weights, biases, 0.2, 0.2, True))
+    packed = [] if layout is torch.channels_last else ["pack"]
+    assert forward == [*packed, "aten::copy_", *["stream"] * 5]
+    backward = launched(lambda: triton_kernels.dense_backward(x, x, features, weights, biases, 0.2, 0.2, [True] * 11))
+    assert backward == ["aten::mul", "pack", *["stream"] * 5, "weight_gradient", "add_up"]
+    assert (len(forward) - len(packed), len(backward)) == DENSE_BLOCK.launches
+
+
+def test_shares_of_a_sum_follow_its_pixels() -> None:
+    """Partial sums are written and read: 132 shares of 16x32x32 pixels were 19 MB for 1.2 GFLOP."""
+    each, shares = triton_launch.split(16 * 32 * 32, 64, 1, 132)
+    assert shares == 37 and each * shares * 64 >= 16 * 32 * 32
+    assert triton_launch.split(16 * 192 * 192, 64, 1, 132)[1] == 132
+    assert triton_launch.split(16 * 192 * 192, 64, 9, 132)[1] == 14
+    assert triton_launch.split(1, 64, 9, 4) == (1, 1)
