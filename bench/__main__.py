@@ -26,8 +26,18 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _gpu(arguments: argparse.Namespace) -> int:
-    from . import gpu
+    from . import gpu, gpu_report
 
+    if arguments.report:
+        try:
+            print(gpu_report.render(arguments.report))
+        except (OSError, ValueError, KeyError) as error:
+            print(f"gpu --report: {type(error).__name__}: {error}", file=sys.stderr)
+            return 2
+        return 0
+    if arguments.out is None:
+        print("gpu needs --out DIR, or --report FILE of an earlier run", file=sys.stderr)
+        return 2
     if arguments.section:
         return gpu.run_one(arguments.section, arguments.partial, arguments.out, arguments.quick, arguments.deadline)
     return gpu.run_all(arguments.out, quick=arguments.quick, only=arguments.only, minutes=arguments.minutes)
@@ -42,11 +52,12 @@ def main() -> int:
     report.add_argument("--out", type=Path, help="folder for BENCH.md and the PNG files")
     report.set_defaults(run=_report)
 
-    gpu = commands.add_parser("gpu", help="build, GPU tests, ceilings, benches: at most 9 minutes, offline")
-    gpu.add_argument("--out", type=Path, required=True, help="folder for results.json, REPORT.md and the logs")
+    gpu = commands.add_parser("gpu", help="build, GPU tests, ceilings, benches: at most 8 minutes, offline")
+    gpu.add_argument("--out", type=Path, help="folder for results.json, REPORT.md and the logs")
+    gpu.add_argument("--report", type=Path, metavar="FILE", help="what a run's results.json says; runs nothing")
     gpu.add_argument("--quick", action="store_true", help="tiny sizes, one process, no build: exercises the script")
     gpu.add_argument("--only", nargs="+", metavar="SECTION", help="run these sections alone")
-    gpu.add_argument("--minutes", type=float, default=8.75, help="time for everything (default 8.75)")
+    gpu.add_argument("--minutes", type=float, default=8, help="time for everything (default 8)")
     # How run_all starts a section in a process of its own.
     gpu.add_argument("--section", help=argparse.SUPPRESS)
     gpu.add_argument("--partial", type=Path, help=argparse.SUPPRESS)

@@ -76,26 +76,39 @@ class Context:
         self.save(self.data)
 
 
-def _registry() -> dict[str, tuple[Callable[[Context], None], float, str]]:
-    """Section -> (function, seconds it may take, what it answers), in the order of running."""
-    from . import gpu_acceptance, gpu_limits, gpu_networks
+@dataclass(frozen=True)
+class Section:
+    """What answers ``what`` in ``seconds`` at most; ``interpreted``: where no GPU is, in Triton's interpreter."""
+
+    run: Callable[[Context], None]
+    seconds: float
+    what: str
+    interpreted: bool = False
+
+
+def _registry() -> dict[str, Section]:
+    """In the order of running: what decides most comes first."""
+    from . import gpu_acceptance as library
+    from . import gpu_convolutions, gpu_limits, gpu_networks
 
     return {
-        "environment": (gpu_acceptance.environment, 15, "what this machine is"),
-        "build": (gpu_acceptance.build, 80, "the native core, built in place"),
-        "tests": (gpu_acceptance.tests, 110, "the gates on the GPU"),
-        "ceilings": (gpu_limits.ceilings, 30, "copy, L2 and matrix rates that everything else is held against"),
-        "convolutions": (gpu_networks.convolutions, 50, "3x3 convolutions at the networks' shapes"),
-        "blocks": (gpu_networks.blocks, 60, "residual and dense block, eager against torch.compile, channels_last"),
-        "fused_relu": (gpu_networks.fused_relu, 15, "cudnn_convolution_relu against convolution and relu_"),
-        "launches": (gpu_limits.launches, 35, "what one launch and one autograd node cost"),
-        "shapes": (gpu_acceptance.shapes, 60, "the ops at shapes of the published training runs"),
-        "steps": (
-            gpu_acceptance.steps,
-            80,
-            "the methods' training steps at published sizes, against published, naive and plain PyTorch",
+        "environment": Section(library.environment, 10, "what this machine is"),
+        "ceilings": Section(gpu_limits.ceilings, 20, "copy, L2 and matrix rates that everything else is held against"),
+        "kernels": Section(
+            gpu_convolutions.kernels, 120, "every configuration of the convolution kernels, beside cuDNN", True
         ),
-        "benches": (gpu_acceptance.benches, 90, "every bench case of every op, host cost, bandwidth checks"),
+        "blocks": Section(
+            gpu_networks.blocks, 55, "residual and dense block: eager, torch.compile and ours, channels_last"
+        ),
+        "shapes": Section(library.shapes, 40, "the ops at shapes of the published training runs"),
+        "build": Section(library.build, 55, "the native core, built in place for this GPU alone"),
+        "tests": Section(library.tests, 85, "the gates on the GPU"),
+        "sanitizer": Section(library.sanitizer, 20, "memory errors and races, by compute-sanitizer"),
+        "steps": Section(
+            library.steps, 45, "the methods' training steps at published sizes, against published and plain PyTorch"
+        ),
+        "launches": Section(gpu_limits.launches, 10, "what one launch and one autograd node cost"),
+        "benches": Section(library.benches, 20, "every bench case of every op, host cost, bandwidth checks"),
     }
 
 
@@ -117,7 +130,7 @@ def _run_section(
     device = machine.default_device()
     context = Context(device, out, quick, deadline, saved)
     try:
-        _registry()[name][0](context)
+        _registry()[name].run(context)
         outcome["status"] = "ok"
     except Skip as reason:
         outcome |= {"status": "skipped", "reason": str(reason)}
@@ -132,12 +145,11 @@ def _run_section(
     return outcome
 
 
-def _run_process(name: str, out: Path, quick: bool, seconds: float) -> dict[str, Any]:
+def _run_process(name: str, out: Path, quick: bool, seconds: float, **environment: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         partial, log = Path(folder) / "section.json", Path(folder) / "log"
         command = [sys.executable, "-m", "bench", "gpu", "--out", str(out), "--section", name]
         command += ["--partial", str(partial), "--deadline", str(time.monotonic() + seconds - 3)] + ["--quick"] * quick
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         with log.open("wb") as sink:
             # A session of its own: a section that must be stopped is stopped with the compilers and tests it started.
             process = subprocess.Popen(
@@ -145,7 +157,7 @@ def _run_process(name: str, out: Path, quick: bool, seconds: float) -> dict[str,
                 cwd=machine.ROOT,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
                 start_new_session=True,
             )
             try:
@@ -169,7 +181,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def run_all(out: Path, *, quick: bool = False, only: list[str] | None = None, minutes: float = 8.75) -> int:
+def run_all(out: Path, *, quick: bool = False, only: list[str] | None = None, minutes: float = 8) -> int:
     """Run the sections, writing results.json and REPORT.md after each. Exit code 1 if one failed."""
     deadline = time.monotonic() + 60 * minutes
     registry = _registry()
@@ -183,17 +195,19 @@ def run_all(out: Path, *, quick: bool = False, only: list[str] | None = None, mi
     results = machine.describe(device, f"python -m bench gpu --out DIR{' --quick' if quick else ''}")
     results["sections"] = {}
     for i, name in enumerate(chosen):
-        _, own, what = registry[name]
-        later = sum(registry[n][1] for n in chosen[i + 1 :])
-        seconds = max(min(own, 0.9 * (deadline - time.monotonic())), deadline - time.monotonic() - later)
+        section = registry[name]
+        later = sum(registry[n].seconds for n in chosen[i + 1 :])
+        seconds = max(min(section.seconds, 0.9 * (deadline - time.monotonic())), deadline - time.monotonic() - later)
         begin = time.monotonic()
         if seconds < 5:
             outcome: dict[str, Any] = {"status": "skipped", "reason": "no time was left", "data": {}}
+        elif section.interpreted and device.type == "cpu":
+            outcome = _run_process(name, out, quick, seconds, TRITON_INTERPRET="1")
         elif quick:
             outcome = _run_section(name, out, quick, time.monotonic() + seconds, lambda _: None)
         else:
             outcome = _run_process(name, out, quick, seconds)
-        outcome |= {"seconds": round(time.monotonic() - begin, 1), "what": what}
+        outcome |= {"seconds": round(time.monotonic() - begin, 1), "what": section.what}
         results["sections"][name] = outcome
         write_json(out / "results.json", results)
         (out / "REPORT.md").write_text(to_markdown(results))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -21,6 +22,9 @@ from .gpu import Context, Skip
 from .providers import tiny
 
 _RESULT = re.compile(r"^(tests/\S+::.*?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)", re.MULTILINE)
+_RESULT_OF_XDIST = re.compile(
+    r"^\[gw\d+\] \[ *\d+%\] (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS) (tests/\S+.*)$", re.MULTILINE
+)
 
 
 def environment(context: Context) -> None:
@@ -39,15 +43,18 @@ def environment(context: Context) -> None:
 
 
 def build(context: Context) -> None:
-    """`python setup.py build_ext --inplace`, then what runs, asked of a fresh process."""
+    """`python setup.py build_ext --inplace` for the GPU that is there, then what runs, asked of a fresh process."""
     if context.quick:
         raise Skip("quick run: nothing is built")
     if not (machine.ROOT / "setup.py").exists():
         raise Skip("no setup.py")
+    architecture = {}
+    if context.cuda:
+        major, minor = torch.cuda.get_device_capability(context.device)
+        architecture["SRKERNELS_CUDA_ARCH"] = f"{major}{minor}{'a' if major == 9 else ''}"
     begin = time.monotonic()
-    code = _logged(
-        [sys.executable, "setup.py", "build_ext", "--inplace"], context.out / "build.log", context.left() - 15
-    )
+    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+    code = _logged(command, context.out / "build.log", context.left() - 10, **architecture)
     took = f"after {time.monotonic() - begin:.0f} s (build.log)"
     context.note(f"build_ext was stopped {took}" if code is None else f"build_ext ended with code {code} {took}")
     _availability(context)
@@ -55,10 +62,15 @@ def build(context: Context) -> None:
         raise RuntimeError("the build failed or was too slow; the rest runs on what is there")
 
 
-def _logged(command: list[str], log: Path, seconds: float) -> int | None:
-    """Exit code of ``command``, its output in ``log``; None if it had to be stopped. The section ends its children."""
-    with log.open("wb") as sink:
-        process = subprocess.Popen(command, cwd=machine.ROOT, stdout=sink, stderr=subprocess.STDOUT)
+def _logged(command: list[str], log: Path, seconds: float, **environment: str) -> int | None:
+    """Exit code of ``command``, its output at the end of ``log``; None if it had to be stopped.
+
+    The section ends its children.
+    """
+    with log.open("ab") as sink:
+        process = subprocess.Popen(
+            command, cwd=machine.ROOT, stdout=sink, stderr=subprocess.STDOUT, env={**os.environ, **environment}
+        )
         try:
             return process.wait(timeout=max(seconds, 1))
         except subprocess.TimeoutExpired:
@@ -87,19 +99,28 @@ def _availability(context: Context) -> None:
         context.note(f"srkernels does not import: {done.stderr.strip().splitlines()[-1]}")
 
 
+# What only a GPU shows, then parity there on as many processes as share it well.
+_GATES = (
+    ["tests/test_gpu.py"],
+    ["tests/test_parity.py", "tests/test_layout.py", "tests/test_gradients.py", "-k", "cuda"],
+)
+_PROCESSES = 12
+
+
 def tests(context: Context) -> None:
     """The tests that use a GPU, as far as they get in the time there is."""
     if not context.cuda:
         raise Skip("torch sees no CUDA device; the tests without one are `pytest`")
     if importlib.util.find_spec("pytest") is None:
         raise Skip("pytest is not installed")
-    # -k also matches file names: tests/test_gpu.py, and every gate whose id names the device.
-    command = [sys.executable, "-m", "pytest", "tests", "-v", "-k", "cuda or gpu", "--tb=short", "--color=no"]
-    command += ["-p", "no:cacheprovider", "--ignore=tests/models", "--ignore=tests/test_bench.py"]
-    log = context.out / "tests.log"
-    code = _logged(command, log, context.left() - 5)
+    log, codes = context.out / "tests.log", []
+    for gates in _GATES:
+        command = [sys.executable, "-m", "pytest", *gates, "-v", "--tb=short", "--color=no", "-p", "no:cacheprovider"]
+        if importlib.util.find_spec("xdist") is not None:
+            command += ["-n", str(_PROCESSES), "--dist", "worksteal"]
+        codes.append(_logged(command, log, context.left() - 3))
     text = log.read_text(errors="replace")
-    found = _RESULT.findall(text)
+    found = [(name, kind) for kind, name in _RESULT_OF_XDIST.findall(text)] or _RESULT.findall(text)
     counts = {kind: sum(k == kind for _, k in found) for kind in dict.fromkeys(k for _, k in found)}
     add = context.table("tests", ["result", "number"])
     for kind, count in counts.items():
@@ -107,11 +128,36 @@ def tests(context: Context) -> None:
     failed = [name for name, kind in found if kind in ("FAILED", "ERROR")]
     for name in failed[:40]:
         context.note(f"failed: `{name}`")
-    summary = text.rstrip().splitlines()[-1:] or ["no output"]
-    if code is None:
+    if None in codes:
         context.note("stopped: the section's time was used up; the counts are of what had run (tests.log)")
-    if failed or code not in (None, 0):
-        raise RuntimeError(f"pytest ended with code {code}: {summary[0]}")
+    if failed or any(codes):
+        summary = text.rstrip().splitlines()[-1:] or ["no output"]
+        raise RuntimeError(f"pytest ended with codes {codes}: {summary[0]}")
+
+
+_UNDER_SANITIZER = "tests/test_gpu.py::test_small_calls"
+
+
+def sanitizer(context: Context) -> None:
+    """Small calls of every op and backend under memcheck and racecheck."""
+    if not context.cuda:
+        raise Skip("compute-sanitizer needs a GPU, and torch sees no CUDA device")
+    tool = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
+    if tool is None:
+        raise Skip("compute-sanitizer was not found")
+    add = context.table("compute-sanitizer", ["tool", "errors"])
+    wrong = []
+    for name in ("memcheck", "racecheck"):
+        log = context.out / f"{name}.log"
+        command = [tool, "--tool", name, "--error-exitcode", "77", "--kernel-name-exclude", "kns=at::"]
+        command += [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", _UNDER_SANITIZER]
+        code = _logged(command, log, (context.left() - 2) / (2 if name == "memcheck" else 1))
+        summary = re.findall(r"ERROR SUMMARY: .*|RACECHECK SUMMARY: .*", log.read_text(errors="replace"))
+        add(name, summary[-1] if summary else "stopped" if code is None else f"ended with code {code}")
+        if code:
+            wrong.append(name)
+    if wrong:
+        raise RuntimeError(f"{', '.join(wrong)} found errors or could not run; see the logs")
 
 
 def _haar(n: int, c: int, size: int, passes: str) -> tuple[str, BenchCase]:

@@ -1,34 +1,23 @@
-"""What the networks spend outside our ops: convolutions, blocks, and the fused convolution that cuDNN offers."""
+"""The networks' blocks as eager PyTorch, torch.compile and we run them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import srkernels
+
 from . import timing
-from .gpu import Context, Skip
+from .gpu import Context
 from .timing import Call, Stats, time_calls
 
-# (batch, channels in, channels out, height = width)
-_SHAPES = (
-    (16, 64, 64, 192),
-    (8, 64, 64, 128),
-    (16, 64, 64, 48),
-    (16, 64, 64, 32),
-    (8, 160, 32, 128),
-    (16, 160, 32, 32),
-    (8, 192, 64, 128),
-    (8, 32, 160, 128),
-)
-_OTHER_DTYPES = (_SHAPES[0], _SHAPES[4])
 _REORDERING = ("nchwtonhwc", "nhwctonchw")
 
 
-def _images(context: Context, count: int, n: int, c: int, size: int, dtype: torch.dtype) -> list[Tensor]:
+def images(context: Context, count: int, n: int, c: int, size: int, dtype: torch.dtype) -> list[Tensor]:
     shape = (n, c, size, size)
     made = (torch.rand(shape, device=context.device) - 0.5 for _ in range(count))
     return [x.to(dtype).contiguous(memory_format=torch.channels_last) for x in made]
@@ -40,45 +29,6 @@ def _kernel_names(call: Call, device: torch.device) -> str:
     longest = "; ".join(f"{name[:70]} {us:.0f} us" for name, us in found[:2])
     reorders = any(word in name.lower() for name, _ in found for word in _REORDERING)
     return f"{len(found)} kernels{', REORDERS LAYOUT' if reorders else ''}: {longest}"
-
-
-def _conv_calls(x: Tensor, g: Tensor, w: Tensor) -> dict[str, Call]:
-    def backward(*mask: bool) -> Any:
-        return torch.ops.aten.convolution_backward(g, x, w, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, list(mask))
-
-    return {
-        "forward": lambda: F.conv2d(x, w, padding=1),
-        "data gradient": lambda: backward(True, False, False),
-        "weight gradient": lambda: backward(False, True, False),
-    }
-
-
-def convolutions(context: Context) -> None:
-    """3x3 without bias, channels_last, cudnn.benchmark on: rate and kernel of each pass."""
-    torch.backends.cudnn.benchmark = True
-    device = context.device
-    headers = ["shape", "type", "pass", "us", "TFLOP/s", "again", "kernels"]
-    add = context.table("3x3 convolution, channels_last", headers)
-    jobs = [(s, "bf16") for s in _SHAPES] + [(s, t) for s in _OTHER_DTYPES for t in ("fp16", "tf32")]
-    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": torch.float32}
-    for (n, cin, cout, size), name in jobs[::4] if context.small else jobs:
-        if context.left() < 5:
-            context.note("stopped early: the section's time is used up")
-            return
-        if context.small:
-            n, size = 1, 16
-        dtype = dtypes[name]
-        count = timing.cold_sets(n * (cin + cout) * size * size * dtype.itemsize, device)
-        xs, gs = _images(context, count, n, cin, size, dtype), _images(context, count, n, cout, size, dtype)
-        w = (torch.rand(cout, cin, 3, 3, device=device) - 0.5).to(dtype).contiguous(memory_format=torch.channels_last)
-        by_set = [_conv_calls(x, g, w) for x, g in zip(xs, gs, strict=True)]
-        flops = 18 * n * size * size * cin * cout
-        calls = {key: [one[key] for one in by_set] for key in by_set[0]}
-        rounds = (2, 3) if context.small else (10, 40)
-        for key, stats in time_calls(calls, device, seconds=0.6, rounds=rounds).items():
-            rates = [flops / us / 1e6 for us in stats.passes_us]
-            kernels = _kernel_names(by_set[0][key], device)
-            add(f"{n}x{cin}->{cout}x{size}x{size}", name, key, stats.median_us, *rates, kernels)
 
 
 class _ResidualBlock(nn.Module):
@@ -111,8 +61,23 @@ def _training_call(module: Callable[[Tensor], Tensor], wanted: list[Tensor], x: 
     return lambda: torch.autograd.grad(module(x), [x, *wanted], g)
 
 
+def _ours(block: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The block's op, on Triton where there is a GPU."""
+    backend = "triton" if next(block.parameters()).is_cuda else None
+    convolutions = [m for m in block.modules() if isinstance(m, nn.Conv2d)]
+    weights, biases = [m.weight for m in convolutions], [m.bias for m in convolutions]
+
+    def run(x: Tensor) -> Tensor:
+        with srkernels.use_backend(backend):
+            if isinstance(block, _ResidualBlock):
+                return srkernels.residual_block(x, weights[0], biases[0], weights[1], biases[1])
+            return srkernels.dense_block(x, weights, biases)
+
+    return run
+
+
 def blocks(context: Context) -> None:
-    """bf16, channels_last, forward + backward with every gradient, eager and compiled in the same rounds."""
+    """bf16, channels_last, forward + backward with every gradient, all in the same rounds; kernels by name."""
     torch.backends.cudnn.benchmark = True
     device, dtype = context.device, torch.bfloat16
     headers = ["block", "shape", "provider", "us", "again", "TFLOP/s", "peak MB", "kernels"]
@@ -130,9 +95,9 @@ def blocks(context: Context) -> None:
             block = kind().to(device, dtype).to(memory_format=torch.channels_last)
             parameters = list(block.parameters())
             count = min(timing.cold_sets(4 * n * 64 * size * size, device), 32)
-            xs = [x.requires_grad_() for x in _images(context, count, n, 64, size, dtype)]
-            gs = _images(context, count, n, 64, size, dtype)
-            modules: dict[str, Callable[[Tensor], Tensor]] = {"eager": block}
+            xs = [x.requires_grad_() for x in images(context, count, n, 64, size, dtype)]
+            gs = images(context, count, n, 64, size, dtype)
+            modules: dict[str, Callable[[Tensor], Tensor]] = {"eager": block, "ours": _ours(block)}
             if not context.quick:
                 torch._dynamo.reset()
                 modules["compile"] = torch.compile(block)
@@ -150,38 +115,3 @@ def blocks(context: Context) -> None:
                 rate = flops / stats.median_us / 1e6
                 title = kind.__name__.lstrip("_")
                 add(title, f"{n}x64x{size}x{size}", name, *stats.passes_us, rate, peak, _kernel_names(call, device))
-
-
-def fused_relu(context: Context) -> None:
-    """cuDNN's convolution + bias + ReLU in one call against convolution with bias and an in-place ReLU; no gradient."""
-    if not context.cuda:
-        raise Skip("cudnn_convolution_relu needs CUDA, and torch sees no CUDA device")
-    torch.backends.cudnn.benchmark = True
-    device, dtype = context.device, torch.bfloat16
-    add = context.table(
-        "convolution + bias + ReLU, bf16, channels_last", ["shape", "form", "us", "again", "TFLOP/s", "kernels"]
-    )
-    for n, channels, size in (
-        ((8, 64, 32),) if context.small else ((16, 64, 192), (8, 64, 128), (16, 64, 32), (8, 256, 128))
-    ):
-        count = timing.cold_sets(2 * n * channels * size * size, device)
-        xs = _images(context, count, n, channels, size, dtype)
-        w = (torch.rand(channels, channels, 3, 3, device=device) - 0.5).to(dtype)
-        w = w.contiguous(memory_format=torch.channels_last)
-        b = torch.rand(channels, device=device).to(dtype)
-
-        def fused(x: Tensor, w: Tensor = w, b: Tensor = b) -> Tensor:
-            return torch.cudnn_convolution_relu(x, w, b, [1, 1], [1, 1], [1, 1], 1)
-
-        def apart(x: Tensor, w: Tensor = w, b: Tensor = b) -> Tensor:
-            return F.conv2d(x, w, b, padding=1).relu_()
-
-        calls = {
-            name: [lambda x=x, form=form: form(x) for x in xs]
-            for name, form in (("cudnn_convolution_relu", fused), ("conv2d, relu_", apart))
-        }
-        flops = 18 * n * size * size * channels * channels
-        for name, stats in time_calls(calls, device, seconds=0.6, rounds=(10, 40)).items():
-            rate = flops / stats.median_us / 1e6
-            shape = f"{n}x{channels}x{size}x{size}"
-            add(shape, name, *stats.passes_us, rate, _kernel_names(calls[name][0], device))

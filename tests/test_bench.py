@@ -392,7 +392,9 @@ def test_a_failing_section_leaves_its_traceback_and_what_it_had(
         raise ValueError("midway")
 
     monkeypatch.setattr(
-        gpu, "_registry", lambda: {"one": (failing, 20.0, "fails"), "two": (lambda _: None, 20.0, "runs")}
+        gpu,
+        "_registry",
+        lambda: {"one": gpu.Section(failing, 20, "fails"), "two": gpu.Section(lambda _: None, 20, "runs")},
     )
     assert gpu.run_all(tmp_path, quick=True) == 1
     sections = json.loads((tmp_path / "results.json").read_text())["sections"]

@@ -1,0 +1,95 @@
+"""What a results file of the GPU acceptance says: README's tables, which kernel wins where, what missed its target."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from . import machine, tables
+from .gpu_convolutions import CUDNN
+
+Row = Mapping[str, Any]
+
+
+def _passes(results: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str, str], list[Row]]]:
+    """((shape, dtype, pass), its candidates that were timed)."""
+    found: dict[tuple[str, str, str], list[Row]] = {}
+    for row in results["sections"].get("kernels", {}).get("data", {}).get("kernels", []):
+        if "us" in row:
+            found.setdefault((row["shape"], row["dtype"], row["pass"]), []).append(row)
+    yield from found.items()
+
+
+def choices(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The fastest candidate of each pass; a difference within the spread of its two halves is PyTorch's."""
+    found = []
+    for (shape, dtype, name), rows in _passes(results):
+        cudnn = next((row for row in rows if row["kernel"] == CUDNN), None)
+        best = min(rows, key=lambda row: row["us"])
+        if cudnn is not None and max(best["passes_us"]) >= min(cudnn["passes_us"]):
+            best = cudnn
+        times = {"us": best["us"], "cudnn_us": cudnn and cudnn["us"], "floor_us": best["floor_us"]}
+        found.append({"shape": shape, "dtype": dtype, "pass": name, "kernel": best["kernel"], **times})
+    return found
+
+
+def convolutions(results: Mapping[str, Any]) -> tables.Table:
+    headers = ["3x3 convolution", "type", "pass", "cuDNN us", "ours us", "cuDNN / ours", "floor us", "our kernel"]
+    table: tables.Table = (headers, [])
+    for (shape, dtype, name), rows in _passes(results):
+        ours = [row for row in rows if row["kernel"] != CUDNN]
+        cudnn = next((row["us"] for row in rows if row["kernel"] == CUDNN), None)
+        if not ours:
+            continue
+        best = min(ours, key=lambda row: row["us"])
+        row = [shape, dtype, name, tables.number(cudnn), tables.number(best["us"])]
+        row += [tables.times(cudnn and cudnn / best["us"]), tables.number(best["floor_us"]), best["kernel"]]
+        table[1].append(row)
+    return table
+
+
+def missed(results: Mapping[str, Any]) -> list[str]:
+    """A line for each section that failed, each kernel that is wrong and each target that was missed."""
+    found = []
+    for name, section in results["sections"].items():
+        if section["status"] not in ("ok", "skipped"):
+            found.append(f"section {name} {section['status']}: {section.get('reason', '')}")
+        data = section.get("data", {})
+        for row in data.get("kernels", []):
+            if row.get("failed"):
+                found.append(f"{row['shape']} {row['dtype']} {row['pass']}, {row['kernel']}: {row['failed']}")
+        titled = [(f"{r['op']} {tables.label(r)} {r['passes']}", r) for r in data.get("cases", [])]
+        titled += [(r["step"], r) for r in data.get("steps", [])]
+        for title, record in titled:
+            found += [f"{title}: {_measured(target)}" for target in record["targets"] if target["met"] is False]
+        for row in data.get("checks", []):
+            if row["met"] is False:
+                found.append(f"{row['check']}: {tables.number(row['measured'])}, wanted {row['target']:g}")
+        for row in data.get("host", []):
+            if row["met"] is False:
+                ours = row["providers"]["srkernels"]["median_us"]
+                found.append(f"host time of {row['op']} {row['passes']}: {tables.number(ours)} us")
+    return found
+
+
+def _measured(target: Row) -> str:
+    return f"{tables.number(target['measured'])} against {target['against']}, wanted {target['target']:g}"
+
+
+def render(path: Path) -> str:
+    """All three, as Markdown."""
+    results = json.loads(path.read_text())
+    if "sections" not in results:
+        raise ValueError(f"{path}: not a results file of the GPU acceptance")
+    lines = [f"### {machine.title(dict(results))}", "", machine.footnote(dict(results)), ""]
+    table = convolutions(results)
+    lines += [tables.markdown(table) if table[1] else "No convolution kernel was timed.", ""]
+    cases = [record for s in results["sections"].values() for record in s.get("data", {}).get("cases", [])]
+    for op, records in tables.by_op(cases).items():
+        lines += [f"**`{op}`**", "", tables.markdown(tables.summary(records)), ""]
+    lines += ["### The fastest of each pass", "", "```json"]
+    lines += [json.dumps(choice) for choice in choices(results)] + ["```", ""]
+    lines += ["### Missed", "", *(f"- {line}" for line in missed(results) or ["nothing"]), ""]
+    return "\n".join(lines)
