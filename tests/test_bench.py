@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import srkernels
-from bench import gpu, harness, report, tables, timing
+from bench import gpu, gpu_report, harness, report, tables, timing
 from bench.providers import Gate, ParityError, Provider, baselines, problem, tensors, tiny
 from srkernels._spec import BenchCase, Case, OpSpec
 from srkernels.ops import specs
@@ -367,6 +367,49 @@ def test_gpu_acceptance_runs_through(tmp_path: Path) -> None:
     assert "## ceilings" in text and "**matrix product, random data**" in text
     assert len(list((tmp_path / "out").iterdir())) <= 8
     assert "**`weighted_l1_loss`**" in report.render([tmp_path / "out" / "results.json"], None)
+    said = _bench("bench", "gpu", "--report", str(tmp_path / "out" / "results.json"))
+    assert said.returncode == 0 and "### The fastest of each pass" in said.stdout, said.stderr
+    kernels = content["sections"]["kernels"]
+    if kernels["status"] == "ok":
+        assert {row["pass"] for row in kernels["data"]["kernels"]} == {"forward", "data gradient", "weight gradient"}
+        assert not [row for row in kernels["data"]["kernels"] if row.get("failed")]
+
+
+def _kernel(kernel: str, *passes_us: float) -> dict[str, Any]:
+    row = {"shape": "1x64->64x8x8", "dtype": "bf16", "pass": "forward", "kernel": kernel, "floor_us": 1.0}
+    return row | {"us": sum(passes_us) / len(passes_us), "passes_us": list(passes_us)}
+
+
+def test_gpu_report_chooses_and_tells_what_was_missed() -> None:
+    wrong = {**_kernel("worse", 1.0), "failed": "WRONG: error 1, allowed 0.1"}
+    del wrong["us"]
+
+    def results(*rows: dict[str, Any]) -> dict[str, Any]:
+        target = {"against": "eager", "target": 2.0, "measured": 1.5, "met": False}
+        case = {"op": "op", "case": "c", "dtype": "float32", "layout": "contiguous", "passes": "forward"}
+        data = {"kernels": [*rows, wrong], "cases": [case | {"targets": [target, target | {"met": True}]}]}
+        failed = {"status": "timed out", "reason": "late"}
+        return {"sections": {"kernels": {"status": "ok", "data": data}, "build": failed}}
+
+    faster = results(_kernel(gpu_report.CUDNN, 10, 11), _kernel("ours", 8, 9), _kernel("slower", 12, 12))
+    assert [choice["kernel"] for choice in gpu_report.choices(faster)] == ["ours"]
+    assert gpu_report.convolutions(faster)[1] == [
+        ["1x64->64x8x8", "bf16", "forward", "10.5", "8.50", "1.24x", "1.00", "ours"]
+    ]
+    within = results(_kernel(gpu_report.CUDNN, 10, 11), _kernel("ours", 8, 10.5))
+    assert [choice["kernel"] for choice in gpu_report.choices(within)] == [gpu_report.CUDNN]
+    assert gpu_report.missed(faster) == [
+        "1x64->64x8x8 bf16 forward, worse: WRONG: error 1, allowed 0.1",
+        "op c float32 forward: 1.50 against eager, wanted 2",
+        "section build timed out: late",
+    ]
+
+
+def test_gpu_report_names_what_it_cannot_read(tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text("{}")
+    done = _bench("bench", "gpu", "--report", str(tmp_path / "other.json"))
+    assert done.returncode == 2 and "not a results file" in done.stderr
+    assert _bench("bench", "gpu").returncode == 2
 
 
 def test_a_section_in_its_own_process(tmp_path: Path) -> None:
