@@ -43,18 +43,16 @@ def environment(context: Context) -> None:
 
 
 def build(context: Context) -> None:
-    """`python setup.py build_ext --inplace` for the GPU that is there, then what runs, asked of a fresh process."""
+    """`python setup.py build_ext --inplace` for the GPU that is there, a Hopper if none is, then what runs."""
     if context.quick:
         raise Skip("quick run: nothing is built")
     if not (machine.ROOT / "setup.py").exists():
         raise Skip("no setup.py")
-    architecture = {}
-    if context.cuda:
-        major, minor = torch.cuda.get_device_capability(context.device)
-        architecture["SRKERNELS_CUDA_ARCH"] = f"{major}{minor}{'a' if major == 9 else ''}"
+    major, minor = torch.cuda.get_device_capability(context.device) if context.cuda else (9, 0)
+    architecture = f"{major}{minor}{'a' if major == 9 else ''}"
     begin = time.monotonic()
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
-    code = _logged(command, context.out / "build.log", context.left() - 10, **architecture)
+    code = _logged(command, context.out / "build.log", context.left() - 10, SRKERNELS_CUDA_ARCH=architecture)
     took = f"after {time.monotonic() - begin:.0f} s (build.log)"
     context.note(f"build_ext was stopped {took}" if code is None else f"build_ext ended with code {code} {took}")
     _availability(context)

@@ -9,11 +9,12 @@ import pytest
 import torch
 from helpers.calls import recorded
 from helpers.operands import random
+from helpers.process import environment, python
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import srkernels
-from srkernels import conv2d_act, dense_block, residual_block
+from srkernels import _triton, conv2d_act, dense_block, residual_block
 from srkernels._dispatch import why_not
 from srkernels.nn import RRDB, Conv2dAct, ResidualBlock, ResidualDenseBlock
 from srkernels.ops.conv.support import amx_available
@@ -311,3 +312,59 @@ def test_frozen_filters_give_the_same_derivatives(activation: str) -> None:
         found.append((first.detach(), second))
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b)
+
+
+_CONFIGURATIONS = """
+import torch
+from srkernels.ops.conv import triton_launch as launch
+
+torch.manual_seed(0)
+
+
+def drawn(*shape):
+    return torch.randn(shape).to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def assert_right(found, eager, exact, how):
+    error, of_eager = ((y.double() - exact).abs().max() for y in (found, eager))
+    assert error <= 2 * of_eager + torch.finfo(dtype).eps * exact.abs().max(), (how, error, of_eager)
+    print(how)
+
+
+def gradients(g, x, w):
+    run = torch.ops.aten.convolution_backward
+    return run(g, x, w, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False])[:2]
+
+
+def interpreted(found):
+    return dict.fromkeys(how._replace(stages=3) for how in found)  # tiles in flight are nothing to the interpreter
+
+
+for channels, out, dtype in ((5, 7, torch.bfloat16), (40, 35, torch.float32), (70, 40, torch.bfloat16)):
+    x, g, w = drawn(2, channels, 3, 18), drawn(2, out, 3, 18), drawn(out, channels, 3, 3)
+    eager, exact = (torch.conv2d(*pair, padding=1) for pair in ((x, w), (x.double(), w.double())))
+    of_eager, of_exact = gradients(g, x, w), gradients(g.double(), x.double(), w.double())
+    for how in interpreted(launch.configurations(channels, out, dtype)):
+        y = torch.full_like(eager, torch.nan)
+        launch.convolve(x, w, y, how=how)
+        assert_right(y, eager, exact, how)
+    for how in interpreted(launch.configurations(out, channels, dtype)):
+        y = torch.full_like(x, torch.nan)
+        launch.convolve(g, w, y, adjoint=True, how=how)
+        assert_right(y, of_eager[0], of_exact[0], how)
+    for how in interpreted(launch.configurations_of_shares(x, out)):
+        y = torch.full_like(w, torch.nan)
+        launch.gradient_of_weight(x, g, y, how=how)
+        assert_right(y, of_eager[1], of_exact[1], how)
+"""
+
+
+@pytest.mark.beside
+@pytest.mark.skipif(_triton.why_no_interpreter() is not None, reason=str(_triton.why_no_interpreter()))
+def test_every_configuration_of_the_triton_kernels() -> None:
+    """Those that are timed on a GPU, not only the one that is chosen. No worse than twice eager PyTorch's error.
+
+    Triton's interpreter has to be chosen before triton is imported: a process of its own.
+    """
+    done = python(_CONFIGURATIONS, env=environment(TRITON_INTERPRET="1"), timeout=600).stdout
+    assert "Stream(" in done and "Gather(" in done and "nine=False" in done

@@ -213,7 +213,6 @@ def stream(
     M: tl.constexpr,
     K: tl.constexpr,
     N: tl.constexpr,
-    CACHE: tl.constexpr,
 ):  # fmt: skip
     """A band of ``rows`` rows of a strip of COLUMNS columns, in M / COLUMNS images side by side.
 
@@ -262,10 +261,8 @@ def stream(
         before_1, skip_1 = _beside(kept, residual, above, image, plane, o_1, done, COUT, LAST, KEPT_PITCH)
         before_2, skip_2 = _beside(kept, residual, above, image, plane, o_2, done, COUT, LAST, KEPT_PITCH)
         here = from_top * X_PITCH + k
-        left_middle = tl.load(
-            at_left + here, mask=real & has_left & (k + two_i < CIN), other=0.0, cache_modifier=CACHE
-        )  # fmt: skip
-        right = tl.load(at_right + here, mask=real & has_right & (k + i < CIN), other=0.0, cache_modifier=CACHE)
+        left_middle = tl.load(at_left + here, mask=real & has_left & (k + two_i < CIN), other=0.0)
+        right = tl.load(at_right + here, mask=real & has_right & (k + i < CIN), other=0.0)
         if BLOCKS == 1:
             below = start
         else:

@@ -71,13 +71,12 @@ def _hoppers_way(x: Tensor) -> bool:
 
 
 class Stream(NamedTuple):
-    """Blocks of ``stream``: M pixels, K input and N output channels, tiles in flight, the way of loads past L2."""
+    """Blocks of ``stream``: M pixels, K input and N output channels, tiles in flight."""
 
     pixels: int
     channels: int
     outputs: int
     stages: int = _STAGES
-    cache: str = ""
 
 
 class Gather(NamedTuple):
@@ -172,10 +171,9 @@ def configurations(channels: int, out: int, dtype: torch.dtype) -> list[Stream |
     if dtype is not torch.float64:
         streaming = _streaming(channels, out, dtype.itemsize)
         found = [streaming, gathering]
-        found += [streaming._replace(cache=".ca"), streaming._replace(stages=2), streaming._replace(stages=4)]
-        found += [streaming._replace(outputs=n) for n in (32, 64) if n != streaming.outputs and n <= 2 * out]
-        if channels * dtype.itemsize > _PRODUCT:
-            found += [streaming._replace(pixels=384 - streaming.pixels)]
+        found += [streaming._replace(stages=2), streaming._replace(outputs=min(32, streaming.outputs))]
+        if streaming.pixels > 128:
+            found += [streaming._replace(pixels=128), streaming._replace(pixels=128, stages=4)]
     found += [gathering._replace(stages=stages) for stages in (2, 4)]
     found += [gathering._replace(pixels=pixels) for pixels in (64, 256)]
     return list(dict.fromkeys(found))
@@ -235,7 +233,7 @@ def convolve(
         strips = _stream_strips(x, out, how)
         stream[(strips.programs,)](
             *tensors, images, height, width, strips.rows, *settings,
-            strips.columns, how.pixels, how.channels, how.outputs, how.cache, **options,
+            strips.columns, how.pixels, how.channels, how.outputs, **options,
         )  # fmt: skip
         return
     pixels = images * height * width
