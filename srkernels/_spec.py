@@ -64,6 +64,7 @@ class AotCase:
         num_stages: how far ahead loads of a loop run.
         wide_loads, wide_stores: 128-bit global accesses that the machine code must hold, at least.
         targets: architectures that launch it so; empty: all.
+        variant: of a kernel whose machine code another case stands for, unless all is asked for.
         hgmma: warpgroup matrix instructions that Hopper's machine code must hold, at least. Where there are several to
             a product, waits may be a third as many at most: one each would mean that they run one after the other.
     """
@@ -79,6 +80,7 @@ class AotCase:
     wide_loads: int = 0
     wide_stores: int = 0
     targets: tuple[str, ...] = ()
+    variant: bool = False
     hgmma: int = 0
 
 

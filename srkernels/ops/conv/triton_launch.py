@@ -294,9 +294,9 @@ def choose_shares(x: Tensor, out: int) -> Shares:
     nine = _hoppers_way(x)
     # Four filter rows of 32 output channels, one of them zero, are rows for two groups of four warps, as two of 64 are.
     n = 32 if double or (nine and out <= 32) else 64
-    # Elsewhere products take operands from registers, of which there are enough for half as many pixels.
-    pixels = _PRODUCT // x.element_size() // (1 if nine else 2)
-    return Shares(max(16, pixels), _block(x.shape[1], 32 if double else 64), n, nine)
+    # Elsewhere products take operands from registers, of which there are enough for 32 pixels.
+    pixels = min(64 if nine else 32, _PRODUCT // x.element_size())
+    return Shares(pixels, _block(x.shape[1], 32 if double else 64), n, nine)
 
 
 def configurations_of_shares(x: Tensor, out: int) -> list[Shares]:
