@@ -1,4 +1,4 @@
-"""Every configuration of the Triton convolution kernels beside cuDNN: right first, then how fast, then which wins."""
+"""Every configuration of the Triton convolution kernels beside PyTorch and so cuDNN: right, how fast, which wins."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .gpu import Context, Skip
 from .gpu_networks import images
 from .timing import Call, time_calls
 
-CUDNN = "cuDNN"
+PYTORCH = "PyTorch"
 # (batch, channels in, channels out, height = width), most decisive first.
 SHAPES = (
     (16, 64, 64, 192),
@@ -57,12 +57,16 @@ def _floor(context: Context, dtype: torch.dtype) -> _Floor:
 class _Pass:
     """One pass of a convolution on several sets of buffers, as many candidates do it.
 
-    ``calls``: candidate -> how to make it, one call for each set; each returns its result.
+    ``calls``: candidate -> how to make it, one call for each set; each returns its result. ``chosen``: which of them
+    the library takes.
     """
 
     name: str
     exact: Tensor
     calls: dict[str, list[Callable[[], Tensor]]]
+    chosen: str
+    flops: int
+    nbytes: int
 
 
 def _convolution_backward(g: Tensor, x: Tensor, w: Tensor, *mask: bool) -> Sequence[Any]:
@@ -71,12 +75,14 @@ def _convolution_backward(g: Tensor, x: Tensor, w: Tensor, *mask: bool) -> Seque
 
 
 def _passes(xs: list[Tensor], gs: list[Tensor], w: Tensor) -> Iterator[_Pass]:
-    """Forward, gradients of data and weight; every candidate returns what cuDNN returns."""
+    """Forward, gradients of data and weight, of an activation; every candidate returns what PyTorch returns."""
     from srkernels.ops.conv import triton_launch as launch
+    from srkernels.ops.conv.activation import RELU
 
     (cout, cin), dtype = w.shape[:2], w.dtype
     x, g, wide = xs[0].double(), gs[0].double(), w.double()
     pairs = list(zip(xs, gs, strict=True))
+    counted = 18 * x[:, :1].numel() * cin * cout, xs[0].nbytes + gs[0].nbytes + w.nbytes
 
     def convolved(how: Any, of: Tensor, adjoint: bool) -> Tensor:
         n, _, height, width = of.shape
@@ -90,20 +96,34 @@ def _passes(xs: list[Tensor], gs: list[Tensor], w: Tensor) -> Iterator[_Pass]:
         launch.gradient_of_weight(x, g, found, how=how)
         return found
 
-    calls = {CUDNN: [lambda x=x: F.conv2d(x, w, padding=1) for x in xs]}
+    def activated(x: Tensor, g: Tensor) -> Tensor:
+        return launch.activation_gradient(g, x, None, RELU, 0.0, 1.0, True, torch.empty_like(w[:, 0, 0, 0]), None)
+
+    calls = {PYTORCH: [lambda x=x: F.conv2d(x, w, padding=1) for x in xs]}
     for how in launch.configurations(cin, cout, dtype):
         calls[str(how)] = [lambda how=how, x=x: convolved(how, x, False) for x in xs]
-    yield _Pass("forward", F.conv2d(x, wide, padding=1), calls)  # type: ignore[arg-type]
+    yield _Pass("forward", F.conv2d(x, wide, padding=1), calls, str(launch.choose(xs[0], cout)), *counted)  # type: ignore[arg-type]
 
-    calls = {CUDNN: [lambda x=x, g=g: _convolution_backward(g, x, w, True, False, False)[0] for x, g in pairs]}
+    calls = {PYTORCH: [lambda x=x, g=g: _convolution_backward(g, x, w, True, False, False)[0] for x, g in pairs]}
     for how in launch.configurations(cout, cin, dtype):
         calls[str(how)] = [lambda how=how, g=g: convolved(how, g, True) for g in gs]
-    yield _Pass("data gradient", _convolution_backward(g, x, wide, True, False, False)[0], calls)  # type: ignore[arg-type]
+    exact = _convolution_backward(g, x, wide, True, False, False)[0]
+    yield _Pass("data gradient", exact, calls, str(launch.choose(gs[0], cin)), *counted)  # type: ignore[arg-type]
 
-    calls = {CUDNN: [lambda x=x, g=g: _convolution_backward(g, x, w, False, True, False)[1] for x, g in pairs]}
+    calls = {PYTORCH: [lambda x=x, g=g: _convolution_backward(g, x, w, False, True, False)[1] for x, g in pairs]}
     for how in launch.configurations_of_shares(xs[0], cout):
         calls[str(how)] = [lambda how=how, x=x, g=g: summed(how, x, g) for x, g in pairs]
-    yield _Pass("weight gradient", _convolution_backward(g, x, wide, False, True, False)[1], calls)  # type: ignore[arg-type]
+    exact = _convolution_backward(g, x, wide, False, True, False)[1]
+    yield _Pass("weight gradient", exact, calls, str(launch.choose_shares(xs[0], cout)), *counted)  # type: ignore[arg-type]
+
+    if cin == cout:
+        # Of relu, with x for what it gave, and the sum that a bias's gradient is.
+        calls = {
+            PYTORCH: [lambda x=x, g=g: (torch.where(x > 0, g, 0), g.sum((0, 2, 3)))[0] for x, g in pairs],
+            "through_activation": [lambda x=x, g=g: activated(x, g) for x, g in pairs],
+        }
+        exact = torch.where(x > 0, g, 0)
+        yield _Pass("activation gradient", exact, calls, "through_activation", 0, 3 * xs[0].nbytes)  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -138,7 +158,7 @@ def _compile(calls: Mapping[str, Sequence[Call]]) -> None:
             return
 
     with _compiling(), ThreadPoolExecutor(_COMPILERS) as pool:
-        list(pool.map(quietly, [sets[0] for name, sets in calls.items() if name != CUDNN]))
+        list(pool.map(quietly, [sets[0] for name, sets in calls.items() if name != PYTORCH]))
 
 
 def _errors(one: _Pass) -> dict[str, float | str]:
@@ -165,7 +185,8 @@ def kernels(context: Context) -> None:
         "3x3 convolution, channels_last", ["shape", "type", "pass", "kernel", "us", "again", "TFLOP/s", "x floor", ""]
     )
     best = context.table(
-        "which wins", ["shape", "type", "pass", "cuDNN us", "ours us", "cuDNN / ours", "chosen us", "chosen", "fastest"]
+        "which wins",
+        ["shape", "type", "pass", "PyTorch us", "ours us", "PyTorch / ours", "chosen us", "chosen", "fastest"],
     )
     records: list[dict[str, Any]] = context.data.setdefault("kernels", [])
     floors: dict[str, _Floor] = {}
@@ -180,7 +201,6 @@ def kernels(context: Context) -> None:
         count = timing.cold_sets(n * (cin + cout) * size * size * dtype.itemsize, context.device)
         xs, gs = images(context, count, n, cin, size, dtype), images(context, count, n, cout, size, dtype)
         w = (torch.rand(cout, cin, 3, 3, device=context.device) - 0.5).to(dtype)
-        flops = 18 * n * size * size * cin * cout
         for one in _passes(xs, gs, w.contiguous(memory_format=torch.channels_last)):
             if context.left() < 5:
                 context.note("stopped early: the section's time is used up")
@@ -191,11 +211,11 @@ def kernels(context: Context) -> None:
                 _compile(one.calls)
             errors = _errors(one)
             # As for every op: twice the error of PyTorch's own, and one rounding.
-            allowed = 2 * float(errors[CUDNN]) + torch.finfo(dtype).eps
+            allowed = 2 * float(errors[PYTORCH]) + torch.finfo(dtype).eps
             right = {how: one.calls[how] for how, e in errors.items() if isinstance(e, float) and e <= allowed}
             rounds = (2, 3) if context.small else (4, 15)
             stats = time_calls(right, context.device, seconds=0.6, rounds=rounds)
-            floor = floors[name].us(flops, n * (cin + cout) * size * size * dtype.itemsize + w.nbytes)
+            floor = floors[name].us(one.flops, one.nbytes)
             for how, error in errors.items():
                 row = {"shape": shape, "dtype": name, "pass": one.name, "kernel": how, "floor_us": floor}
                 if how not in stats:
@@ -205,13 +225,13 @@ def kernels(context: Context) -> None:
                     continue
                 us = stats[how].median_us
                 records.append(row | {"us": us, "passes_us": list(stats[how].passes_us), "error": error})
-                add(shape, name, one.name, how, *stats[how].passes_us, flops / us / 1e6, us / floor, "")
-            ours = {how: stats[how].median_us for how in stats if how != CUDNN}
+                add(shape, name, one.name, how, *stats[how].passes_us, one.flops / us / 1e6, us / floor, "")
+            ours = {how: stats[how].median_us for how in stats if how != PYTORCH}
             if ours:
-                fastest, chosen = min(ours, key=ours.__getitem__), next(how for how in one.calls if how != CUDNN)
-                cudnn = stats[CUDNN].median_us
-                times = cudnn, ours[fastest], cudnn / ours[fastest], ours.get(chosen, float("nan"))
-                best(shape, name, one.name, *times, chosen, fastest)
+                fastest = min(ours, key=ours.__getitem__)
+                theirs = stats[PYTORCH].median_us
+                times = theirs, ours[fastest], theirs / ours[fastest], ours.get(one.chosen, float("nan"))
+                best(shape, name, one.name, *times, one.chosen, fastest)
     if any("WRONG" in record.get("failed", "") for record in records):
         raise RuntimeError("a kernel is wrong; see the table")
 

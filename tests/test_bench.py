@@ -371,7 +371,12 @@ def test_gpu_acceptance_runs_through(tmp_path: Path) -> None:
     assert said.returncode == 0 and "### The fastest of each pass" in said.stdout, said.stderr
     kernels = content["sections"]["kernels"]
     if kernels["status"] == "ok":
-        assert {row["pass"] for row in kernels["data"]["kernels"]} == {"forward", "data gradient", "weight gradient"}
+        assert {row["pass"] for row in kernels["data"]["kernels"]} == {
+            "forward",
+            "data gradient",
+            "weight gradient",
+            "activation gradient",
+        }
         assert not [row for row in kernels["data"]["kernels"] if row.get("failed")]
 
 
@@ -391,13 +396,13 @@ def test_gpu_report_chooses_and_tells_what_was_missed() -> None:
         failed = {"status": "timed out", "reason": "late"}
         return {"sections": {"kernels": {"status": "ok", "data": data}, "build": failed}}
 
-    faster = results(_kernel(gpu_report.CUDNN, 10, 11), _kernel("ours", 8, 9), _kernel("slower", 12, 12))
+    faster = results(_kernel(gpu_report.PYTORCH, 10, 11), _kernel("ours", 8, 9), _kernel("slower", 12, 12))
     assert [choice["kernel"] for choice in gpu_report.choices(faster)] == ["ours"]
     assert gpu_report.convolutions(faster)[1] == [
         ["1x64->64x8x8", "bf16", "forward", "10.5", "8.50", "1.24x", "1.00", "ours"]
     ]
-    within = results(_kernel(gpu_report.CUDNN, 10, 11), _kernel("ours", 8, 10.5))
-    assert [choice["kernel"] for choice in gpu_report.choices(within)] == [gpu_report.CUDNN]
+    within = results(_kernel(gpu_report.PYTORCH, 10, 11), _kernel("ours", 8, 10.5))
+    assert [choice["kernel"] for choice in gpu_report.choices(within)] == [gpu_report.PYTORCH]
     assert gpu_report.missed(faster) == [
         "1x64->64x8x8 bf16 forward, worse: WRONG: error 1, allowed 0.1",
         "op c float32 forward: 1.50 against eager, wanted 2",

@@ -204,4 +204,5 @@ def cases() -> tuple[AotCase, ...]:
     )  # fmt: skip
     forward("nchw-bf16", "bf16", 64, 64, _RELU, layout=torch.contiguous_format)
     forward("nchw-fp32", "fp32", 64, 64, _RELU, layout=torch.contiguous_format)
+    assert {case.id for case in found}.issuperset(_ELSEWHERE)
     return tuple(found)
