@@ -111,6 +111,9 @@ def blocks(context: Context) -> None:
             flops = 3 * flops_per_pixel * n * size * size
             for name, stats in times.items():
                 call = calls[name][0]
+                if name == "compile" and context.cuda:
+                    every = ", ".join(found[:60] for found, _ in timing.kernels(call, device))
+                    context.note(f"kernels of torch.compile, {kind.__name__.lstrip('_')} {n}x64x{size}x{size}: {every}")
                 peak = f"{timing.peak_bytes(call, device) / 1e6:.0f}" if context.cuda else "-"
                 rate = flops / stats.median_us / 1e6
                 title = kind.__name__.lstrip("_")

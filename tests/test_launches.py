@@ -115,3 +115,14 @@ def test_shares_of_a_sum_follow_its_pixels() -> None:
     assert triton_launch.split(16 * 192 * 192, 64, 1, 132)[1] == 132
     assert triton_launch.split(16 * 192 * 192, 64, 9, 132)[1] == 14
     assert triton_launch.split(1, 64, 9, 4) == (1, 1)
+
+
+def test_what_reads_less_is_chosen() -> None:
+    """On a Hopper of 132 multiprocessors ``stream``, where bands are long or channels are many."""
+
+    def chosen(n: int, channels: int, out: int, size: int) -> type:
+        shape = torch.Size((n, channels, size, size))
+        return type(triton_launch._chosen(shape, out, torch.bfloat16, True, 132))
+
+    assert chosen(16, 64, 64, 192) is chosen(8, 160, 32, 128) is chosen(8, 192, 64, 128) is triton_launch.Stream
+    assert chosen(16, 64, 64, 32) is chosen(1, 64, 64, 32) is triton_launch.Gather

@@ -128,40 +128,46 @@ def _gathering(channels: int, out: int, dtype: torch.dtype) -> Gather:
     return Gather(128, _block(channels, _PRODUCT // dtype.itemsize), _block(out, 64))
 
 
-def _stream_strips(x: Tensor, out: int, how: Stream) -> _Strips:
-    images, channels, height, width = x.shape
+def _stream_strips(shape: Sequence[int], out: int, how: Stream, cores: int) -> _Strips:
+    images, channels, height, width = shape
     # Filters of one block of channels are read once, of more with every row: 3 N of them for every M / 3 pixels.
     resident = 3 * how.outputs / how.pixels if channels <= how.channels else 0
     blocks = triton.cdiv(out, how.outputs)
-    return _strips(images, height, width, blocks, how.pixels, resident, max(cores(x.device), _LEAST_CORES))
+    return _strips(images, height, width, blocks, how.pixels, resident, max(cores, _LEAST_CORES))
 
 
-def _streamed(x: Tensor, out: int, how: Stream) -> int:
+def _streamed(shape: Sequence[int], out: int, how: Stream, cores: int) -> int:
     """Values that the busiest multiprocessor reads from L2 with ``stream``."""
-    channels, blocks = x.shape[1], triton.cdiv(x.shape[1], how.channels)
-    strips = _stream_strips(x, out, how)
+    channels, blocks = shape[1], triton.cdiv(shape[1], how.channels)
+    strips = _stream_strips(shape, out, how, cores)
     filters, row = 9 * how.channels * how.outputs, 3 * how.pixels * how.channels
-    each = (strips.rows + 2) * blocks * row + filters * (1 if channels <= how.channels else (strips.rows + 2) * blocks)
-    return triton.cdiv(strips.programs, cores(x.device)) * each
+    times = 1 if channels <= how.channels else (strips.rows + 2) * blocks
+    each = (strips.rows + 2) * blocks * row + times * filters
+    return triton.cdiv(strips.programs, cores) * each
 
 
-def _gathered(x: Tensor, out: int, how: Gather) -> int:
+def _gathered(shape: Sequence[int], out: int, how: Gather, cores: int) -> int:
     """Values that the busiest multiprocessor reads from L2 with ``gather``."""
-    images, channels, height, width = x.shape
+    images, channels, height, width = shape
     programs = triton.cdiv(images * height * width, how.pixels) * triton.cdiv(out, how.outputs)
     each = 9 * triton.cdiv(channels, how.channels) * how.channels * (how.pixels + how.outputs)
-    return triton.cdiv(programs, cores(x.device)) * each
+    return triton.cdiv(programs, cores) * each
+
+
+@functools.lru_cache(maxsize=1024)
+def _chosen(shape: torch.Size, out: int, dtype: torch.dtype, last: bool, cores: int) -> Stream | Gather:
+    """On a Hopper."""
+    streaming, gathering = _streaming(shape[1], out, dtype.itemsize, last), _gathering(shape[1], out, dtype)
+    return streaming if _streamed(shape, out, streaming, cores) < _gathered(shape, out, gathering, cores) else gathering
 
 
 def choose(x: Tensor, out: int, last: bool = True, residual: Tensor | None = None) -> Stream | Gather:
     """What convolves ``x`` to ``out`` channels, channels_last if ``last``."""
-    channels, itemsize = x.shape[1], x.element_size()
-    gathering = _gathering(channels, out, x.dtype)
-    if not _hoppers_way(x) or (residual is not None and residual.element_size() > itemsize):
-        return gathering
-    streaming = _streaming(channels, out, itemsize, last)
-    streams = x.device.type == "cpu" or _streamed(x, out, streaming) < _gathered(x, out, gathering)
-    return streaming if streams else gathering
+    if not _hoppers_way(x) or (residual is not None and residual.element_size() > x.element_size()):
+        return _gathering(x.shape[1], out, x.dtype)
+    if x.device.type == "cpu":
+        return _streaming(x.shape[1], out, x.element_size(), last)
+    return _chosen(x.shape, out, x.dtype, last, cores(x.device))
 
 
 def configurations(channels: int, out: int, dtype: torch.dtype) -> list[Stream | Gather]:
@@ -230,7 +236,7 @@ def convolve(
     how = how or choose(x, out, last, residual)
     options = {"num_warps": _WARPS_256, "num_stages": how.stages}
     if isinstance(how, Stream):
-        strips = _stream_strips(x, out, how)
+        strips = _stream_strips(x.shape, out, how, cores(x.device))
         stream[(strips.programs,)](
             *tensors, images, height, width, strips.rows, *settings,
             strips.columns, how.pixels, how.channels, how.outputs, **options,
