@@ -66,7 +66,7 @@ class AotCase:
         targets: architectures that launch it so; empty: all.
         variant: of a kernel whose machine code another case stands for, unless all is asked for.
         hgmma: warpgroup matrix instructions that Hopper's machine code must hold, at least. Where there are several to
-            a product, waits may be a third as many at most: one each would mean that they run one after the other.
+            a product, waits may be half as many at most: one each would mean that they run one after the other.
     """
 
     id: str

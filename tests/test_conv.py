@@ -317,6 +317,7 @@ def test_frozen_filters_give_the_same_derivatives(activation: str) -> None:
 _CONFIGURATIONS = """
 import torch
 from srkernels.ops.conv import triton_launch as launch
+from srkernels.ops.conv.activation import LEAKY_RELU, PRELU
 
 torch.manual_seed(0)
 
@@ -331,31 +332,46 @@ def assert_right(found, eager, exact, how):
     print(how)
 
 
-def gradients(g, x, w):
-    run = torch.ops.aten.convolution_backward
-    return run(g, x, w, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False])[:2]
-
-
 def interpreted(found):
     return dict.fromkeys(how._replace(stages=3) for how in found)  # tiles in flight are nothing to the interpreter
 
 
+def forward(x, w, bias, slopes, residual):
+    z = torch.conv2d(x, w, bias, padding=1)
+    return 0.5 * torch.nn.functional.prelu(z, slopes) + residual, z
+
+
+def adjoint(g, w, kept, residual):
+    gradient = torch.nn.functional.conv_transpose2d(g, w, padding=1)
+    return 0.5 * torch.where(kept > 0, gradient, 0.2 * gradient) + residual
+
+
+def wide(*tensors):
+    return [t.double() for t in tensors]
+
+
 for channels, out, dtype in ((5, 7, torch.bfloat16), (40, 35, torch.float32), (70, 40, torch.bfloat16)):
     x, g, w = drawn(2, channels, 3, 18), drawn(2, out, 3, 18), drawn(out, channels, 3, 3)
-    eager, exact = (torch.conv2d(*pair, padding=1) for pair in ((x, w), (x.double(), w.double())))
-    of_eager, of_exact = gradients(g, x, w), gradients(g.double(), x.double(), w.double())
+    bias, slopes, residual = drawn(out, 1, 1, 1).flatten(), drawn(out, 1, 1, 1).flatten(), drawn(2, out, 3, 18)
+    eager, exact = forward(x, w, bias, slopes, residual), forward(*wide(x, w, bias, slopes, residual))
+    epilogue = {"bias": bias, "slope": slopes, "residual": residual, "activation": PRELU, "scale": 0.5}
     for how in interpreted(launch.configurations(channels, out, dtype)):
-        y = torch.full_like(eager, torch.nan)
-        launch.convolve(x, w, y, how=how)
-        assert_right(y, eager, exact, how)
+        y, z = torch.full_like(g, torch.nan), torch.full_like(g, torch.nan)
+        launch.convolve(x, w, y, z=z, how=how, **epilogue)
+        assert_right(y, eager[0], exact[0], how)
+        assert_right(z, eager[1], exact[1], how)
+    kept, residual = drawn(2, channels, 3, 18), drawn(2, channels, 3, 18)
+    eager, exact = adjoint(g, w, kept, residual), adjoint(*wide(g, w, kept, residual))
+    epilogue = {"kept": kept, "residual": residual, "activation": LEAKY_RELU, "negative_slope": 0.2, "scale": 0.5}
     for how in interpreted(launch.configurations(out, channels, dtype)):
         y = torch.full_like(x, torch.nan)
-        launch.convolve(g, w, y, adjoint=True, how=how)
-        assert_right(y, of_eager[0], of_exact[0], how)
+        launch.convolve(g, w, y, adjoint=True, how=how, **epilogue)
+        assert_right(y, eager, exact, how)
+    eager, exact = (torch.nn.grad.conv2d_weight(a, w.shape, b, padding=1) for a, b in ((x, g), wide(x, g)))
     for how in interpreted(launch.configurations_of_shares(x, out)):
         y = torch.full_like(w, torch.nan)
         launch.gradient_of_weight(x, g, y, how=how)
-        assert_right(y, of_eager[1], of_exact[1], how)
+        assert_right(y, eager, exact, how)
 """
 
 
@@ -367,4 +383,4 @@ def test_every_configuration_of_the_triton_kernels() -> None:
     Triton's interpreter has to be chosen before triton is imported: a process of its own.
     """
     done = python(_CONFIGURATIONS, env=environment(TRITON_INTERPRET="1"), timeout=600).stdout
-    assert "Stream(" in done and "Gather(" in done and "nine=False" in done
+    assert all(name in done for name in ("Stream(", "Shift(", "Gather(", "nine=False"))

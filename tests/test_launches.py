@@ -102,9 +102,10 @@ def test_launches_of_a_dense_block(launched, layout) -> None:
     biases = [torch.empty(len(w), dtype=torch.bfloat16) for w in weights]
     forward = launched(lambda: triton_kernels.dense_forward(x, weights, biases, 0.2, 0.2, True))
     packed = [] if layout is torch.channels_last else ["pack"]
-    assert forward == [*packed, "aten::copy_", *["stream"] * 5]
+    convolutions = ["stream", *["shift"] * 4]  # the first of 64 channels, the others of more
+    assert forward == [*packed, "aten::copy_", *convolutions]
     backward = launched(lambda: triton_kernels.dense_backward(x, x, features, weights, biases, 0.2, 0.2, [True] * 11))
-    assert backward == ["aten::mul", "pack", *["stream"] * 5, "weight_gradient", "add_up"]
+    assert backward == ["aten::mul", "pack", *convolutions, "weight_gradient", "add_up"]
     assert (len(forward) - len(packed), len(backward)) == DENSE_BLOCK.launches
 
 
@@ -118,11 +119,15 @@ def test_shares_of_a_sum_follow_its_pixels() -> None:
 
 
 def test_what_reads_less_is_chosen() -> None:
-    """On a Hopper of 132 multiprocessors ``stream``, where bands are long or channels are many."""
+    """On a Hopper of 132 multiprocessors: by rows where there are enough, and ``shift`` where channels are many.
+
+    No filters that it can hold: ``stream`` again.
+    """
 
     def chosen(n: int, channels: int, out: int, size: int) -> type:
         shape = torch.Size((n, channels, size, size))
         return type(triton_launch._chosen(shape, out, torch.bfloat16, True, 132))
 
-    assert chosen(16, 64, 64, 192) is chosen(8, 160, 32, 128) is chosen(8, 192, 64, 128) is triton_launch.Stream
+    assert chosen(16, 64, 64, 192) is chosen(8, 512, 64, 128) is triton_launch.Stream
+    assert chosen(8, 160, 32, 128) is chosen(8, 192, 64, 128) is triton_launch.Shift
     assert chosen(16, 64, 64, 32) is chosen(1, 64, 64, 32) is triton_launch.Gather

@@ -56,9 +56,15 @@ def cases() -> tuple[AotCase, ...]:
             case = aot_case(id, kernels, elsewhere, call)
         found.append(replace(case, targets=_OTHERS, variant=id not in _ELSEWHERE))
 
-    def products(name: str) -> int:
-        """Of four products that are several instructions each."""
-        return 12 if name == "fp32" else 24
+    def by_rows(name: str, channels: int, out: int, last: bool = True) -> str:
+        """The kernel that Hopper takes."""
+        return type(kernels.choose(_image(name, channels), out, last)).__name__.lower()
+
+    def products(name: str, channels: int, out: int) -> int:
+        """Instructions of products that are several each."""
+        if by_rows(name, channels, out) == "shift":
+            return 2 * channels // (8 if name == "fp32" else 16)
+        return 24 if channels == 64 and out >= 32 else 1
 
     def forward(
         id: str, name: str, channels: int, out: int, epilogue: tuple[int, float, float], *, streams: bool = True,
@@ -72,7 +78,8 @@ def cases() -> tuple[AotCase, ...]:
             ops.forward(x, weight, *tensors, *epilogue, keep)
 
         if streams:
-            add_both(id, "stream", "gather", call, wide, hgmma=products(name) if channels == 64 and out >= 32 else 1)
+            rows, hgmma = by_rows(name, channels, out, layout is torch.channels_last), products(name, channels, out)
+            add_both(id, rows, "gather", call, wide, 12 if rows == "stream" and name == "fp32" and hgmma > 1 else hgmma)
         else:
             add(id, "gather", call, wide, hgmma=0 if name == "fp64" else 1)
 
@@ -87,7 +94,8 @@ def cases() -> tuple[AotCase, ...]:
             ops.backward(*operands, None, None, *_CONVOLUTION, False, True, False, False)
 
         if streams:
-            add_both(f"data-gradient-{id}", "stream", "gather", data, (0, 0), hgmma=products(name) if out == 64 else 1)
+            rows, hgmma = by_rows(name, out, channels), products(name, out, channels)
+            add_both(f"data-gradient-{id}", rows, "gather", data, (0, 0), hgmma)
         else:
             add(f"data-gradient-{id}", "gather", data, hgmma=0 if name == "fp64" else 1)
         if name == "fp64":
@@ -111,7 +119,7 @@ def cases() -> tuple[AotCase, ...]:
         def call() -> None:
             kernels.convolve(x, weight, y, **epilogue)
 
-        add_both(id, "stream", "gather", call, (0, 0), hgmma=24)
+        add_both(id, by_rows("bf16", *sizes), "gather", call, (0, 0), hgmma=products("bf16", *sizes))
 
     def of_a_block(name: str) -> None:
         """Gradients of a dense block's weights and biases; its filters packed."""
@@ -167,14 +175,15 @@ def cases() -> tuple[AotCase, ...]:
     backward("160-32-bf16", "bf16", 160, 32)
     forward("forward-64-32-fp32", "fp32", 64, 32, _LEAKY)
     forward("forward-32-64-fp32", "fp32", 32, 64, _RELU)
-    for name in ("bf16", "fp32"):
-        forward(
-            f"everything-32-64-{name}", name, 32, 64, (PRELU, 0.0, 0.2), slopes=64, residual=_image(name, 64), keep=True
-        )
+    for name, channels, out in (("bf16", 32, 64), ("fp32", 32, 64), ("fp32", 64, 64), ("bf16", 160, 32)):
+        everything = {"slopes": out, "residual": _image(name, out), "keep": True}
+        forward(f"everything-{channels}-{out}-{name}", name, channels, out, (PRELU, 0.0, 0.2), **everything)
     forward("forward-3-64-bf16", "bf16", 3, 64, _RELU)
     forward("forward-64-3-bf16", "bf16", 64, 3, _CONVOLUTION)
 
     in_a_block("dense-64-32", slice(0, 64), slice(64, 96), adjoint=False)
+    in_a_block("dense-192-64", slice(0, 192), slice(0, 64), adjoint=False)
+    in_a_block("dense-96-32", slice(0, 96), slice(96, 128), adjoint=False)
     in_a_block("dense-160-32", slice(0, 160), slice(160, 192), adjoint=False)
     in_a_block("dense-gradient-64-32", slice(0, 64), slice(64, 96))
     in_a_block("dense-gradient-160-32", slice(0, 160), slice(160, 192))

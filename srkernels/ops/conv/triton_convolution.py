@@ -21,7 +21,7 @@ Backward. For an incoming gradient g of y and g_z = scale * g * act'(z),
 act' needs the sign of z alone, which y has where nothing was added to it; the slopes' gradient needs z.
 ``through_activation`` makes g_z and both sums over pixels in one pass.
 
-Two kernels convolve, forward or ADJOINT. ``gather`` is the obvious one: it takes M pixels and loops over taps and
+Three kernels convolve, forward or ADJOINT. ``gather`` is the obvious one: it takes M pixels and loops over taps and
 blocks of input channels. It runs everywhere. What bounds it is that it fetches every pixel nine times from L2.
 
 ``stream`` fetches a pixel three times. A program walks down a strip of columns, row by row, with the sums of three
@@ -30,6 +30,10 @@ the first is complete and is stored, and the others move up. On a Hopper, whose 
 memory, narrow products are bound by that reading: m64n64 needs all of it, m64n32 half again as much as there is. So
 what shares an operand is one product. The columns x-1 and x of a pixel are one tile of 2K channels, x+1 is another,
 and two of the three sums are one matrix of 2N columns: four products a row and 24 matrix instructions, not 9 and 36.
+
+``shift`` fetches a pixel once, for wide inputs and few outputs. Where ``stream`` moves pixels it moves sums: all nine
+W_t x_p are formed at p itself, 9N columns in two products of which one has 8N, the widest there is. When a row is done
+the sums of the filter's left and right columns move by a pixel, through shared memory, and are added to the middle's.
 
 Padding is multiplied like everything else: a weight of inf or NaN makes NaN along the border, and a pixel of the border
 that is inf or NaN makes NaN of the taps that do not reach it, too.
@@ -292,6 +296,108 @@ def stream(
         else:
             above_same = tl.where(k + K >= CIN, moved_up, above_same + 0.0)
             below = tl.where(k + K >= CIN, start, below + 0.0)
+
+
+@triton.jit
+def _eighths(matrix, M: tl.constexpr, N: tl.constexpr):
+    """Eight matrices of N columns."""
+    left, right = _halves(matrix, M, 8 * N)
+    parts = _halves(left, M, 4 * N) + _halves(right, M, 4 * N)
+    eight = ()
+    for part in tl.static_range(4):
+        eight = eight + _halves(parts[part], M, 2 * N)
+    return eight
+
+
+@triton.jit
+def _one_of_eight(parts, M: tl.constexpr, N: tl.constexpr):
+    """Eight matrices of N columns side by side."""
+    left = _side_by_side(_side_by_side(parts[0], parts[1], M, N), _side_by_side(parts[2], parts[3], M, N), M, 2 * N)
+    right = _side_by_side(_side_by_side(parts[4], parts[5], M, N), _side_by_side(parts[6], parts[7], M, N), M, 2 * N)
+    return _side_by_side(left, right, M, 4 * N)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def shift(
+    x, weight, bias, slope, kept, residual, y, z, images, height, width, rows,
+    CIN: tl.constexpr,
+    COUT: tl.constexpr,
+    ADJOINT: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    NEGATIVE_SLOPE: tl.constexpr,
+    SLOPES: tl.constexpr,
+    SCALE: tl.constexpr,
+    LAST: tl.constexpr,
+    X_PITCH: tl.constexpr,
+    WEIGHT_PITCH: tl.constexpr,
+    KEPT_PITCH: tl.constexpr,
+    Y_PITCH: tl.constexpr,
+    PRECISION: tl.constexpr,
+    T: tl.constexpr,
+    M: tl.constexpr,
+    K: tl.constexpr,
+    N: tl.constexpr,
+):  # fmt: skip
+    """A band of ``rows`` rows of M - 2 columns, all images' in one sequence; a column more on each side is read."""
+    BLOCKS: tl.constexpr = (CIN + K - 1) // K
+    strips = tl.cdiv(images * width, M - 2)
+    program = tl.program_id(0)
+    first_o = program % tl.cdiv(COUT, N) * N
+    program = program // tl.cdiv(COUT, N)
+    first = program // strips * rows
+    m = tl.arange(0, M)[:, None]
+    at = program % strips * (M - 2) + m - 1
+    exists = (at >= 0) & (at < images * width)
+    image, column = at // width, at % width
+    mine = exists & (m > 0) & (m < M - 1)
+
+    plane = height.to(tl.int64) * width
+    top = image.to(tl.int64) * plane + column  # the pixels of row 0
+    i, o = tl.arange(0, K)[None, :], first_o + tl.arange(0, N)[None, :]
+    # Sums by tap, those of the output row above first: the input row is the last of three there.
+    part = tl.arange(0, 8 * N)[None, :]
+    tap, part_o = 6 - part // N // 3 * 3 + part // N % 3, first_o + part % N
+    w, w_ninth = (), ()
+    for block in tl.static_range(BLOCKS):
+        column_i = tl.trans(block * K + i)
+        eight = _filter(weight, tap, column_i, part_o, CIN, COUT, WEIGHT_PITCH, ADJOINT)
+        one = _filter(weight, 2, column_i, o, CIN, COUT, WEIGHT_PITCH, ADJOINT)
+        w, w_ninth = w + (eight,), w_ninth + (one,)  # type: ignore[assignment]  # noqa: RUF005
+
+    left, right = (
+        tl.maximum(m - 1, 0) + tl.zeros([M, N], tl.int32),
+        tl.minimum(m + 1, M - 1) + tl.zeros([M, N], tl.int32),
+    )
+    last = tl.minimum(first + rows, height)  # exclusive
+    start = _start(bias, o, COUT, M, T)
+    zero = tl.zeros([M, N], dtype=T)
+    sums = tl.zeros([M, 8 * N], dtype=T)
+    ninth = zero
+    for row in range(first - 1, last + 1):  # the launch says how far ahead loads run, as in ``stream``
+        line = row + tl.zeros_like(column)
+        real = exists & (line >= 0) & (line < height)
+        from_top = line.to(tl.int64) * width
+        done = mine & (line > first)
+        above = top + from_top - width
+        before, skip = _beside(kept, residual, above, image, plane, o, done, COUT, LAST, KEPT_PITCH)
+        for block in tl.static_range(BLOCKS):
+            of_block = block * K + i
+            tile = tl.load(x + ((top + from_top) * X_PITCH + of_block), mask=real & (of_block < CIN), other=0.0)
+            sums = _dot(tile, w[block], sums, PRECISION)
+            ninth = _dot(tile, w_ninth[block], ninth, PRECISION)
+        parts = _eighths(sums, M, N)
+        # A pixel takes what the filter's left column made of its left neighbour, and the right of the right.
+        from_left = tl.where(column > 0, tl.gather(parts[0], left, 0), 0.0)
+        from_right = tl.where(column < width - 1, tl.gather(parts[2], right, 0), 0.0)
+        _finish(
+            start + from_left + parts[1] + from_right, before, skip, slope, kept, residual, y, z,
+            above, image, plane, o, done, COUT, ACTIVATION, NEGATIVE_SLOPE, SLOPES, SCALE, LAST, Y_PITCH,
+        )  # fmt: skip
+        moved_up = (
+            parts[3] + 0.0, parts[4] + 0.0, parts[5] + 0.0, parts[6] + 0.0, parts[7] + 0.0, ninth + 0.0, zero, zero,
+        )  # fmt: skip
+        sums = _one_of_eight(moved_up, M, N)
+        ninth = zero
 
 
 @triton.jit(do_not_specialize=SIZES)

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from ..._triton import WARPS_128, cores, interpreting
 from . import activation as codes
-from .triton_convolution import gather, stream, through_activation
+from .triton_convolution import gather, shift, stream, through_activation
 from .triton_weight_gradient import add_up, pack, weight_gradient
 
 _WARPS_256 = 2 * WARPS_128
 _PRODUCT = 128  # bytes of a pixel's channels that one product takes
+_SHARED = 232_448  # bytes that a program can have on a Hopper
 _STAGES = 3  # tiles in flight: with two, loads are awaited as soon as they are issued
 _LEAST_CORES = 4  # so that the interpreter's one has seams between bands and between shares
 _POINTWISE = 32  # pixels of a tile
@@ -79,6 +80,15 @@ class Stream(NamedTuple):
     stages: int = _STAGES
 
 
+class Shift(NamedTuple):
+    """Blocks of ``shift``: M pixels, K input and N output channels, tiles in flight."""
+
+    pixels: int
+    channels: int
+    outputs: int
+    stages: int = _STAGES
+
+
 class Gather(NamedTuple):
     """Blocks of ``gather``: M pixels, K input and N output channels, tiles in flight."""
 
@@ -88,8 +98,11 @@ class Gather(NamedTuple):
     stages: int = _STAGES
 
 
+How = Stream | Shift | Gather
+
+
 class _Strips(NamedTuple):
-    """How ``stream`` covers a batch: columns of a strip, rows of a band, programs."""
+    """How ``stream`` and ``shift`` cover a batch: columns of a strip, rows of a band, programs."""
 
     columns: int
     rows: int
@@ -98,18 +111,23 @@ class _Strips(NamedTuple):
 
 @functools.lru_cache(maxsize=1024)
 def _strips(images: int, height: int, width: int, blocks: int, m: int, resident: float, cores: int) -> _Strips:
-    """Strips that waste least, bands that end soonest; ``resident``: rows that take as long as the filters do."""
+    """Strips that waste least."""
 
     def count(columns: int) -> int:
         return triton.cdiv(width, columns) * triton.cdiv(images * columns, m)
 
+    columns = min((c for c in (256, 128, 64, 32, 16) if c <= m), key=count)
+    return _Strips(columns, *_bands(height, count(columns) * blocks, resident, cores))
+
+
+def _bands(height: int, across: int, resident: float, cores: int) -> tuple[int, int]:
+    """(rows of a band, programs) that end soonest; ``resident``: rows that take as long as the filters do."""
+
     def time(rows: int) -> float:
         return triton.cdiv(across * triton.cdiv(height, rows), cores) * (rows + 2 + resident)
 
-    columns = min((c for c in (256, 128, 64, 32, 16) if c <= m), key=count)
-    across = count(columns) * blocks
     rows = min(range(height, 0, -1), key=time)
-    return _Strips(columns, rows, across * triton.cdiv(height, rows))
+    return rows, across * triton.cdiv(height, rows)
 
 
 def _streaming(channels: int, out: int, itemsize: int, last: bool = True) -> Stream:
@@ -128,21 +146,35 @@ def _gathering(channels: int, out: int, dtype: torch.dtype) -> Gather:
     return Gather(128, _block(channels, _PRODUCT // dtype.itemsize), _block(out, 64))
 
 
-def _stream_strips(shape: Sequence[int], out: int, how: Stream, cores: int) -> _Strips:
+def _shifting(channels: int, out: int, itemsize: int) -> Shift | None:
+    """As many pixels as fit, three rows of them beside the filters and sums that move; None: none."""
+    k, n = _PRODUCT // 2 // itemsize, _block(out, 32)
+    padded = triton.cdiv(channels, k) * k
+    for pixels in (128, 64):
+        if (9 * n + _STAGES * pixels) * padded * itemsize + 4 * pixels * n <= _SHARED:
+            return Shift(pixels, k, n)
+    return None
+
+
+def _covered(shape: Sequence[int], out: int, how: Stream | Shift, cores: int) -> _Strips:
     images, channels, height, width = shape
+    if isinstance(how, Shift):
+        across = triton.cdiv(images * width, how.pixels - 2) * triton.cdiv(out, how.outputs)
+        return _Strips(how.pixels - 2, *_bands(height, across, 9 * how.outputs / how.pixels, max(cores, _LEAST_CORES)))
     # Filters of one block of channels are read once, of more with every row: 3 N of them for every M / 3 pixels.
     resident = 3 * how.outputs / how.pixels if channels <= how.channels else 0
     blocks = triton.cdiv(out, how.outputs)
     return _strips(images, height, width, blocks, how.pixels, resident, max(cores, _LEAST_CORES))
 
 
-def _streamed(shape: Sequence[int], out: int, how: Stream, cores: int) -> int:
-    """Values that the busiest multiprocessor reads from L2 with ``stream``."""
-    channels, blocks = shape[1], triton.cdiv(shape[1], how.channels)
-    strips = _stream_strips(shape, out, how, cores)
-    filters, row = 9 * how.channels * how.outputs, 3 * how.pixels * how.channels
-    times = 1 if channels <= how.channels else (strips.rows + 2) * blocks
-    each = (strips.rows + 2) * blocks * row + times * filters
+def _read_by_rows(shape: Sequence[int], out: int, how: Stream | Shift, cores: int) -> int:
+    """Values that the busiest multiprocessor reads from L2 with ``stream`` or ``shift``."""
+    blocks, strips = triton.cdiv(shape[1], how.channels), _covered(shape, out, how, cores)
+    filters, row = 9 * how.channels * how.outputs, how.pixels * how.channels
+    if isinstance(how, Shift):
+        each = blocks * ((strips.rows + 2) * row + filters)
+    else:
+        each = (strips.rows + 2) * blocks * 3 * row + filters * (1 if blocks == 1 else (strips.rows + 2) * blocks)
     return triton.cdiv(strips.programs, cores) * each
 
 
@@ -155,28 +187,35 @@ def _gathered(shape: Sequence[int], out: int, how: Gather, cores: int) -> int:
 
 
 @functools.lru_cache(maxsize=1024)
-def _chosen(shape: torch.Size, out: int, dtype: torch.dtype, last: bool, cores: int) -> Stream | Gather:
+def _chosen(shape: torch.Size, out: int, dtype: torch.dtype, last: bool, cores: int) -> How:
     """On a Hopper."""
-    streaming, gathering = _streaming(shape[1], out, dtype.itemsize, last), _gathering(shape[1], out, dtype)
-    return streaming if _streamed(shape, out, streaming, cores) < _gathered(shape, out, gathering, cores) else gathering
+    by_rows, gathering = _by_rows(shape[1], out, dtype.itemsize, last), _gathering(shape[1], out, dtype)
+    return by_rows if _read_by_rows(shape, out, by_rows, cores) < _gathered(shape, out, gathering, cores) else gathering
 
 
-def choose(x: Tensor, out: int, last: bool = True, residual: Tensor | None = None) -> Stream | Gather:
+def _by_rows(channels: int, out: int, itemsize: int, last: bool) -> Stream | Shift:
+    wide = _shifting(channels, out, itemsize) if channels * itemsize > _PRODUCT and last else None
+    return wide or _streaming(channels, out, itemsize, last)
+
+
+def choose(x: Tensor, out: int, last: bool = True, residual: Tensor | None = None) -> How:
     """What convolves ``x`` to ``out`` channels, channels_last if ``last``."""
     if not _hoppers_way(x) or (residual is not None and residual.element_size() > x.element_size()):
         return _gathering(x.shape[1], out, x.dtype)
     if x.device.type == "cpu":
-        return _streaming(x.shape[1], out, x.element_size(), last)
+        return _by_rows(x.shape[1], out, x.element_size(), last)
     return _chosen(x.shape, out, x.dtype, last, cores(x.device))
 
 
-def configurations(channels: int, out: int, dtype: torch.dtype) -> list[Stream | Gather]:
+def configurations(channels: int, out: int, dtype: torch.dtype) -> list[How]:
     """Those worth timing on a Hopper, those that are chosen first."""
     gathering = _gathering(channels, out, dtype)
-    found: list[Stream | Gather] = [gathering]
+    found: list[How] = [gathering]
     if dtype is not torch.float64:
-        streaming = _streaming(channels, out, dtype.itemsize)
-        found = [streaming, gathering]
+        streaming, shifting = _streaming(channels, out, dtype.itemsize), _shifting(channels, out, dtype.itemsize)
+        found = [_by_rows(channels, out, dtype.itemsize, True), streaming, gathering]
+        if shifting is not None:
+            found += [shifting, shifting._replace(pixels=64), shifting._replace(stages=2)]
         found += [streaming._replace(stages=2), streaming._replace(outputs=min(32, streaming.outputs))]
         if streaming.pixels > 128:
             found += [streaming._replace(pixels=128), streaming._replace(pixels=128, stages=4)]
@@ -214,7 +253,7 @@ def convolve(
     activation: int = codes.NONE,
     negative_slope: float = 0.0,
     scale: float = 1.0,
-    how: Stream | Gather | None = None,
+    how: How | None = None,
 ) -> None:
     """y = scale * act(convolution + bias) + residual, with ``kept`` y = scale * convolution * act'(kept) + residual.
 
@@ -235,17 +274,21 @@ def convolve(
     tensors = (x, weight, bias, slope, kept, residual, y, z)
     how = how or choose(x, out, last, residual)
     options = {"num_warps": _WARPS_256, "num_stages": how.stages}
-    if isinstance(how, Stream):
-        strips = _stream_strips(x.shape, out, how, cores(x.device))
-        stream[(strips.programs,)](
-            *tensors, images, height, width, strips.rows, *settings,
-            strips.columns, how.pixels, how.channels, how.outputs, **options,
-        )  # fmt: skip
+    blocks = how.pixels, how.channels, how.outputs
+    if not isinstance(how, Gather):
+        strips = _covered(x.shape, out, how, cores(x.device))
+        arguments = (*tensors, images, height, width, strips.rows, *settings)
+        if isinstance(how, Shift):
+            # A product has 64 pixels for each four warps.
+            options["num_warps"] = WARPS_128 * (how.pixels // 64)
+            shift[(strips.programs,)](*arguments, *blocks, **options)
+        else:
+            stream[(strips.programs,)](*arguments, strips.columns, *blocks, **options)
         return
     pixels = images * height * width
     gather[(triton.cdiv(pixels, how.pixels) * triton.cdiv(out, how.outputs),)](
         *tensors, height, width, pixels, *settings,
-        pixels >= 2**31 - how.pixels, how.pixels, how.channels, how.outputs, **options,
+        pixels >= 2**31 - how.pixels, *blocks, **options,
     )  # fmt: skip
 
 
