@@ -109,7 +109,6 @@ class _Strips(NamedTuple):
     programs: int
 
 
-@functools.lru_cache(maxsize=1024)
 def _strips(images: int, height: int, width: int, blocks: int, m: int, resident: float, cores: int) -> _Strips:
     """Strips that waste least."""
 
@@ -156,7 +155,8 @@ def _shifting(channels: int, out: int, itemsize: int) -> Shift | None:
     return None
 
 
-def _covered(shape: Sequence[int], out: int, how: Stream | Shift, cores: int) -> _Strips:
+@functools.lru_cache(maxsize=1024)
+def _covered(shape: torch.Size, out: int, how: Stream | Shift, cores: int) -> _Strips:
     images, channels, height, width = shape
     if isinstance(how, Shift):
         across = triton.cdiv(images * width, how.pixels - 2) * triton.cdiv(out, how.outputs)
@@ -167,7 +167,7 @@ def _covered(shape: Sequence[int], out: int, how: Stream | Shift, cores: int) ->
     return _strips(images, height, width, blocks, how.pixels, resident, max(cores, _LEAST_CORES))
 
 
-def _read_by_rows(shape: Sequence[int], out: int, how: Stream | Shift, cores: int) -> int:
+def _read_by_rows(shape: torch.Size, out: int, how: Stream | Shift, cores: int) -> int:
     """Values that the busiest multiprocessor reads from L2 with ``stream`` or ``shift``."""
     blocks, strips = triton.cdiv(shape[1], how.channels), _covered(shape, out, how, cores)
     filters, row = 9 * how.channels * how.outputs, how.pixels * how.channels
@@ -178,7 +178,7 @@ def _read_by_rows(shape: Sequence[int], out: int, how: Stream | Shift, cores: in
     return triton.cdiv(strips.programs, cores) * each
 
 
-def _gathered(shape: Sequence[int], out: int, how: Gather, cores: int) -> int:
+def _gathered(shape: torch.Size, out: int, how: Gather, cores: int) -> int:
     """Values that the busiest multiprocessor reads from L2 with ``gather``."""
     images, channels, height, width = shape
     programs = triton.cdiv(images * height * width, how.pixels) * triton.cdiv(out, how.outputs)
