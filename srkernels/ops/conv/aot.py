@@ -176,8 +176,10 @@ def cases() -> tuple[AotCase, ...]:
     forward("forward-64-32-fp32", "fp32", 64, 32, _LEAKY)
     forward("forward-32-64-fp32", "fp32", 32, 64, _RELU)
     for name, channels, out in (("bf16", 32, 64), ("fp32", 32, 64), ("fp32", 64, 64), ("bf16", 160, 32)):
-        everything = {"slopes": out, "residual": _image(name, out), "keep": True}
-        forward(f"everything-{channels}-{out}-{name}", name, channels, out, (PRELU, 0.0, 0.2), **everything)
+        forward(
+            f"everything-{channels}-{out}-{name}", name, channels, out, (PRELU, 0.0, 0.2),
+            slopes=out, residual=_image(name, out), keep=True,
+        )  # fmt: skip
     forward("forward-3-64-bf16", "bf16", 3, 64, _RELU)
     forward("forward-64-3-bf16", "bf16", 64, 3, _CONVOLUTION)
 
