@@ -392,7 +392,9 @@ def _gradient_of_rows(
         channels, out, _pitch(x), _pitch(grad_z), _precision(x.dtype), _compute(x.dtype), pixels >= 2**31 - how.pixels,
         how.pixels, how.channels, how.outputs, how.nine, num_warps=_WARPS_256, num_stages=how.stages,
     )  # fmt: skip
-    last, c, none = weights[0].is_contiguous(memory_format=torch.channels_last), weights[-1].shape[0], [None] * 5
+    # Filters of one channel are both, so that no one of them tells.
+    last = all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
+    c, none = weights[-1].shape[0], [None] * 5
     add_up[(out * triton.cdiv(9 * channels, _WEIGHTS),)](
         shares, bias_shares, *[*weights, *none][:5], *[*biases, *none][:5], count,
         channels, out, c, growth, scale, last, _SUMMED, _WEIGHTS, _compute(x.dtype), num_warps=WARPS_128,
