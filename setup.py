@@ -4,7 +4,7 @@ Neither absence fails the install: what could not be built is recorded, with the
 library runs on its other backends. No torch header is used, so an isolated build needs no torch.
 
 SRKERNELS_BUILD=auto (default) | none | cpu | cuda, a comma-separated list that is then required to succeed.
-SRKERNELS_CUDA_ARCH=90a, a comma-separated list, builds for these GPUs alone and in a third of the time.
+SRKERNELS_CUDA_ARCH=90a, a comma-separated list, builds CUDA C++ for these GPUs alone.
 SRKERNELS_SANITIZE=address (or 1) builds the CPU core under -fsanitize=address,undefined, thread under
 -fsanitize=thread; instruction sets that this processor lacks are compiled without.
 """

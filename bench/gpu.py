@@ -98,9 +98,9 @@ def _registry() -> dict[str, Section]:
             gpu_convolutions.kernels, 120, "every configuration of the convolution kernels, beside cuDNN", True
         ),
         "blocks": Section(
-            gpu_networks.blocks, 55, "residual and dense block: eager, torch.compile and ours, channels_last"
+            gpu_networks.blocks, 55, "residual and dense block, eager against torch.compile, channels_last"
         ),
-        "shapes": Section(library.shapes, 40, "the ops at shapes of the published training runs"),
+        "shapes": Section(library.shapes, 40, "the ops, blocks first, at shapes of the published training runs"),
         "build": Section(library.build, 55, "the native core, built in place for this GPU alone"),
         "tests": Section(library.tests, 85, "the gates on the GPU"),
         "sanitizer": Section(library.sanitizer, 20, "memory errors and races, by compute-sanitizer"),

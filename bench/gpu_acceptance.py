@@ -178,6 +178,9 @@ def _training(spec: OpSpec, case: Case, **targets: float) -> tuple[str, BenchCas
 
 # Crops and features of the published training runs that the specs' bench cases leave out.
 _SHAPES = (
+    _training(RESIDUAL_BLOCK, block_case("16x64x192x192", (16, 64, 192, 192), 64), eager=1.5, compile=1.3),
+    _training(RESIDUAL_BLOCK, block_case("16x64x32x32", (16, 64, 32, 32), 64), eager=2.5),
+    _training(DENSE_BLOCK, dense_case("8x64x128x128", (8, 64, 128, 128), 32), eager=1.5, compile=1.3),
     _haar(16, 3, 128, "forward"),
     _haar(16, 3, 128, "forward+backward"),
     _haar(16, 3, 48, "forward"),
@@ -185,9 +188,6 @@ _SHAPES = (
     _l1(8, 3, 128, 4, "float32"),
     _l1(8, 512, 32, 4, "bfloat16"),
     _l1(8, 64, 512, 8, "bfloat16"),
-    _training(RESIDUAL_BLOCK, block_case("16x64x192x192", (16, 64, 192, 192), 64), eager=1.5, compile=1.3),
-    _training(RESIDUAL_BLOCK, block_case("16x64x32x32", (16, 64, 32, 32), 64), eager=2.5),
-    _training(DENSE_BLOCK, dense_case("8x64x128x128", (8, 64, 128, 128), 32), eager=1.5, compile=1.3),
 )
 
 

@@ -96,6 +96,11 @@ def _passes(xs: list[Tensor], gs: list[Tensor], w: Tensor) -> Iterator[_Pass]:
         launch.gradient_of_weight(x, g, found, how=how)
         return found
 
+    def masked(x: Tensor, g: Tensor) -> Tensor:
+        g = torch.where(x > 0, g, 0)
+        g.sum((0, 2, 3))
+        return g
+
     def activated(x: Tensor, g: Tensor) -> Tensor:
         return launch.activation_gradient(g, x, None, RELU, 0.0, 1.0, True, torch.empty_like(w[:, 0, 0, 0]), None)
 
@@ -119,7 +124,7 @@ def _passes(xs: list[Tensor], gs: list[Tensor], w: Tensor) -> Iterator[_Pass]:
     if cin == cout:
         # Of relu, with x for what it gave, and the sum that a bias's gradient is.
         calls = {
-            PYTORCH: [lambda x=x, g=g: (torch.where(x > 0, g, 0), g.sum((0, 2, 3)))[0] for x, g in pairs],
+            PYTORCH: [lambda x=x, g=g: masked(x, g) for x, g in pairs],
             "through_activation": [lambda x=x, g=g: activated(x, g) for x, g in pairs],
         }
         exact = torch.where(x > 0, g, 0)

@@ -1,4 +1,4 @@
-"""The networks' blocks as eager PyTorch, torch.compile and we run them."""
+"""What the networks' blocks are held against: eager PyTorch and torch.compile, with the names of their kernels."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-import srkernels
 
 from . import timing
 from .gpu import Context
@@ -23,10 +21,9 @@ def images(context: Context, count: int, n: int, c: int, size: int, dtype: torch
     return [x.to(dtype).contiguous(memory_format=torch.channels_last) for x in made]
 
 
-def _kernel_names(call: Call, device: torch.device) -> str:
+def _summary(found: list[tuple[str, float]]) -> str:
     """The two longest kernels, how many there are, and whether one of them reorders the layout."""
-    found = sorted(timing.kernels(call, device), key=lambda item: -item[1])
-    longest = "; ".join(f"{name[:70]} {us:.0f} us" for name, us in found[:2])
+    longest = "; ".join(f"{name[:70]} {us:.0f} us" for name, us in sorted(found, key=lambda item: -item[1])[:2])
     reorders = any(word in name.lower() for name, _ in found for word in _REORDERING)
     return f"{len(found)} kernels{', REORDERS LAYOUT' if reorders else ''}: {longest}"
 
@@ -61,21 +58,6 @@ def _training_call(module: Callable[[Tensor], Tensor], wanted: list[Tensor], x: 
     return lambda: torch.autograd.grad(module(x), [x, *wanted], g)
 
 
-def _ours(block: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The block's op, on Triton where there is a GPU."""
-    backend = "triton" if next(block.parameters()).is_cuda else None
-    convolutions = [m for m in block.modules() if isinstance(m, nn.Conv2d)]
-    weights, biases = [m.weight for m in convolutions], [m.bias for m in convolutions]
-
-    def run(x: Tensor) -> Tensor:
-        with srkernels.use_backend(backend):
-            if isinstance(block, _ResidualBlock):
-                return srkernels.residual_block(x, weights[0], biases[0], weights[1], biases[1])
-            return srkernels.dense_block(x, weights, biases)
-
-    return run
-
-
 def blocks(context: Context) -> None:
     """bf16, channels_last, forward + backward with every gradient, all in the same rounds; kernels by name."""
     torch.backends.cudnn.benchmark = True
@@ -97,7 +79,7 @@ def blocks(context: Context) -> None:
             count = min(timing.cold_sets(4 * n * 64 * size * size, device), 32)
             xs = [x.requires_grad_() for x in images(context, count, n, 64, size, dtype)]
             gs = images(context, count, n, 64, size, dtype)
-            modules: dict[str, Callable[[Tensor], Tensor]] = {"eager": block, "ours": _ours(block)}
+            modules: dict[str, Callable[[Tensor], Tensor]] = {"eager": block}
             if not context.quick:
                 torch._dynamo.reset()
                 modules["compile"] = torch.compile(block)
@@ -111,10 +93,11 @@ def blocks(context: Context) -> None:
             flops = 3 * flops_per_pixel * n * size * size
             for name, stats in times.items():
                 call = calls[name][0]
-                if name == "compile" and context.cuda:
-                    every = ", ".join(found[:60] for found, _ in timing.kernels(call, device))
+                kernels = timing.kernels(call, device)
+                if name == "compile":
+                    every = ", ".join(kernel[:60] for kernel, _ in kernels)
                     context.note(f"kernels of torch.compile, {kind.__name__.lstrip('_')} {n}x64x{size}x{size}: {every}")
                 peak = f"{timing.peak_bytes(call, device) / 1e6:.0f}" if context.cuda else "-"
                 rate = flops / stats.median_us / 1e6
                 title = kind.__name__.lstrip("_")
-                add(title, f"{n}x64x{size}x{size}", name, *stats.passes_us, rate, peak, _kernel_names(call, device))
+                add(title, f"{n}x64x{size}x{size}", name, *stats.passes_us, rate, peak, _summary(kernels))

@@ -9,6 +9,7 @@ from typing import Any
 
 from . import machine, tables
 from .gpu_convolutions import PYTORCH
+from .providers import OURS
 
 Row = Mapping[str, Any]
 
@@ -69,7 +70,7 @@ def missed(results: Mapping[str, Any]) -> list[str]:
                 found.append(f"{row['check']}: {tables.number(row['measured'])}, wanted {row['target']:g}")
         for row in data.get("host", []):
             if row["met"] is False:
-                ours = row["providers"]["srkernels"]["median_us"]
+                ours = row["providers"][OURS]["median_us"]
                 found.append(f"host time of {row['op']} {row['passes']}: {tables.number(ours)} us")
     return found
 

@@ -58,13 +58,13 @@ def cases() -> tuple[AotCase, ...]:
 
     def by_rows(name: str, channels: int, out: int, last: bool = True) -> str:
         """The kernel that Hopper takes."""
-        return type(kernels.choose(_image(name, channels), out, last)).__name__.lower()
+        return kernels.choose(_image(name, channels), out, last).kernel
 
-    def products(name: str, channels: int, out: int) -> int:
+    def products(kernel: str, name: str, channels: int, out: int) -> int:
         """Instructions of products that are several each."""
-        if by_rows(name, channels, out) == "shift":
+        if kernel == "shift":
             return 2 * channels // (8 if name == "fp32" else 16)
-        return 24 if channels == 64 and out >= 32 else 1
+        return 1 if channels != 64 or out < 32 else 12 if name == "fp32" else 24
 
     def forward(
         id: str, name: str, channels: int, out: int, epilogue: tuple[int, float, float], *, streams: bool = True,
@@ -78,8 +78,8 @@ def cases() -> tuple[AotCase, ...]:
             ops.forward(x, weight, *tensors, *epilogue, keep)
 
         if streams:
-            rows, hgmma = by_rows(name, channels, out, layout is torch.channels_last), products(name, channels, out)
-            add_both(id, rows, "gather", call, wide, 12 if rows == "stream" and name == "fp32" and hgmma > 1 else hgmma)
+            kernel = by_rows(name, channels, out, layout is torch.channels_last)
+            add_both(id, kernel, "gather", call, wide, products(kernel, name, channels, out))
         else:
             add(id, "gather", call, wide, hgmma=0 if name == "fp64" else 1)
 
@@ -94,8 +94,9 @@ def cases() -> tuple[AotCase, ...]:
             ops.backward(*operands, None, None, *_CONVOLUTION, False, True, False, False)
 
         if streams:
-            rows, hgmma = by_rows(name, out, channels), products(name, out, channels)
-            add_both(f"data-gradient-{id}", rows, "gather", data, (0, 0), hgmma)
+            kernel = by_rows(name, out, channels)
+            hgmma = products(kernel, name, out, channels)
+            add_both(f"data-gradient-{id}", kernel, "gather", data, (0, 0), hgmma)
         else:
             add(f"data-gradient-{id}", "gather", data, hgmma=0 if name == "fp64" else 1)
         if name == "fp64":
@@ -119,7 +120,8 @@ def cases() -> tuple[AotCase, ...]:
         def call() -> None:
             kernels.convolve(x, weight, y, **epilogue)
 
-        add_both(id, by_rows("bf16", *sizes), "gather", call, (0, 0), hgmma=products("bf16", *sizes))
+        kernel = by_rows("bf16", *sizes)
+        add_both(id, kernel, "gather", call, (0, 0), products(kernel, "bf16", *sizes))
 
     def of_a_block(name: str) -> None:
         """Gradients of a dense block's weights and biases; its filters packed."""
@@ -160,7 +162,7 @@ def cases() -> tuple[AotCase, ...]:
 
     for name in _ELEMENTS:
         streams = name != "fp64"  # which has no tensor cores worth it
-        wide = (18, 4) if streams else (0, 8) if name == "fp32" else (0, 0)
+        wide = (18, 4) if streams else (0, 0)
         forward(f"forward-64-64-{name}", name, 64, 64, _RELU, streams=streams, wide=wide)
         backward(f"64-64-{name}", name, 64, 64, streams=streams)
     for name, wide in (("bf16", (4, 2)), ("fp32", (8, 4)), ("fp64", (16, 8))):

@@ -71,34 +71,17 @@ def _hoppers_way(x: Tensor) -> bool:
     return x.dtype is not torch.float64 and _precision(x.dtype) != "tf32x3" and is_hopper(x.device)
 
 
-class Stream(NamedTuple):
-    """Blocks of ``stream``: M pixels, K input and N output channels, tiles in flight."""
+class Blocks(NamedTuple):
+    """What convolves, ``stream``, ``shift`` or ``gather``, in blocks of M pixels, K input and N output channels.
 
+    ``stages``: tiles in flight.
+    """
+
+    kernel: str
     pixels: int
     channels: int
     outputs: int
     stages: int = _STAGES
-
-
-class Shift(NamedTuple):
-    """Blocks of ``shift``: M pixels, K input and N output channels, tiles in flight."""
-
-    pixels: int
-    channels: int
-    outputs: int
-    stages: int = _STAGES
-
-
-class Gather(NamedTuple):
-    """Blocks of ``gather``: M pixels, K input and N output channels, tiles in flight."""
-
-    pixels: int
-    channels: int
-    outputs: int
-    stages: int = _STAGES
-
-
-How = Stream | Shift | Gather
 
 
 class _Strips(NamedTuple):
@@ -129,36 +112,36 @@ def _bands(height: int, across: int, resident: float, cores: int) -> tuple[int, 
     return rows, across * triton.cdiv(height, rows)
 
 
-def _streaming(channels: int, out: int, itemsize: int, last: bool = True) -> Stream:
+def _streaming(channels: int, out: int, itemsize: int, last: bool = True) -> Blocks:
     if channels * itemsize <= _PRODUCT:
         # Nine filter matrices and three rows fill the shared memory, so that fp32 has none left for 64 outputs on their
         # way to memory. Places in a contiguous tensor take the registers of half the sums.
         narrow = itemsize == 4 or not last
-        return Stream(128, _block(channels, _PRODUCT // itemsize), _block(out, 32 if narrow else 64))
+        return Blocks("stream", 128, _block(channels, _PRODUCT // itemsize), _block(out, 32 if narrow else 64))
     n = _block(out, 64 if last else 32)
-    return Stream(128 if n == 64 or not last else 256, _PRODUCT // 2 // itemsize, n)
+    return Blocks("stream", 128 if n == 64 or not last else 256, _PRODUCT // 2 // itemsize, n)
 
 
-def _gathering(channels: int, out: int, dtype: torch.dtype) -> Gather:
+def _gathering(channels: int, out: int, dtype: torch.dtype) -> Blocks:
     if dtype is torch.float64:
-        return Gather(32, _block(channels, _PRODUCT // dtype.itemsize), _block(out, 32))
-    return Gather(128, _block(channels, _PRODUCT // dtype.itemsize), _block(out, 64))
+        return Blocks("gather", 32, _block(channels, _PRODUCT // dtype.itemsize), _block(out, 32))
+    return Blocks("gather", 128, _block(channels, _PRODUCT // dtype.itemsize), _block(out, 64))
 
 
-def _shifting(channels: int, out: int, itemsize: int) -> Shift | None:
+def _shifting(channels: int, out: int, itemsize: int) -> Blocks | None:
     """As many pixels as fit, three rows of them beside the filters and sums that move; None: none."""
     k, n = _PRODUCT // 2 // itemsize, _block(out, 32)
     padded = triton.cdiv(channels, k) * k
     for pixels in (128, 64):
         if (9 * n + _STAGES * pixels) * padded * itemsize + 4 * pixels * n <= _SHARED:
-            return Shift(pixels, k, n)
+            return Blocks("shift", pixels, k, n)
     return None
 
 
 @functools.lru_cache(maxsize=1024)
-def _covered(shape: torch.Size, out: int, how: Stream | Shift, cores: int) -> _Strips:
+def _covered(shape: torch.Size, out: int, how: Blocks, cores: int) -> _Strips:
     images, channels, height, width = shape
-    if isinstance(how, Shift):
+    if how.kernel == "shift":
         across = triton.cdiv(images * width, how.pixels - 2) * triton.cdiv(out, how.outputs)
         return _Strips(how.pixels - 2, *_bands(height, across, 9 * how.outputs / how.pixels, max(cores, _LEAST_CORES)))
     # Filters of one block of channels are read once, of more with every row: 3 N of them for every M / 3 pixels.
@@ -167,18 +150,18 @@ def _covered(shape: torch.Size, out: int, how: Stream | Shift, cores: int) -> _S
     return _strips(images, height, width, blocks, how.pixels, resident, max(cores, _LEAST_CORES))
 
 
-def _read_by_rows(shape: torch.Size, out: int, how: Stream | Shift, cores: int) -> int:
+def _read_by_rows(shape: torch.Size, out: int, how: Blocks, cores: int) -> int:
     """Values that the busiest multiprocessor reads from L2 with ``stream`` or ``shift``."""
     blocks, strips = triton.cdiv(shape[1], how.channels), _covered(shape, out, how, cores)
     filters, row = 9 * how.channels * how.outputs, how.pixels * how.channels
-    if isinstance(how, Shift):
+    if how.kernel == "shift":
         each = blocks * ((strips.rows + 2) * row + filters)
     else:
         each = (strips.rows + 2) * blocks * 3 * row + filters * (1 if blocks == 1 else (strips.rows + 2) * blocks)
     return triton.cdiv(strips.programs, cores) * each
 
 
-def _gathered(shape: torch.Size, out: int, how: Gather, cores: int) -> int:
+def _gathered(shape: torch.Size, out: int, how: Blocks, cores: int) -> int:
     """Values that the busiest multiprocessor reads from L2 with ``gather``."""
     images, channels, height, width = shape
     programs = triton.cdiv(images * height * width, how.pixels) * triton.cdiv(out, how.outputs)
@@ -187,18 +170,18 @@ def _gathered(shape: torch.Size, out: int, how: Gather, cores: int) -> int:
 
 
 @functools.lru_cache(maxsize=1024)
-def _chosen(shape: torch.Size, out: int, dtype: torch.dtype, last: bool, cores: int) -> How:
+def _chosen(shape: torch.Size, out: int, dtype: torch.dtype, last: bool, cores: int) -> Blocks:
     """On a Hopper."""
     by_rows, gathering = _by_rows(shape[1], out, dtype.itemsize, last), _gathering(shape[1], out, dtype)
     return by_rows if _read_by_rows(shape, out, by_rows, cores) < _gathered(shape, out, gathering, cores) else gathering
 
 
-def _by_rows(channels: int, out: int, itemsize: int, last: bool) -> Stream | Shift:
+def _by_rows(channels: int, out: int, itemsize: int, last: bool) -> Blocks:
     wide = _shifting(channels, out, itemsize) if channels * itemsize > _PRODUCT and last else None
     return wide or _streaming(channels, out, itemsize, last)
 
 
-def choose(x: Tensor, out: int, last: bool = True, residual: Tensor | None = None) -> How:
+def choose(x: Tensor, out: int, last: bool = True, residual: Tensor | None = None) -> Blocks:
     """What convolves ``x`` to ``out`` channels, channels_last if ``last``."""
     if not _hoppers_way(x) or (residual is not None and residual.element_size() > x.element_size()):
         return _gathering(x.shape[1], out, x.dtype)
@@ -207,10 +190,10 @@ def choose(x: Tensor, out: int, last: bool = True, residual: Tensor | None = Non
     return _chosen(x.shape, out, x.dtype, last, cores(x.device))
 
 
-def configurations(channels: int, out: int, dtype: torch.dtype) -> list[How]:
+def configurations(channels: int, out: int, dtype: torch.dtype) -> list[Blocks]:
     """Those worth timing on a Hopper, those that are chosen first."""
     gathering = _gathering(channels, out, dtype)
-    found: list[How] = [gathering]
+    found: list[Blocks] = [gathering]
     if dtype is not torch.float64:
         streaming, shifting = _streaming(channels, out, dtype.itemsize), _shifting(channels, out, dtype.itemsize)
         found = [_by_rows(channels, out, dtype.itemsize, True), streaming, gathering]
@@ -253,7 +236,7 @@ def convolve(
     activation: int = codes.NONE,
     negative_slope: float = 0.0,
     scale: float = 1.0,
-    how: How | None = None,
+    how: Blocks | None = None,
 ) -> None:
     """y = scale * act(convolution + bias) + residual, with ``kept`` y = scale * convolution * act'(kept) + residual.
 
@@ -273,23 +256,22 @@ def convolve(
     bias, slope = (None if vector is None else vector.contiguous() for vector in (bias, slope))
     tensors = (x, weight, bias, slope, kept, residual, y, z)
     how = how or choose(x, out, last, residual)
-    options = {"num_warps": _WARPS_256, "num_stages": how.stages}
     blocks = how.pixels, how.channels, how.outputs
-    if not isinstance(how, Gather):
-        strips = _covered(x.shape, out, how, cores(x.device))
-        arguments = (*tensors, images, height, width, strips.rows, *settings)
-        if isinstance(how, Shift):
-            # A product has 64 pixels for each four warps.
-            options["num_warps"] = WARPS_128 * (how.pixels // 64)
-            shift[(strips.programs,)](*arguments, *blocks, **options)
-        else:
-            stream[(strips.programs,)](*arguments, strips.columns, *blocks, **options)
+    # A product has 64 pixels for each four warps; those of ``stream`` and ``gather`` go with eight.
+    warps = WARPS_128 * (how.pixels // 64) if how.kernel == "shift" else _WARPS_256
+    options = {"num_warps": warps, "num_stages": how.stages}
+    if how.kernel == "gather":
+        pixels = images * height * width
+        gather[(triton.cdiv(pixels, how.pixels) * triton.cdiv(out, how.outputs),)](
+            *tensors, height, width, pixels, *settings, pixels >= 2**31 - how.pixels, *blocks, **options
+        )
         return
-    pixels = images * height * width
-    gather[(triton.cdiv(pixels, how.pixels) * triton.cdiv(out, how.outputs),)](
-        *tensors, height, width, pixels, *settings,
-        pixels >= 2**31 - how.pixels, *blocks, **options,
-    )  # fmt: skip
+    strips = _covered(x.shape, out, how, cores(x.device))
+    arguments = (*tensors, images, height, width, strips.rows, *settings)
+    if how.kernel == "shift":
+        shift[(strips.programs,)](*arguments, *blocks, **options)
+    else:
+        stream[(strips.programs,)](*arguments, strips.columns, *blocks, **options)
 
 
 def activation_gradient(

@@ -169,8 +169,8 @@ def add_up(
 ):  # fmt: skip
     """SCALE times the sum of ``count`` shares: E weights of an output channel, and once its bias.
 
-    The gradients are dense, channels_last if LAST and contiguous otherwise; those that nobody wants are None. With a
-    GROWTH they are a dense block's.
+    The gradients are dense, channels_last if LAST and contiguous otherwise: ``w0`` and, if anybody wants it, ``b0``.
+    With a GROWTH they are a dense block's five.
     """
     blocks = tl.cdiv(9 * CIN, E)
     o, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
@@ -181,15 +181,13 @@ def add_up(
     for first in range(0, count, S):
         share = first + tl.arange(0, S)
         at = (share.to(tl.int64)[:, None] * COUT + o) * (9 * CIN) + e[None, :]
-        if shares is not None:
-            sums += tl.load(shares + at, mask=(share < count)[:, None] & (e < 9 * CIN)[None, :], other=0.0)
+        sums += tl.load(shares + at, mask=(share < count)[:, None] & (e < 9 * CIN)[None, :], other=0.0)
         if bias_shares is not None:
             bias_sums += tl.load(bias_shares + share.to(tl.int64) * COUT + o, mask=share < count, other=0.0)
     tap, i = e // CIN, e % CIN
-    if w0 is not None:
-        weight = _one_of_five(k, w0, w1, w2, w3, w4)
-        at = _in_filters(own, tap, i, inputs, LAST)
-        tl.store(weight + at, _as(tl.sum(sums, 0) * SCALE, weight), mask=(e < 9 * CIN) & (i < inputs))
+    weight = _one_of_five(k, w0, w1, w2, w3, w4)
+    at = _in_filters(own, tap, i, inputs, LAST)
+    tl.store(weight + at, _as(tl.sum(sums, 0) * SCALE, weight), mask=(e < 9 * CIN) & (i < inputs))
     if b0 is not None:
         bias = _one_of_five(k, b0, b1, b2, b3, b4)
         tl.store(bias + own, _as(tl.sum(bias_sums, 0) * SCALE, bias), mask=block == 0)
