@@ -61,11 +61,8 @@ def build(context: Context) -> None:
 
 
 def _logged(command: list[str], log: Path, seconds: float, **environment: str) -> int | None:
-    """Exit code of ``command``, its output at the end of ``log``; None if it had to be stopped.
-
-    The section ends its children.
-    """
-    with log.open("ab") as sink:
+    """Exit code of ``command``, its output in ``log``; None if it had to be stopped. The section ends its children."""
+    with log.open("wb") as sink:
         process = subprocess.Popen(
             command, cwd=machine.ROOT, stdout=sink, stderr=subprocess.STDOUT, env={**os.environ, **environment}
         )
@@ -98,10 +95,10 @@ def _availability(context: Context) -> None:
 
 
 # What only a GPU shows, then parity there on as many processes as share it well.
-_GATES = (
-    ["tests/test_gpu.py"],
-    ["tests/test_parity.py", "tests/test_layout.py", "tests/test_gradients.py", "-k", "cuda"],
-)
+_GATES = {
+    "gpu": ["tests/test_gpu.py"],
+    "parity": ["tests/test_parity.py", "tests/test_layout.py", "tests/test_gradients.py", "-k", "cuda"],
+}
 _PROCESSES = 12
 
 
@@ -111,13 +108,14 @@ def tests(context: Context) -> None:
         raise Skip("torch sees no CUDA device; the tests without one are `pytest`")
     if importlib.util.find_spec("pytest") is None:
         raise Skip("pytest is not installed")
-    log, codes = context.out / "tests.log", []
-    for gates in _GATES:
+    codes, text = [], ""
+    for name, gates in _GATES.items():
         command = [sys.executable, "-m", "pytest", *gates, "-v", "--tb=short", "--color=no", "-p", "no:cacheprovider"]
         if importlib.util.find_spec("xdist") is not None:
             command += ["-n", str(_PROCESSES), "--dist", "worksteal"]
+        log = context.out / f"tests_{name}.log"
         codes.append(_logged(command, log, context.left() - 3))
-    text = log.read_text(errors="replace")
+        text += log.read_text(errors="replace")
     found = [(name, kind) for kind, name in _RESULT_OF_XDIST.findall(text)] or _RESULT.findall(text)
     counts = {kind: sum(k == kind for _, k in found) for kind in dict.fromkeys(k for _, k in found)}
     add = context.table("tests", ["result", "number"])
@@ -127,7 +125,7 @@ def tests(context: Context) -> None:
     for name in failed[:40]:
         context.note(f"failed: `{name}`")
     if None in codes:
-        context.note("stopped: the section's time was used up; the counts are of what had run (tests.log)")
+        context.note("stopped: the section's time was used up; the counts are of what had run")
     if failed or any(codes):
         summary = text.rstrip().splitlines()[-1:] or ["no output"]
         raise RuntimeError(f"pytest ended with codes {codes}: {summary[0]}")

@@ -74,7 +74,7 @@ CONSUMER = ("sm_86", "sm_89", "sm_120")  # on which most networks are trained
 
 
 def _stands_for_others(case: AotCase, target: str) -> bool:
-    """bf16 for fp16, on consumer cards for all dtypes, and sm_86 for sm_89, whose code is the same but for its name."""
+    """bf16 for fp16, on consumer cards for all dtypes, and sm_86 for sm_89, where every figure was the same."""
     if case.variant or "fp16" in case.id:
         return False
     return target not in CONSUMER or ("bf16" in case.id and target != "sm_89")
