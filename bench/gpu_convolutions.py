@@ -76,8 +76,8 @@ def _convolution_backward(g: Tensor, x: Tensor, w: Tensor, *mask: bool) -> Seque
 
 def _passes(xs: list[Tensor], gs: list[Tensor], w: Tensor) -> Iterator[_Pass]:
     """Forward, gradients of data and weight, of an activation; every candidate returns what PyTorch returns."""
-    from srkernels.ops.conv import triton_launch as launch
-    from srkernels.ops.conv.activation import RELU
+    from srkernels.ops.conv.activation import RELU, Epilogue
+    from srkernels.ops.conv.triton import launch
 
     (cout, cin), dtype = w.shape[:2], w.dtype
     x, g, wide = xs[0].double(), gs[0].double(), w.double()
@@ -102,7 +102,7 @@ def _passes(xs: list[Tensor], gs: list[Tensor], w: Tensor) -> Iterator[_Pass]:
         return g
 
     def activated(x: Tensor, g: Tensor) -> Tensor:
-        return launch.activation_gradient(g, x, None, RELU, 0.0, 1.0, True, torch.empty_like(w[:, 0, 0, 0]), None)
+        return launch.activation_gradient(g, x, None, Epilogue(RELU), True, torch.empty_like(w[:, 0, 0, 0]), None)
 
     calls = {PYTORCH: [lambda x=x: F.conv2d(x, w, padding=1) for x in xs]}
     for how in launch.configurations(cin, cout, dtype):
@@ -134,7 +134,7 @@ def _passes(xs: list[Tensor], gs: list[Tensor], w: Tensor) -> Iterator[_Pass]:
 @contextmanager
 def _compiling() -> Iterator[None]:
     """In it a launch of a Triton convolution compiles its kernel and does not run it."""
-    from srkernels.ops.conv import triton_launch as launch
+    from srkernels.ops.conv.triton import launch
 
     class Compiler:
         def __init__(self, kernel: Any) -> None:

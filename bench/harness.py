@@ -15,10 +15,11 @@ from torch import Tensor
 
 from srkernels import use_backend
 from srkernels._dispatch import why_not
+from srkernels._parity import flat
 from srkernels._spec import BenchCase, OpSpec
 
 from . import timing
-from .providers import OURS, Gate, Problem, backends, baselines, problem, tensors, tiny
+from .providers import OURS, Gate, Problem, backends, baselines, problem, tiny
 from .timing import Stats
 
 REUSED_BUFFER_TARGET = 0.8
@@ -74,7 +75,7 @@ def measure(
     """
     dtype: torch.dtype = getattr(torch, bench.dtype)
     first = problem(spec, bench, device)
-    gate = Gate(spec, first)
+    gate = Gate(spec, bench, first)
     ours, skipped = backends(spec, device, dtype)
     candidates, left_out = baselines(spec, compiled=compiled)
     ours, _ = gate.passing(ours)
@@ -195,7 +196,7 @@ def _bare(given: Problem, op: Callable[..., Any]) -> Callable[..., Any]:
             return tuple(grads[0].new_empty(shape) if need else None for shape, need in needed)
 
     def call(*operands: Any, **kwargs: Any) -> Any:
-        present = tensors(operands)
+        present = flat(operands)
         if not any(x.requires_grad for x in present):
             return [present[0].new_empty(shape) for shape in shapes]
         outputs = Bare.apply(*present)
@@ -217,21 +218,22 @@ def reused_buffer(
     if not hasattr(native, "analysis_into"):
         return check | {"reason": "the native module has no analysis_into"}
     from srkernels.ops.haar import allocate
+    from srkernels.ops.haar.arguments import Analysis, Image
     from srkernels.ops.haar.conventions import HIGH, PADS, plan_id
 
-    plan, pad = plan_id("dasr"), PADS.index("reflect")
+    settings = Analysis(plan_id("dasr"), PADS.index("reflect"), HIGH)
     x = torch.rand(shape, device=device)
-    (expected,) = importlib.import_module("srkernels.ops.haar.reference").analysis(x, plan, pad, HIGH)
+    (expected,) = importlib.import_module("srkernels.ops.haar.reference").analysis(Image(x), settings)
     nbytes = 4 * (x.numel() + expected.numel())
     count = timing.cold_sets(nbytes, device)
     inputs = [torch.rand(shape, device=device) for _ in range(count - 1)] + [x]
-    outputs = [allocate.bands(one, plan, HIGH) for one in inputs]
-    native.analysis_into(x, outputs[-1], plan, pad, HIGH)
+    outputs = [allocate.bands(one, settings.plan, HIGH) for one in inputs]
+    native.analysis_into(x, outputs[-1], settings)
     if not torch.allclose(outputs[-1][0], expected, rtol=1e-6, atol=1e-6):
         raise AssertionError("haar analysis_into disagrees with the reference")
     calls: dict[str, list[Callable[[], Any]]] = {"haar": [], "copy": []}
     for one, out in zip(inputs, outputs, strict=True):
-        calls["haar"].append(functools.partial(native.analysis_into, one, out, plan, pad, HIGH))
+        calls["haar"].append(functools.partial(native.analysis_into, one, out, settings))
         target = torch.empty(nbytes // 8, device=device)
         calls["copy"].append(functools.partial(target.copy_, torch.rand(nbytes // 8, device=device)))
     times = timing.time_calls(calls, device, seconds=seconds, rounds=(15, 400))

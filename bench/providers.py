@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from srkernels import use_backend
+from srkernels import _parity, use_backend
 from srkernels._dispatch import BACKENDS, why_not
+from srkernels._parity import flat
 from srkernels._spec import BenchCase, OpSpec
 
 OURS = "srkernels"
@@ -54,7 +55,7 @@ class Problem:
     cotangents: tuple[Tensor, ...]
 
     def forward(self, function: Callable[..., Any]) -> list[Tensor]:
-        return tensors(function(*self.operands, **self.kwargs))
+        return flat(function(*self.operands, **self.kwargs))
 
     def call(self, function: Callable[..., Any]) -> Callable[[], Any]:
         """What is timed: the forward pass, or with differentiable operands their gradients."""
@@ -62,29 +63,8 @@ class Problem:
         if not wanted:
             return lambda: function(*operands, **kwargs)
         if cotangents:
-            return lambda: torch.autograd.grad(tensors(function(*operands, **kwargs)), wanted, cotangents)
+            return lambda: torch.autograd.grad(flat(function(*operands, **kwargs)), wanted, cotangents)
         return lambda: torch.autograd.grad(function(*operands, **kwargs), wanted)
-
-    def results(self, function: Callable[..., Any]) -> list[Tensor]:
-        """Values, then gradients."""
-        outputs = self.forward(function)
-        if not self.wanted:
-            return outputs
-        return [*outputs, *torch.autograd.grad(outputs, self.wanted, self.cotangents or None)]
-
-    def double(self) -> Problem:
-        """The same numbers in fp64."""
-        leaves = {id(x): x.detach().double().requires_grad_() for x in self.wanted}
-        operands = tuple(None if x is None else leaves.get(id(x), x.detach().double()) for x in self.operands)
-        wanted = tuple(leaves[id(x)] for x in self.wanted)
-        return Problem(operands, self.kwargs, wanted, tuple(g.double() for g in self.cotangents))
-
-
-def tensors(value: Any) -> list[Tensor]:
-    """The tensors of a nested result, in order; None counts as nothing."""
-    if isinstance(value, Tensor):
-        return [value]
-    return [] if value is None else [t for item in value for t in tensors(item)]
 
 
 def problem(spec: OpSpec, bench: BenchCase, device: torch.device, index: int = 0) -> Problem:
@@ -111,7 +91,7 @@ def problem(spec: OpSpec, bench: BenchCase, device: torch.device, index: int = 0
     cotangents: tuple[Tensor, ...] = ()
     if wanted:
         with torch.no_grad():
-            outputs = tensors(spec.oracle(*operands, **bench.case.kwargs))
+            outputs = flat(spec.oracle(*operands, **bench.case.kwargs))
         # A lone scalar is a loss: its gradient is taken as training takes it, without a cotangent.
         if not (len(outputs) == 1 and outputs[0].dim() == 0):
             cotangents = tuple(torch.empty_like(y).uniform_(0, 1, generator=generator) for y in outputs)
@@ -151,39 +131,37 @@ def backends(spec: OpSpec, device: torch.device, dtype: torch.dtype) -> tuple[li
 
 
 class Gate:
-    """Raises ParityError unless a provider is as near to the fp64 oracle as eager PyTorch is, values and gradients.
+    """Raises ParityError unless a provider is within the budget of ``srkernels._parity``, values and gradients.
 
-    Budget per tensor, in the largest norm: twice the error of the eager oracle in the same dtype, plus one rounding of
-    the largest value; ``BASELINE_SLACK`` times that for those who are not ours.
+    The budget of those who are not ours is ``BASELINE_SLACK`` times as large.
     """
 
-    def __init__(self, spec: OpSpec, given: Problem) -> None:
-        self.given = given
-        self.exact = given.double().results(spec.oracle)
-        self.eager = given.results(spec.oracle)
-        self.values = len(self.exact) - len(given.wanted)
+    def __init__(self, spec: OpSpec, bench: BenchCase, given: Problem) -> None:
+        self.given, self.case = given, bench.case
+        wanted = [i for i, x in enumerate(given.operands) if any(x is leaf for leaf in given.wanted)]
+        operands = [None if x is None else x.detach() for x in given.operands]
+        outputs = _parity.values(spec.oracle, self.case, operands)
+        cotangents = given.cotangents or [torch.ones_like(y) for y in outputs]
+        drawn = _parity.draw(spec, self.case, operands, cotangents, wanted)
+        self.answers = _parity.answers(spec, self.case, [drawn], wanted)
 
     def check(self, provider: Provider) -> None:
-        with provider.around():
-            got = self.given.results(provider.function)
-        if len(got) != len(self.exact):
-            raise ParityError(f"{provider.name}: {len(got)} tensors where the oracle has {len(self.exact)}")
-        for i, (g, e, x) in enumerate(zip(got, self.eager, self.exact, strict=True)):
-            label = f"output {i}" if i < self.values else f"gradient {i - self.values}"
-            if g.shape != x.shape:
-                raise ParityError(f"{provider.name}: {label} has shape {tuple(g.shape)}, expected {tuple(x.shape)}")
-            if g.dtype != e.dtype and provider.ours:
-                raise ParityError(f"{provider.name}: {label} is {g.dtype}, expected {e.dtype}")
-            error, reference = _distance(g, x), _distance(e, x)
-            largest = float(x.detach().abs().max()) if x.numel() else 0.0
-            budget = 2 * reference + torch.finfo(e.dtype).eps * largest
-            if not provider.ours:
-                budget *= BASELINE_SLACK
-            if not error <= budget:
-                raise ParityError(
-                    f"{provider.name}: {label} is {error:.3g} from the fp64 oracle, budget {budget:.3g} "
-                    f"(eager {reference:.3g}, largest value {largest:.3g})"
-                )
+        answers = self.answers if provider.ours else self.answers.times(BASELINE_SLACK)
+        function = provider.function if provider.ours else self._in_our_dtypes(provider.function)
+        try:
+            with provider.around():
+                answers.check(function, self.case)
+        except AssertionError as error:
+            raise ParityError(f"{provider.name}: {error}") from None
+
+    def _in_our_dtypes(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Who else computes the op may return another dtype than eager PyTorch."""
+        expected = self.answers.draws[0].eager_values
+
+        def call(*operands: Any, **kwargs: Any) -> list[Tensor]:
+            return [y.to(e.dtype) for y, e in zip(flat(function(*operands, **kwargs)), expected, strict=True)]
+
+        return call
 
     def passing(self, candidates: Sequence[Provider]) -> tuple[list[Provider], dict[str, str]]:
         """Those within budget. One of ours that is not raises; anybody else is left out with the reason."""
@@ -199,10 +177,6 @@ class Gate:
             else:
                 found.append(provider)
         return found, skipped
-
-
-def _distance(x: Tensor, exact: Tensor) -> float:
-    return float((x.detach().double() - exact.detach()).abs().max()) if x.numel() else 0.0
 
 
 def tiny(spec: OpSpec) -> BenchCase:

@@ -28,7 +28,7 @@ def test_case(
     """Parity, then times. A case outside the budget fails and prints no number."""
     device = results.device
     if not timed:
-        Gate(spec, problem(spec, bench, device)).passing(backends(spec, device, getattr(torch, bench.dtype))[0])
+        Gate(spec, bench, problem(spec, bench, device)).passing(backends(spec, device, getattr(torch, bench.dtype))[0])
         return
     record = harness.measure(spec, bench, device, seconds=seconds)
     results.cases.append(record)

@@ -25,6 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from srkernels._meter import saved_storages
+
 Call = Callable[[], Any]
 Around = Callable[[str], AbstractContextManager[Any]]
 
@@ -332,14 +334,6 @@ def _peak_on_host(call: Call) -> int:
 
 def saved_bytes(forward: Callable[[], Sequence[Tensor]], operands: Sequence[Tensor | None]) -> int:
     """Bytes that only the backward pass keeps alive: saved storages that are neither operands nor outputs."""
-    found: dict[int, int] = {}
-
-    def pack(x: Tensor) -> Tensor:
-        storage = x.untyped_storage()
-        found[storage.data_ptr()] = storage.nbytes()
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        outputs = forward()
+    outputs, found = saved_storages(forward)
     others = {x.untyped_storage().data_ptr() for x in (*operands, *outputs) if x is not None}
     return sum(nbytes for pointer, nbytes in found.items() if pointer not in others)

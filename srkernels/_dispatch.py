@@ -107,11 +107,9 @@ def implementation(
                 raise RuntimeError(f"{op}: backend {backend!r} was asked for but cannot run: {reason}")
         else:
             name = next(b for b, reason in ranked(x.device, x.dtype, refuses, detail) if reason is None)
-        found = _cache[key] = importlib.import_module(f"{package}.{_MODULES[name]}")
+        found = _cache[key] = importlib.import_module(f"{package}.{name}")
     return found
 
-
-_MODULES = {"reference": "reference", "native": "native", "triton": "triton_kernels"}
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -127,7 +125,8 @@ def without_autocast(run: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @functools.wraps(run)
     def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        first = next(x for x in args if isinstance(x, Tensor))
+        flat = (x for a in args for x in (a if isinstance(a, tuple) else (a,)))
+        first = next(x for x in flat if isinstance(x, Tensor))
         if not autocasts(first):
             return run(*args, **kwargs)
         with torch.autocast(first.device.type, enabled=False):

@@ -90,7 +90,7 @@ class OpSpec:
 
     Attributes:
         name: public name in ``srkernels``.
-        package: where ``reference``, ``native`` and ``triton_kernels`` live.
+        package: where ``reference``, ``native`` and ``triton`` live.
         op: the public function; operands are its positional tensors, in order.
         oracle: the same call in eager PyTorch, differentiable by autograd, in the operands' dtype.
         operands: names of the positional tensors, all floating point.

@@ -103,11 +103,18 @@ _ELEMENTS = {
 
 
 def aot_case(
-    id: str, module: ModuleType, kernel: str, call: Callable[[], Any], wide_loads: int = 0, wide_stores: int = 0
+    id: str,
+    module: ModuleType,
+    kernel: str,
+    call: Callable[[], Any],
+    wide_loads: int = 0,
+    wide_stores: int = 0,
+    **instead: Any,
 ) -> AotCase:
     """The launch of ``module.kernel`` that ``call`` makes. It is noted instead of made, so operands may be CPU tensors.
 
     Taking signatures from the launchers themselves keeps what is compiled ahead of time from drifting away from them.
+    ``instead``: what other names of ``module`` stand for during the call.
     """
     kernels = {name: found for name, found in vars(module).items() if hasattr(found, "arg_names")}
     launches: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
@@ -119,13 +126,13 @@ def aot_case(
         def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
             return lambda *args, **options: launches.append((self.name, args, options))
 
-    for name in kernels:
-        setattr(module, name, Note(name))
+    replaced = {**{name: Note(name) for name in kernels}, **instead}
+    before = {name: getattr(module, name) for name in replaced}
+    vars(module).update(replaced)
     try:
         call()
     finally:
-        for name, function in kernels.items():
-            setattr(module, name, function)
+        vars(module).update(before)
     ((args, options),) = ((args, options) for name, args, options in launches if name == kernel)
     parameters = inspect.signature(kernels[kernel].fn).parameters
     signature: dict[str, str] = {}

@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.calls import Target, gradients, present, values
+from helpers.calls import Target
 from helpers.operands import cotangents, operands, random
 from helpers.process import python
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import srkernels
+from srkernels import _op
+from srkernels._parity import gradients, present, values
 from srkernels._spec import OpSpec
-from srkernels.ops.haar import schema as haar_schema
 
 # Dynamo and AOTAutograd decide whether a graph breaks, what a fake promises and how a backward pass is traced; they
 # take a second. Inductor adds code generation of what is around the ops and ten seconds: one graph holds them all.
@@ -145,13 +146,13 @@ def test_double_backward_is_refused(spec: OpSpec, target: Target) -> None:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The backends that the Haar ops are asked to run on, seen from inside the op: compiled or not."""
     seen: list[str] = []
-    choose = haar_schema.implementation
+    choose = _op.implementation
 
-    def implementation(package: str, backend: str, x: Tensor) -> Any:
+    def implementation(package: str, backend: str, *what: Any) -> Any:
         seen.append(backend)
-        return choose(package, backend, x)
+        return choose(package, backend, *what)
 
-    monkeypatch.setattr(haar_schema, "implementation", implementation)
+    monkeypatch.setattr(_op, "implementation", implementation)
     return seen
 
 

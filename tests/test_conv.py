@@ -16,6 +16,7 @@ from torch.nn import functional as F
 import srkernels
 from srkernels import _triton, conv2d_act, dense_block, residual_block
 from srkernels._dispatch import why_not
+from srkernels._meter import saved_bytes
 from srkernels.nn import RRDB, Conv2dAct, ResidualBlock, ResidualDenseBlock
 from srkernels.ops.conv.support import amx_available
 
@@ -220,20 +221,9 @@ def test_dense_block_keeps_one_buffer() -> None:
     block = ResidualDenseBlock()
     x = random((1, 64, 4, 4), torch.float32, 0).requires_grad_()
     per_channel = x.nbytes // 64
-    own = {p.data_ptr() for p in block.parameters()}
 
     def channels_kept() -> int:
-        kept: dict[int, int] = {}
-
-        def pack(t: Tensor) -> Tensor:
-            if t.data_ptr() not in own:
-                kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-            return t
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-            y = block(x)
-        del y
-        return sum(kept.values()) // per_channel
+        return saved_bytes(lambda: block(x), block.parameters()) // per_channel
 
     with srkernels.use_backend("reference"):  # what every fused backend keeps
         assert channels_kept() == 192
@@ -316,8 +306,8 @@ def test_frozen_filters_give_the_same_derivatives(activation: str) -> None:
 
 _CONFIGURATIONS = """
 import torch
-from srkernels.ops.conv import triton_launch as launch
-from srkernels.ops.conv.activation import LEAKY_RELU, PRELU
+from srkernels.ops.conv.activation import LEAKY_RELU, PRELU, Epilogue
+from srkernels.ops.conv.triton import launch
 
 torch.manual_seed(0)
 
@@ -354,18 +344,18 @@ for channels, out, dtype in ((5, 7, torch.bfloat16), (40, 35, torch.float32), (7
     x, g, w = drawn(2, channels, 3, 18), drawn(2, out, 3, 18), drawn(out, channels, 3, 3)
     bias, slopes, residual = drawn(out, 1, 1, 1).flatten(), drawn(out, 1, 1, 1).flatten(), drawn(2, out, 3, 18)
     eager, exact = forward(x, w, bias, slopes, residual), forward(*wide(x, w, bias, slopes, residual))
-    epilogue = {"bias": bias, "slope": slopes, "residual": residual, "activation": PRELU, "scale": 0.5}
+    epilogue, tensors = Epilogue(PRELU, scale=0.5), launch.EpilogueTensors(bias, slopes, residual=residual)
     for how in interpreted(launch.configurations(channels, out, dtype)):
         y, z = torch.full_like(g, torch.nan), torch.full_like(g, torch.nan)
-        launch.convolve(x, w, y, z=z, how=how, **epilogue)
+        launch.convolve(x, w, y, epilogue, tensors._replace(z=z), how=how)
         assert_right(y, eager[0], exact[0], how)
         assert_right(z, eager[1], exact[1], how)
     kept, residual = drawn(2, channels, 3, 18), drawn(2, channels, 3, 18)
     eager, exact = adjoint(g, w, kept, residual), adjoint(*wide(g, w, kept, residual))
-    epilogue = {"kept": kept, "residual": residual, "activation": LEAKY_RELU, "negative_slope": 0.2, "scale": 0.5}
+    epilogue, tensors = Epilogue(LEAKY_RELU, 0.2, 0.5), launch.EpilogueTensors(kept=kept, residual=residual)
     for how in interpreted(launch.configurations(out, channels, dtype)):
         y = torch.full_like(x, torch.nan)
-        launch.convolve(g, w, y, adjoint=True, how=how, **epilogue)
+        launch.convolve(g, w, y, epilogue, tensors, adjoint=True, how=how)
         assert_right(y, eager, exact, how)
     eager, exact = (torch.nn.grad.conv2d_weight(a, w.shape, b, padding=1) for a, b in ((x, g), wide(x, g)))
     for how in interpreted(launch.configurations_of_shares(x, out)):

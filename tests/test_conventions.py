@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from helpers.calls import Target, flat
+from helpers.calls import Target
 from helpers.operands import random
 from torch import Tensor
 from torch.nn import functional as F
 
 import srkernels
 from srkernels import HAAR_CONVENTIONS, haar_dwt2d, haar_highpass, haar_idwt2d
+from srkernels._parity import flat
 from srkernels.ops.haar.conventions import USED_BY
 
 EPS = torch.finfo(torch.float64).eps

@@ -20,24 +20,32 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.absolute import sums_of_magnitudes
-from helpers.budget import allowed, check, check_magnitude, measured, reordered
-from helpers.calls import gradients, subsets, values
+from helpers.calls import subsets
 from helpers.operands import DTYPES, arranged, operands, random
 from helpers.oracle import answers
 from helpers.process import python
 from torch import Tensor
 
-from srkernels import haar_dwt2d, weighted_l1_loss
+from srkernels import _op, haar_dwt2d, weighted_l1_loss
+from srkernels._parity import (
+    allowed,
+    check,
+    check_magnitude,
+    gradients,
+    measured,
+    reordered,
+    sums_of_magnitudes,
+    values,
+)
 from srkernels._spec import Case, OpSpec
 from srkernels.ops import specs
 from srkernels.ops.haar import allocate as haar_allocate
 from srkernels.ops.haar import native as haar_native
-from srkernels.ops.haar import schema as haar_schema
+from srkernels.ops.haar.arguments import Analysis, Bands, Image, Synthesis
 from srkernels.ops.haar.conventions import HIGH, LOW, PLANS
 from srkernels.ops.weighted_l1 import allocate as l1_allocate
 from srkernels.ops.weighted_l1 import native as l1_native
-from srkernels.ops.weighted_l1 import schema as l1_schema
+from srkernels.ops.weighted_l1.arguments import Operands, Saved, Settings
 
 ROOT = Path(__file__).parents[1]
 CSRC = ROOT / "csrc"
@@ -110,7 +118,8 @@ class Backend:
         layout = ("band_major", "channel_major", "tuple", "sum").index(p.layout)
         return self.core.HaarPlan(*factors, p.layout == "sum"), layout
 
-    def analysis(self, x: Tensor, plan: int, pad: int, wanted: int) -> list[Tensor]:
+    def analysis(self, operands: Image, settings: Analysis) -> list[Tensor]:
+        (x,), (plan, pad, wanted) = operands, settings
         guarded = Guarded()
         out = [guarded(y) for y in haar_allocate.bands(x, plan, wanted)]
         low, high = out[0] if wanted & LOW else None, out[-1] if wanted & HIGH else None
@@ -118,59 +127,37 @@ class Backend:
         guarded.check()
         return out
 
-    def synthesis(
-        self, low: Tensor | None, high: Tensor | None, rows: int, columns: int, plan: int, pad: int
-    ) -> Tensor:
+    def synthesis(self, operands: Bands, settings: Synthesis) -> list[Tensor]:
+        (low, high), (rows, columns, plan, pad) = operands, settings
         guarded = Guarded()
         x = guarded(haar_allocate.image(low, high, rows, columns, plan))
         self.core.haar_synthesis(x, low, high, *self.plan(plan), pad, 0)
         guarded.check()
-        return x
+        return [x]
 
     def _finish(self, guarded: Guarded) -> None:
         guarded.check()
         assert not self.workspace[:16].any(), "the ticket is not zero after a launch"
 
-    def forward(
-        self,
-        input: Tensor,
-        target: Tensor,
-        weight: Tensor | None,
-        reduction: int,
-        by_weight: bool,
-        align_corners: bool,
-        fp32: bool,
-    ) -> list[Tensor]:
+    def forward(self, operands: Operands, settings: Settings, keep_signs: bool) -> list[Tensor]:
         guarded = Guarded()
-        out = [guarded(y) for y in l1_allocate.loss(input, target, weight, reduction, by_weight, fp32)]
-        statistics = out[1] if by_weight else None
-        self.core.weighted_l1_forward(
-            input, target, weight, out[0], statistics, reduction, align_corners, self.workspace, 0
-        )
+        out = [guarded(y) for y in l1_allocate.loss(operands, settings, keep_signs)]
+        statistics = out[1] if settings.by_weight else None
+        reduction, _, align_corners, _ = settings
+        self.core.weighted_l1_forward(*operands, out[0], statistics, reduction, align_corners, self.workspace, 0)
+        if keep_signs:
+            out[-1].zero_()  # as on CUDA tensors, whose backward pass reads the images
         self._finish(guarded)
         return out
 
-    def backward(
-        self,
-        grad: Tensor,
-        input: Tensor,
-        target: Tensor,
-        weight: Tensor | None,
-        statistics: Tensor | None,
-        reduction: int,
-        align_corners: bool,
-        *needs: bool,
-    ) -> list[Tensor]:
+    def backward(self, grad: Tensor, saved: Saved, settings: Settings, needs: list[bool]) -> list[Tensor]:
         guarded = Guarded()
-        out = [guarded(g) for g in l1_allocate.gradients(input, target, weight, *needs)]
+        out = [guarded(g) for g in l1_allocate.gradients(saved, needs)]
         left = iter(out)
-        grads = [
-            next(left) if need and x is not None else None
-            for need, x in zip(needs, (input, target, weight), strict=True)
-        ]
-        self.core.weighted_l1_backward(
-            grad, input, target, weight, statistics, *grads, reduction, align_corners, self.workspace, 0
-        )
+        operands, statistics = saved[:3], saved.statistics
+        grads = [next(left) if need and x is not None else None for need, x in zip(needs, operands, strict=True)]
+        reduction, _, align_corners, _ = settings
+        self.core.weighted_l1_backward(grad, *operands, statistics, *grads, reduction, align_corners, self.workspace, 0)
         self._finish(guarded)
         return out
 
@@ -179,8 +166,7 @@ class Backend:
 def backend(core: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
     """The public ops, forward and backward, on the host-run kernels."""
     backend = Backend(core)
-    for schema in (haar_schema, l1_schema):
-        monkeypatch.setattr(schema, "implementation", lambda package, name, x: backend)
+    monkeypatch.setattr(_op, "implementation", lambda *_: backend)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield backend
@@ -334,8 +320,9 @@ def test_python_glue_fits(core: ModuleType, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(l1_native, "workspace", lambda device: held.workspace)
     for native in (haar_native, l1_native):
         monkeypatch.setattr(native, "launch", lambda x, function, *operands: getattr(core, function)(*operands, 0))
-    for schema, native in ((haar_schema, haar_native), (l1_schema, l1_native)):
-        monkeypatch.setattr(schema, "implementation", lambda *_, native=native: native)
+    monkeypatch.setattr(
+        _op, "implementation", lambda package, *_: haar_native if package.endswith("haar") else l1_native
+    )
     for name, case in _CASES[:: len(_CASES) // 12]:
         for dtype in ("fp32", "bf16"):
             _check_case(_SPECS[name], case, DTYPES[dtype], "channels_last")

@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 import torch
 from helpers import formulas
-from helpers.calls import flat
 from helpers.drawing import Dice, failures, report
 from helpers.operands import arranged
 from helpers.rounding import Rounded, cast, exact, gradients, registers
@@ -26,6 +25,7 @@ from torch import Tensor
 
 import srkernels
 from srkernels import _triton
+from srkernels._parity import flat
 
 SEED = 20272
 CASES = 2000

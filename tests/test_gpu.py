@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from helpers.calls import Target, gradients, present, subsets, values
+from helpers.calls import Target, subsets
 from helpers.operands import cotangents, operands
 from torch import Tensor
 
 import srkernels
+from srkernels._parity import gradients, present, values
 from srkernels._spec import BenchCase, Case, OpSpec
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
@@ -187,7 +188,7 @@ _LARGE = ((2, 64, 64, 150, 130), (2, 160, 32, 131, 100), (2, 192, 64, 64, 129), 
 @pytest.mark.parametrize("shape", _LARGE, ids=str)
 def test_kernels_of_convolutions_at_large_sizes(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """Each configuration, forward and gradients, against fp64: no more than twice PyTorch's own error."""
-    launch = pytest.importorskip("srkernels.ops.conv.triton_launch")
+    launch = pytest.importorskip("srkernels.ops.conv.triton.launch")
     from triton.runtime.errors import OutOfResources
 
     n, cin, cout, height, width = shape

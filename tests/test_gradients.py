@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.budget import check, check_magnitude
-from helpers.calls import Target, flat, gradients, present
+from helpers.calls import Target
 from helpers.operands import operands
 from helpers.oracle import answers
 from torch import Tensor
 
 import srkernels
+from srkernels._parity import check, check_magnitude, flat, gradients, present
 from srkernels._spec import Case, OpSpec, Shape
 
 

@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.absolute import sums_of_magnitudes
-from helpers.budget import Error, check, check_magnitude, measured, reordered
 from helpers.calls import Target, subsets
 from helpers.operands import LAYOUTS, arranged, operands
 from test_parity import test_values_and_gradients as parity
 from torch import Tensor
 
+from srkernels._parity import Error, check, check_magnitude, measured, reordered, sums_of_magnitudes
 from srkernels._spec import Case, OpSpec
 from srkernels.ops import specs
 

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.calls import Target, flat
+from helpers.calls import Target
 from helpers.operands import random
 from torch import Tensor
 
 import srkernels
+from srkernels._parity import flat
 from srkernels.ops.haar import native as haar_native
 from srkernels.ops.haar import reference as haar_reference
+from srkernels.ops.haar.arguments import Analysis, Image
 from srkernels.ops.haar.conventions import BOTH, plan_id
 
 FAR = 2**31 + 24
@@ -101,13 +103,13 @@ def test_far_results(buffer: Callable[[str], Tensor], target: Target) -> None:
     """The core also writes there, when it is handed a result that lies there."""
     if target.backend != "native" or target.device != "cpu":
         pytest.skip("only the native core takes a result from outside")
-    plan = plan_id("orthonormal")
+    settings = Analysis(plan_id("orthonormal"), 0, BOTH)
     x = random((2, 3, 8, 8), torch.bfloat16, 3)
     for axis in STRIDES:
         low = _view(buffer("cpu"), axis, 2)
         high = torch.zeros(2, 3, 3, 4, 4, dtype=torch.bfloat16)
-        haar_native.analysis_into(x, [low, high], plan, 0, BOTH)
-        for found, expected in zip((low, high), haar_reference.analysis(x.float(), plan, 0, BOTH), strict=True):
+        haar_native.analysis_into(x, [low, high], settings)
+        for found, expected in zip((low, high), haar_reference.analysis(Image(x.float()), settings), strict=True):
             torch.testing.assert_close(found.float(), expected, rtol=2**-8, atol=2**-12)
 
 

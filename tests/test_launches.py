@@ -11,13 +11,24 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from srkernels.ops.conv.activation import NONE, RELU
+from srkernels.ops.conv.activation import RELU, Epilogue
+from srkernels.ops.conv.arguments import (
+    Block,
+    Convolution,
+    Dense,
+    DenseSettings,
+    SavedBlock,
+    SavedConvolution,
+    SavedDense,
+)
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed: no kernels to launch", allow_module_level=True)
 
-from srkernels.ops.conv import triton_kernels, triton_launch
 from srkernels.ops.conv.spec import CONV2D_ACT, DENSE_BLOCK, RESIDUAL_BLOCK
+from srkernels.ops.conv.triton import blocks, launch
+
+NEEDS = [True, True, True, False]  # all but slopes
 
 
 class _Launches(TorchDispatchMode):
@@ -48,9 +59,9 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], l
         def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
             return lambda *args, **options: counter.names.append(self.name)
 
-    for name, found in vars(triton_launch).copy().items():
+    for name, found in vars(launch).copy().items():
         if hasattr(found, "arg_names"):
-            monkeypatch.setattr(triton_launch, name, Note(name))
+            monkeypatch.setattr(launch, name, Note(name))
 
     def launched(call: Callable[[], Any]) -> list[str]:
         counter.names.clear()
@@ -68,26 +79,24 @@ def _image(*shape: int) -> Tensor:
 def test_launches_of_a_convolution(launched) -> None:
     """Backward one pass makes g_z and shares of the bias's gradient; without an activation the product has them."""
     x, weight, bias = _image(1, 64, 8, 8), _image(64, 64, 3, 3), torch.empty(64, dtype=torch.bfloat16)
-    forward = launched(lambda: triton_kernels.forward(x, weight, bias, None, None, RELU, 0.0, 1.0, False))
+    forward = launched(lambda: blocks.forward(Convolution(x, weight, bias, None, None), Epilogue(RELU), False))
     assert forward == ["stream"]
-    backward = launched(lambda: triton_kernels.backward(x, x, weight, None, x, RELU, 0.0, 1.0, True, True, True, False))
+    backward = launched(lambda: blocks.backward(x, SavedConvolution(x, weight, bias, None, x), Epilogue(RELU), NEEDS))
     assert sorted(backward) == [
         "add_up", "aten::copy_", "aten::sum", "stream", "through_activation", "weight_gradient"
     ]  # fmt: skip
     assert (len(forward), len(backward)) == CONV2D_ACT.launches
-    linear = launched(
-        lambda: triton_kernels.backward(x, x, weight, None, None, NONE, 0.0, 1.0, True, True, True, False)
-    )
+    linear = launched(lambda: blocks.backward(x, SavedConvolution(x, weight, bias, None, None), Epilogue(), NEEDS))
     assert linear == ["stream", "weight_gradient", "add_up"]
 
 
 def test_launches_of_a_residual_block(launched) -> None:
     x, weight, bias = _image(1, 64, 8, 8), _image(64, 64, 3, 3), torch.empty(64, dtype=torch.bfloat16)
-    forward = launched(lambda: triton_kernels.block_forward(x, weight, bias, weight, bias, None, RELU, 0.0, 1.0, True))
+    forward = launched(lambda: blocks.block_forward(Block(x, weight, bias, weight, bias, None), Epilogue(RELU), True))
     assert forward == ["stream"] * 2
     backward = launched(
-        lambda: triton_kernels.block_backward(
-            x, x, weight, bias, weight, None, x, RELU, 0.0, 1.0, True, True, True, True, True, False
+        lambda: blocks.block_backward(
+            x, SavedBlock(x, weight, bias, weight, None, x), Epilogue(RELU), [*[True] * 5, False]
         )
     )
     assert sorted(backward) == ["add_up"] * 2 + ["stream"] * 2 + ["weight_gradient"] * 2
@@ -100,22 +109,26 @@ def test_launches_of_a_dense_block(launched, layout) -> None:
     x, features = _image(1, 64, 8, 8), _image(1, 192, 8, 8)
     weights = [_image(64 if k == 4 else 32, 64 + 32 * k, 3, 3).contiguous(memory_format=layout) for k in range(5)]
     biases = [torch.empty(len(w), dtype=torch.bfloat16) for w in weights]
-    forward = launched(lambda: triton_kernels.dense_forward(x, weights, biases, 0.2, 0.2, True))
+    forward = launched(lambda: blocks.dense_forward(Dense(x, *weights, *biases), DenseSettings(0.2, 0.2), True))
     packed = [] if layout is torch.channels_last else ["pack"]
     convolutions = ["stream", *["shift"] * 4]  # the first of 64 channels, the others of more
     assert forward == [*packed, "aten::copy_", *convolutions]
-    backward = launched(lambda: triton_kernels.dense_backward(x, x, features, weights, biases, 0.2, 0.2, [True] * 11))
+    backward = launched(
+        lambda: blocks.dense_backward(
+            x, SavedDense(None, *weights, *biases, features), DenseSettings(0.2, 0.2), [True] * 11
+        )
+    )
     assert backward == ["aten::mul", "pack", *convolutions, "weight_gradient", "add_up"]
     assert (len(forward) - len(packed), len(backward)) == DENSE_BLOCK.launches
 
 
 def test_shares_of_a_sum_follow_its_pixels() -> None:
     """Partial sums are written and read: 132 shares of 16x32x32 pixels were 19 MB for 1.2 GFLOP."""
-    each, shares = triton_launch.split(16 * 32 * 32, 64, 1, 132)
+    each, shares = launch.split(16 * 32 * 32, 64, 1, 132)
     assert shares == 37 and each * shares * 64 >= 16 * 32 * 32
-    assert triton_launch.split(16 * 192 * 192, 64, 1, 132)[1] == 132
-    assert triton_launch.split(16 * 192 * 192, 64, 9, 132)[1] == 14
-    assert triton_launch.split(1, 64, 9, 4) == (1, 1)
+    assert launch.split(16 * 192 * 192, 64, 1, 132)[1] == 132
+    assert launch.split(16 * 192 * 192, 64, 9, 132)[1] == 14
+    assert launch.split(1, 64, 9, 4) == (1, 1)
 
 
 def test_what_reads_less_is_chosen() -> None:
@@ -126,7 +139,7 @@ def test_what_reads_less_is_chosen() -> None:
 
     def chosen(n: int, channels: int, out: int, size: int) -> str:
         shape = torch.Size((n, channels, size, size))
-        return triton_launch._chosen(shape, out, torch.bfloat16, True, 132).kernel
+        return launch._chosen(shape, out, torch.bfloat16, True, 132).kernel
 
     assert chosen(16, 64, 64, 192) == chosen(8, 512, 64, 128) == "stream"
     assert chosen(8, 160, 32, 128) == chosen(8, 192, 64, 128) == "shift"

@@ -11,12 +11,12 @@ from math import prod
 
 import pytest
 import torch
-from helpers.calls import flat, gradients, present, values
 from helpers.operands import arranged, cotangents, operands
 from torch import Tensor
 
 import srkernels
 from srkernels._dispatch import why_not
+from srkernels._parity import flat, gradients, present, values
 from srkernels._spec import Case, OpSpec
 from srkernels.ops import specs
 

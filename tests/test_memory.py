@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.absolute import sums_of_magnitudes
-from helpers.budget import reordered
-from helpers.calls import Target, gradients, present, values
+from helpers.calls import Target
 from helpers.operands import LAYOUTS, cotangents, operands
 from torch import Tensor
 
 import srkernels
+from srkernels._meter import saved_bytes
+from srkernels._parity import gradients, present, reordered, sums_of_magnitudes, values
 from srkernels._spec import Case, OpSpec
 from srkernels.ops import specs
 
@@ -76,19 +76,7 @@ def test_poison_shows_an_unwritten_element(poison: Poison) -> None:
 def _saved_bytes(spec: OpSpec, case: Case, xs: list[Tensor | None]) -> int:
     """Bytes that the graph of one call keeps and that are not the operands' own storage."""
     leaves = [None if x is None else x.detach().requires_grad_() for x in xs]
-    own = {x.untyped_storage().data_ptr() for x in leaves if x is not None}
-    kept: dict[int, int] = {}
-
-    def pack(x: Tensor) -> Tensor:
-        storage = x.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        outputs = values(spec.op, case, leaves)
-    del outputs
-    return sum(kept.values())
+    return saved_bytes(lambda: values(spec.op, case, leaves), leaves)
 
 
 def test_saved_bytes_are_as_declared(spec: OpSpec, case: Case, dtype: torch.dtype, target: Target) -> None:

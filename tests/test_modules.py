@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from helpers.calls import flat
 from helpers.operands import random
 from torch import nn
 
 import srkernels
+from srkernels._parity import flat
 from srkernels.nn import HaarDWT2d, HaarHighPass, WeightedL1Loss
 
 MODULES = [

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from helpers.budget import check, check_magnitude
-from helpers.calls import Target, flat, gradients, present, subsets, values
+from helpers.calls import Target, subsets
 from helpers.operands import cotangents, operands
 from helpers.oracle import answers
 from torch import Tensor
 
 import srkernels
+from srkernels._parity import check, check_magnitude, flat, gradients, present, values
 from srkernels._spec import Case, OpSpec
 
 

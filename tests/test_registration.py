@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.calls import RawCall, Target, flat, gradients, present, recorded, values
+from helpers.calls import RawCall, Target, recorded
 from helpers.operands import LAYOUTS, cotangents, operands
 from helpers.process import python
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import srkernels
+from srkernels._parity import flat, gradients, present, values
 from srkernels._spec import Case, OpSpec
 
 

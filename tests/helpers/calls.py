@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from srkernels._spec import Case
 
 
 @dataclass(frozen=True)
@@ -29,36 +25,6 @@ class Target:
 
     def __str__(self) -> str:
         return self.backend if self.device == "cpu" else f"{self.backend}-{self.device}"
-
-
-def flat(output: Any) -> list[Tensor]:
-    """The tensors of an op's return value, in order."""
-    if isinstance(output, Tensor):
-        return [output]
-    return [] if output is None else [y for part in output for y in flat(part)]
-
-
-def values(op: Callable[..., Any], case: Case, operands: Sequence[Tensor | None]) -> list[Tensor]:
-    return flat(op(*operands, **case.kwargs))
-
-
-def gradients(
-    op: Callable[..., Any],
-    case: Case,
-    operands: Sequence[Tensor | None],
-    cotangents: Sequence[Tensor],
-    wanted: Sequence[int],
-    create_graph: bool = False,
-) -> list[Tensor]:
-    """Gradients of the operands ``wanted``, the others requiring none; ``create_graph``: on the way to second ones."""
-    leaves = [None if x is None else x.detach().requires_grad_(i in wanted) for i, x in enumerate(operands)]
-    outputs = flat(op(*leaves, **case.kwargs))
-    grads = torch.autograd.grad(outputs, [leaves[i] for i in wanted], list(cotangents), create_graph=create_graph)
-    return [g.detach() for g in grads]
-
-
-def present(operands: Sequence[Tensor | None]) -> tuple[int, ...]:
-    return tuple(i for i, x in enumerate(operands) if x is not None)
 
 
 def subsets(items: Sequence[int], few: bool = False) -> Iterator[tuple[int, ...]]:

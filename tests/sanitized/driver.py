@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from helpers.calls import flat
 from torch import Tensor
 
 from srkernels import _native
+from srkernels._parity import flat
 from srkernels._spec import Case, OpSpec
 
 

@@ -9,10 +9,11 @@ from itertools import product
 
 import torch
 from driver import both_passes, levels
-from helpers.calls import present, subsets
+from helpers.calls import subsets
 from helpers.operands import DTYPES, arranged, operands, random
 
 import srkernels
+from srkernels._parity import present
 from srkernels._spec import Case, OpSpec
 from srkernels.ops import specs
 from srkernels.ops.conv.spec import CONV2D_ACT, block_case, dense_case

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from driver import both_passes, levels
-from helpers.calls import present
 from helpers.operands import operands
 from torch import Tensor
 
+from srkernels._parity import present
 from srkernels._spec import Case, OpSpec
 from srkernels.ops import specs
 from srkernels.ops.conv.spec import CONV2D_ACT

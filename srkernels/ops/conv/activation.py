@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -10,32 +12,43 @@ NONE, RELU, LEAKY_RELU, PRELU = range(4)
 ACTIVATIONS = {"none": NONE, "relu": RELU, "leaky_relu": LEAKY_RELU, "prelu": PRELU}
 
 
-def activate(z: Tensor, activation: int, negative_slope: float, slope: Tensor | None) -> Tensor:
-    if activation == RELU:
+class Epilogue(NamedTuple):
+    """What follows a convolution's sum z: ``scale * act(z)``. ``activation`` is a code of ``ACTIVATIONS``,
+    ``negative_slope`` that of leaky_relu.
+    """
+
+    activation: int = NONE
+    negative_slope: float = 0.0
+    scale: float = 1.0
+
+
+CONVOLUTION = Epilogue()  # alone
+
+
+def activate(z: Tensor, epilogue: Epilogue, slope: Tensor | None) -> Tensor:
+    if epilogue.activation == RELU:
         return F.relu(z)
-    if activation == LEAKY_RELU:
-        return F.leaky_relu(z, negative_slope)
-    if activation == PRELU:
+    if epilogue.activation == LEAKY_RELU:
+        return F.leaky_relu(z, epilogue.negative_slope)
+    if epilogue.activation == PRELU:
         assert slope is not None
         return F.prelu(z, slope)
     return z
 
 
-def sign_survives(activation: int, negative_slope: float) -> bool:
+def sign_survives(epilogue: Epilogue) -> bool:
     """Whether the activation's result tells on which side of zero its input was: then the input need not be kept."""
-    return activation == RELU or (activation == LEAKY_RELU and negative_slope > 0)
+    return epilogue.activation == RELU or (epilogue.activation == LEAKY_RELU and epilogue.negative_slope > 0)
 
 
-def derivative(
-    grad: Tensor, kept: Tensor | None, activation: int, negative_slope: float, slope: Tensor | None
-) -> Tensor:
+def derivative(grad: Tensor, kept: Tensor | None, epilogue: Epilogue, slope: Tensor | None) -> Tensor:
     """``grad`` times the activation's derivative; at NaN as PyTorch's own."""
-    if activation == NONE:
+    if epilogue.activation == NONE:
         return grad
     assert kept is not None
-    if activation == RELU:
+    if epilogue.activation == RELU:
         return torch.where(kept <= 0, 0, grad)
-    below = negative_slope if activation == LEAKY_RELU else per_channel(slope)
+    below = epilogue.negative_slope if epilogue.activation == LEAKY_RELU else per_channel(slope)
     return torch.where(kept > 0, grad, below * grad)
 
 

@@ -8,18 +8,19 @@ import torch
 from torch import Tensor
 
 from ..._layout import empty_nchw
-from .activation import NONE, sign_survives
+from .activation import NONE, Epilogue, sign_survives
+from .arguments import Convolution, SavedBlock, SavedConvolution, SavedDense
 
 
-def keeps_preactivation(activation: int, negative_slope: float, scale: float, has_residual: bool) -> bool:
+def keeps_preactivation(epilogue: Epilogue, has_residual: bool) -> bool:
     """Whether the backward pass of ``conv2d_act`` needs what went into the activation.
 
     Otherwise it needs nothing (no activation) or reads the sign of the output, which carries it.
     """
-    if activation == NONE:
+    if epilogue.activation == NONE:
         return False
     # A scale other than 1 can flip the output's sign, or take a small value of a half to zero.
-    return has_residual or scale != 1 or not sign_survives(activation, negative_slope)
+    return has_residual or epilogue.scale != 1 or not sign_survives(epilogue)
 
 
 def image(x: Tensor, weight: Tensor) -> Tensor:
@@ -28,42 +29,44 @@ def image(x: Tensor, weight: Tensor) -> Tensor:
     return empty_nchw(x, (n, weight.shape[0], h, w))
 
 
-def output(x: Tensor, weight: Tensor, residual: Tensor | None) -> Tensor:
-    y = image(x, weight)
-    if residual is None or residual.dtype is y.dtype:
-        return y
-    return torch.empty_like(y, dtype=torch.promote_types(y.dtype, residual.dtype))
+def forward(operands: Convolution, keep: bool) -> list[Tensor]:
+    """Of ``conv2d_act``: [y], and with ``keep`` the pre-activation."""
+    z = image(operands.x, operands.weight)
+    residual = operands.residual
+    if residual is None or residual.dtype is z.dtype:
+        return [image(operands.x, operands.weight), z] if keep else [z]
+    y = torch.empty_like(z, dtype=torch.promote_types(z.dtype, residual.dtype))
+    return [y, z] if keep else [y]
 
 
-def forward(x: Tensor, weight: Tensor, residual: Tensor | None, keep: bool) -> list[Tensor]:
-    """[y], and with ``keep`` the pre-activation."""
-    return [output(x, weight, residual), image(x, weight)] if keep else [output(x, weight, residual)]
-
-
-def _wanted(likes: Sequence[tuple[Tensor, Sequence[int]]], needs: Sequence[bool]) -> list[Tensor]:
+def _wanted(likes: Sequence[tuple[Tensor | None, Sequence[int]]], needs: Sequence[bool]) -> list[Tensor]:
     """Uninitialised gradients of those needed: an image or filters in the layout of its tensor, or a vector."""
     return [
         empty_nchw(like, shape) if len(shape) == 4 else like.new_empty(shape)
-        for (like, shape), need in zip(likes, needs, strict=False)
-        if need
+        for (like, shape), need in zip(likes, needs, strict=True)
+        if need and like is not None
     ]
-
-
-def _input_shape(grad: Tensor, weight: Tensor) -> tuple[int, ...]:
-    n, _, h, w = grad.shape
-    return n, weight.shape[1], h, w
 
 
 def stand_in(grad: Tensor, weight: Tensor) -> Tensor:
     """Uninitialised, for the input of a convolution whose values nobody reads; laid out as ``grad``."""
-    return empty_nchw(grad, _input_shape(grad, weight))
+    n, _, h, w = grad.shape
+    return empty_nchw(grad, (n, weight.shape[1], h, w))
 
 
-def gradients(grad: Tensor, x: Tensor | None, weight: Tensor, slope: Tensor | None, *needs: bool) -> list[Tensor]:
+def _of_convolution(weight: Tensor) -> list[tuple[Tensor | None, Sequence[int]]]:
+    return [(weight, weight.shape), (weight, weight.shape[:1])]
+
+
+def _of_slopes(slope: Tensor | None) -> tuple[Tensor | None, Sequence[int]]:
+    return slope, () if slope is None else slope.shape
+
+
+def gradients(grad: Tensor, saved: SavedConvolution, needs: Sequence[bool]) -> list[Tensor]:
     """Of ``conv2d_act``: those needed of x, weight, bias, slope. Without x, ``grad`` has its dtype and layout."""
-    like = grad if x is None else x
-    likes = [(like, _input_shape(grad, weight)), (weight, weight.shape), (weight, weight.shape[:1])]
-    return _wanted(likes if slope is None else [*likes, (slope, slope.shape)], needs)
+    n, _, h, w = grad.shape
+    x = (grad if saved.x is None else saved.x, (n, saved.weight.shape[1], h, w))
+    return _wanted([x, *_of_convolution(saved.weight), _of_slopes(saved.slope)], needs)
 
 
 def block_forward(x: Tensor, weight1: Tensor, keep: bool) -> list[Tensor]:
@@ -72,12 +75,10 @@ def block_forward(x: Tensor, weight1: Tensor, keep: bool) -> list[Tensor]:
     return [y, image(x, weight1)] if keep else [y]
 
 
-def block_gradients(x: Tensor, weight1: Tensor, weight2: Tensor, slope: Tensor | None, *needs: bool) -> list[Tensor]:
+def block_gradients(saved: SavedBlock, needs: Sequence[bool]) -> list[Tensor]:
     """Of ``residual_block``: those needed of x, weight1, bias1, weight2, bias2, slope."""
-    likes = [(x, x.shape)]
-    for weight in (weight1, weight2):
-        likes += [(weight, weight.shape), (weight, weight.shape[:1])]
-    return _wanted(likes if slope is None else [*likes, (slope, slope.shape)], needs)
+    convolutions = [*_of_convolution(saved.weight1), *_of_convolution(saved.weight2)]
+    return _wanted([(saved.x, saved.x.shape), *convolutions, _of_slopes(saved.slope)], needs)
 
 
 def dense_features(x: Tensor, weight1: Tensor) -> Tensor:
@@ -92,11 +93,9 @@ def dense_forward(x: Tensor, weight1: Tensor, keep: bool) -> list[Tensor]:
     return [y, dense_features(x, weight1)] if keep else [y]
 
 
-def dense_gradients(like: Tensor, weights: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor]:
-    """Uninitialised gradients of x, five weights, five biases: of those needed, in this order.
-
-    ``like``: x or the features, whose layout is that of x.
-    """
+def dense_gradients(saved: SavedDense, needs: Sequence[bool]) -> list[Tensor]:
+    """Uninitialised gradients of x, five weights, five biases: of those needed, in this order."""
+    like, weights = saved.like, saved.weights
     n, _, h, w = like.shape
     x = (like, (n, weights[4].shape[0], h, w))
     return _wanted([x, *((t, t.shape) for t in weights), *((t, t.shape[:1]) for t in weights)], needs)

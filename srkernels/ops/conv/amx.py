@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..._native import launch
-from .activation import NONE
+from .activation import CONVOLUTION, Epilogue
 from .support import AMX_CHANNELS, KERNEL_SIZE, amx_available
 
 
@@ -33,16 +33,15 @@ def convolves(x: Tensor, weight: Tensor, *, adjoint: bool = False) -> bool:
     """
     channels = weight.shape[1 if adjoint else 0]
     small = x.shape[1] * channels <= AMX_CHANNELS
-    return weight.shape[2:] == KERNEL_SIZE and channels % 16 == 0 and small and _takes(x)
+    whole = weight.numel() > 0 and weight.shape[2:] == KERNEL_SIZE and channels % 16 == 0
+    return whole and small and _takes(x)
 
 
 def convolution(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    activation: int = NONE,
-    negative_slope: float = 0.0,
-    scale: float = 1.0,
+    epilogue: Epilogue = CONVOLUTION,
     *,
     adjoint: bool = False,
     kept: Tensor | None = None,
@@ -59,7 +58,7 @@ def convolution(
         channels = weight.shape[1 if adjoint else 0]
         out = x.new_empty((n, h, w, channels)).permute(0, 3, 1, 2)
     weight = weight.contiguous() if 0 in weight.stride() else weight
-    launch(x, "amx_convolution", x, weight, adjoint, bias, out, activation, negative_slope, scale, kept, residual, sums)
+    launch(x, "amx_convolution", x, weight, adjoint, bias, out, *epilogue, kept, residual, sums)
     return out
 
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 from ..._spec import AotCase
 from ..._triton import aot_case
-from .activation import LEAKY_RELU, NONE, PRELU, RELU
+from .activation import CONVOLUTION, LEAKY_RELU, PRELU, RELU, Epilogue
+from .arguments import Convolution, SavedConvolution
 
 _ELEMENTS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
-_CONVOLUTION, _RELU, _LEAKY, _PRELU = (NONE, 0.0, 1.0), (RELU, 0.0, 1.0), (LEAKY_RELU, 0.2, 1.0), (PRELU, 0.0, 1.0)
+_RELU, _LEAKY, _PRELU = Epilogue(RELU), Epilogue(LEAKY_RELU, 0.2), Epilogue(PRELU)
 _HOPPER, _OTHERS = ("sm_90",), ("sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "gfx942")
 
 # What stands for the rest where no Hopper is: there all epilogues and sizes go through one kernel.
@@ -39,8 +39,8 @@ def _filters(name: str, channels: int, out: int) -> Tensor:
 
 def cases() -> tuple[AotCase, ...]:
     """Imports triton."""
-    from . import triton_kernels as ops
-    from . import triton_launch as kernels
+    from .triton import blocks as ops
+    from .triton import launch as kernels
 
     found = []
 
@@ -52,8 +52,7 @@ def cases() -> tuple[AotCase, ...]:
     ) -> None:
         hopper = aot_case(f"{id}-hopper", kernels, kernel, call, *wide)
         found.append(replace(hopper, targets=_HOPPER, hgmma=hgmma))
-        with patch.object(kernels, "is_hopper", lambda device: False):
-            case = aot_case(id, kernels, elsewhere, call)
+        case = aot_case(id, kernels, elsewhere, call, is_hopper=lambda device: False)
         found.append(replace(case, targets=_OTHERS, variant=id not in _ELSEWHERE))
 
     def by_rows(name: str, channels: int, out: int, last: bool = True) -> str:
@@ -67,7 +66,7 @@ def cases() -> tuple[AotCase, ...]:
         return 1 if channels != 64 or out < 32 else 12 if name == "fp32" else 24
 
     def forward(
-        id: str, name: str, channels: int, out: int, epilogue: tuple[int, float, float], *, streams: bool = True,
+        id: str, name: str, channels: int, out: int, epilogue: Epilogue, *, streams: bool = True,
         bias: bool = True, slopes: int = 0, residual: Tensor | None = None, keep: bool = False,
         layout: torch.memory_format = torch.channels_last, wide: tuple[int, int] = (0, 0),
     ) -> None:  # fmt: skip
@@ -75,7 +74,7 @@ def cases() -> tuple[AotCase, ...]:
         tensors = x.new_empty(out) if bias else None, x.new_empty(slopes) if slopes else None, residual
 
         def call() -> None:
-            ops.forward(x, weight, *tensors, *epilogue, keep)
+            ops.forward(Convolution(x, weight, *tensors), epilogue, keep)
 
         if streams:
             kernel = by_rows(name, channels, out, layout is torch.channels_last)
@@ -85,13 +84,14 @@ def cases() -> tuple[AotCase, ...]:
 
     def backward(id: str, name: str, channels: int, out: int, *, streams: bool = True) -> None:
         """Data and weight gradient of the convolution alone."""
-        operands = _image(name, out), _image(name, channels), _filters(name, channels, out)
+        grad = _image(name, out)
+        saved = SavedConvolution(_image(name, channels), _filters(name, channels, out), None, None, None)
 
         def data() -> None:
-            ops.backward(*operands, None, None, *_CONVOLUTION, True, False, False, False)
+            ops.backward(grad, saved, CONVOLUTION, [True, False, False, False])
 
         def weight() -> None:
-            ops.backward(*operands, None, None, *_CONVOLUTION, False, True, False, False)
+            ops.backward(grad, saved, CONVOLUTION, [False, True, False, False])
 
         if streams:
             kernel = by_rows(name, out, channels)
@@ -111,14 +111,10 @@ def cases() -> tuple[AotCase, ...]:
         x, y = (gradients if adjoint else features)[:, channels], (gradients if adjoint else features)[:, out]
         sizes = x.shape[1], y.shape[1]
         weight = _filters("bf16", *(reversed(sizes) if adjoint else sizes))
-        epilogue: dict[str, Any] = {"activation": LEAKY_RELU, "negative_slope": 0.2}
-        if adjoint:
-            epilogue |= {"adjoint": True, "kept": features[:, out]}
-        else:
-            epilogue |= {"bias": x.new_empty(sizes[1])}
+        bias, kept = (None, features[:, out]) if adjoint else (x.new_empty(sizes[1]), None)
 
         def call() -> None:
-            kernels.convolve(x, weight, y, **epilogue)
+            kernels.convolve(x, weight, y, _LEAKY, kernels.EpilogueTensors(bias, kept=kept), adjoint=adjoint)
 
         kernel = by_rows("bf16", *sizes)
         add_both(id, kernel, "gather", call, (0, 0), products(kernel, "bf16", *sizes))
@@ -149,14 +145,14 @@ def cases() -> tuple[AotCase, ...]:
         add(f"{id}-add-up", "add_up", call)
 
     def pointwise(
-        id: str, name: str, epilogue: tuple[int, float, float], wide: tuple[int, int], *, bias: bool, slopes: int = 0
+        id: str, name: str, epilogue: Epilogue, wide: tuple[int, int], *, bias: bool, slopes: int = 0
     ) -> None:
         grad = _image(name, 64)
         slope = grad.new_empty(slopes) if slopes else None
         to_bias = grad.new_empty(64) if bias else None
 
         def call() -> None:
-            kernels.activation_gradient(grad, grad, slope, *epilogue, True, to_bias, slope)
+            kernels.activation_gradient(grad, grad, slope, epilogue, True, to_bias, slope)
 
         add(id, "through_activation", call, wide)
 
@@ -179,11 +175,11 @@ def cases() -> tuple[AotCase, ...]:
     forward("forward-32-64-fp32", "fp32", 32, 64, _RELU)
     for name, channels, out in (("bf16", 32, 64), ("fp32", 32, 64), ("fp32", 64, 64), ("bf16", 160, 32)):
         forward(
-            f"everything-{channels}-{out}-{name}", name, channels, out, (PRELU, 0.0, 0.2),
+            f"everything-{channels}-{out}-{name}", name, channels, out, Epilogue(PRELU, scale=0.2),
             slopes=out, residual=_image(name, out), keep=True,
         )  # fmt: skip
     forward("forward-3-64-bf16", "bf16", 3, 64, _RELU)
-    forward("forward-64-3-bf16", "bf16", 64, 3, _CONVOLUTION)
+    forward("forward-64-3-bf16", "bf16", 64, 3, CONVOLUTION)
 
     in_a_block("dense-64-32", slice(0, 64), slice(64, 96), adjoint=False)
     in_a_block("dense-192-64", slice(0, 192), slice(0, 64), adjoint=False)
@@ -202,17 +198,18 @@ def cases() -> tuple[AotCase, ...]:
     add_both(
         "block-gradient-bf16", "stream", "gather",
         lambda: kernels.convolve(
-            image, _filters("bf16", 64, 64), grad_z, kept=image, adjoint=True, activation=RELU, scale=0.1
+            image, _filters("bf16", 64, 64), grad_z, Epilogue(RELU, scale=0.1),
+            kernels.EpilogueTensors(kept=image), adjoint=True,
         ),
         (0, 0), hgmma=24,
     )  # fmt: skip
-    forward("epilogue-residual-bf16", "bf16", 64, 64, (NONE, 0.0, 0.2), residual=image)
+    forward("epilogue-residual-bf16", "bf16", 64, 64, Epilogue(scale=0.2), residual=image)
     forward("epilogue-inference-bf16", "bf16", 64, 64, _PRELU, slopes=64, residual=image)
-    forward("epilogue-kept-bf16", "bf16", 64, 64, (LEAKY_RELU, 0.2, 0.2), residual=image, keep=True)
+    forward("epilogue-kept-bf16", "bf16", 64, 64, Epilogue(LEAKY_RELU, 0.2, 0.2), residual=image, keep=True)
     forward("epilogue-prelu-bf16", "bf16", 64, 64, _PRELU, slopes=64, keep=True)
-    forward("epilogue-everything-bf16", "bf16", 64, 64, (PRELU, 0.0, 0.2), slopes=1, residual=image, keep=True)
+    forward("epilogue-everything-bf16", "bf16", 64, 64, Epilogue(PRELU, scale=0.2), slopes=1, residual=image, keep=True)
     forward(
-        "epilogue-wide-residual-bf16", "bf16", 64, 64, (RELU, 0.0, 0.2),
+        "epilogue-wide-residual-bf16", "bf16", 64, 64, Epilogue(RELU, scale=0.2),
         residual=image.float(), keep=True, streams=False,
     )  # fmt: skip
     forward("nchw-bf16", "bf16", 64, 64, _RELU, layout=torch.contiguous_format)

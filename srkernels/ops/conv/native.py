@@ -10,15 +10,16 @@ oneDNN does not know go through PyTorch's own convolution, epilogues apart.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..._layout import is_channels_last, laid_out
 from ..._native import launch
-from . import allocate, amx, reference
-from .activation import LEAKY_RELU, NONE, PRELU, RELU, activate, sign_survives
+from . import allocate, amx, library
+from .activation import CONVOLUTION, LEAKY_RELU, NONE, PRELU, RELU, Epilogue, activate, sign_survives
+from .arguments import Block, Convolution, Dense, DenseSettings, SavedBlock, SavedConvolution, SavedDense
 from .support import KERNEL_SIZE, onednn_runs
 
 _pointwise = torch.ops.mkldnn._convolution_pointwise.default
@@ -50,34 +51,27 @@ def _convolution(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    activation: int = NONE,
-    negative_slope: float = 0.0,
-    scale: float = 1.0,
+    epilogue: Epilogue = CONVOLUTION,
     residual: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """scale * act(conv(x) + bias) + residual, in the layout of ``x``, which with ``out`` may be slices of channels."""
     bias = None if bias is None else bias.contiguous()  # oneDNN reads it so, whatever its stride
     if amx.convolves(x, weight):
-        return amx.convolution(x, weight, bias, activation, negative_slope, scale, residual=residual, out=out)
-    y = _convolution_of_dense(_packed(x), weight, bias, activation, negative_slope, scale, residual)
+        return amx.convolution(x, weight, bias, epilogue, residual=residual, out=out)
+    y = _convolution_of_dense(_packed(x), weight, bias, epilogue, residual)
     return y if out is None else out.copy_(y)
 
 
 def _convolution_of_dense(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    activation: int,
-    negative_slope: float,
-    scale: float,
-    residual: Tensor | None,
+    x: Tensor, weight: Tensor, bias: Tensor | None, epilogue: Epilogue, residual: Tensor | None
 ) -> Tensor:
+    activation, negative_slope, scale = epilogue
     if activation == NONE and scale != 1:  # on the small operands
         weight, bias, scale = weight * scale, None if bias is None else bias * scale, 1.0
     turned = _TURNS_IMAGES and x.dtype not in _HALVES and not is_channels_last(x)
-    if turned or not onednn_runs(x.dtype):
-        y = activate(reference.convolution(x, weight, bias), activation, negative_slope, None)
+    if turned or not onednn_runs(x.dtype) or not weight.numel():
+        y = activate(library.convolution(x, weight, bias), epilogue, None)
     elif activation == NONE and residual is not None and is_channels_last(x):
         return _pointwise_add(x, residual, weight, bias, _ONE, _ONE, _ONE, 1, "add", 1.0, None, [], None)
     elif activation == LEAKY_RELU:
@@ -96,13 +90,15 @@ def _data_gradient(
     grad: Tensor, x: Tensor, weight: Tensor, scale: float = 1.0, residual: Tensor | None = None
 ) -> Tensor:
     """``scale`` times that of the convolution of ``x``, plus ``residual``, all in one layout."""
+    if not x.numel():
+        return torch.empty_like(x)
     if amx.convolves(grad, weight, adjoint=True):
-        return amx.convolution(grad, weight, scale=scale, adjoint=True, residual=residual)
+        return amx.convolution(grad, weight, None, Epilogue(scale=scale), adjoint=True, residual=residual)
     grad = _packed(grad)
     if x.dtype in _HALVES:
         flipped = weight.flip(2, 3).transpose(0, 1).contiguous()
-        return _convolution_of_dense(grad, flipped, None, NONE, 0.0, scale, residual)
-    found, _ = reference.convolution_backward(grad, x, weight if scale == 1 else weight * scale, True, False)
+        return _convolution_of_dense(grad, flipped, None, Epilogue(scale=scale), residual)
+    found, _ = library.convolution_backward(grad, x, weight if scale == 1 else weight * scale, True, False)
     assert found is not None
     found = _like(found, x)
     return found if residual is None else found.add_(residual)
@@ -111,99 +107,78 @@ def _data_gradient(
 def _gradient_before(
     grad: Tensor,
     weight: Tensor,
-    kept: Tensor,
-    activation: int,
-    negative_slope: float,
-    slope: Tensor | None,
+    activated: Activated,
     scale: float,
     need_bias: bool,
     need_slope: bool,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Any, Any]:
-    """``scale`` times the data gradient of a convolution of act(kept), as it comes out of the activation.
+    """``scale`` times the data gradient of a convolution of what was ``activated``, ahead of the activation.
 
-    As from ``through_activation``. With ``out``, ``grad`` and ``kept`` too may be slices of channels.
+    As from ``through_activation``. With ``out``, ``grad`` and what was kept too may be slices of channels.
     """
-    if activation != PRELU and amx.convolves(grad, weight, adjoint=True):
+    kept, epilogue, slope = activated
+    if epilogue.activation != PRELU and amx.convolves(grad, weight, adjoint=True):
         sums = grad.new_empty(weight.shape[1], dtype=torch.float64) if need_bias else None
-        epilogue = (activation, negative_slope, scale)
-        return amx.convolution(grad, weight, None, *epilogue, adjoint=True, kept=kept, out=out, sums=sums), sums, None
+        scaled = epilogue._replace(scale=scale)
+        return amx.convolution(grad, weight, None, scaled, adjoint=True, kept=kept, out=out, sums=sums), sums, None
     kept = _packed(kept)
-    found, bias_sum, slope_sum = through_activation(
-        _data_gradient(grad, kept, weight, scale),
-        kept,
-        activation,
-        negative_slope,
-        slope,
-        1.0,
-        need_bias,
-        need_slope,
-        in_place=True,
-    )
+    by_activation = _data_gradient(grad, kept, weight, scale)
+    unscaled = Activated(kept, epilogue._replace(scale=1.0), slope)
+    found, bias_sum, slope_sum = through_activation(by_activation, unscaled, need_bias, need_slope, in_place=True)
     return found if out is None else out.copy_(found), bias_sum, slope_sum
 
 
 def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, scale: float = 1.0) -> Tensor:
     """``scale`` times the gradient of ``weight``."""
+    if not weight.numel():
+        return torch.empty_like(weight)
     if amx.takes_weight_gradients(grad, x, [weight]):
         return laid_out(amx.weight_gradients(grad, x, [weight], [scale])[0], weight)
     if scale != 1 and grad.dtype is torch.float16:  # sums ahead of their scale may leave its range
         grad, scale = grad * scale, 1.0
-    found = reference.convolution_backward(grad, x, weight, False, True)[1]
+    found = library.convolution_backward(grad, x, weight, False, True)[1]
     assert found is not None
     return laid_out(found if scale == 1 else found.mul_(scale), weight)
 
 
-def forward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    slope: Tensor | None,
-    residual: Tensor | None,
-    activation: int,
-    negative_slope: float,
-    scale: float,
-    keep: bool,
-) -> list[Tensor]:
-    if not x.numel() or not weight.numel() or (residual is not None and residual.dtype is not x.dtype):
-        return reference.forward(x, weight, bias, slope, residual, activation, negative_slope, scale, keep)
+def _zeroed(out: list[Tensor]) -> list[Tensor]:
+    for gradient in out:
+        gradient.zero_()
+    return out
+
+
+def forward(operands: Convolution, epilogue: Epilogue, keep: bool) -> list[Tensor]:
+    """As ``reference.forward``."""
+    x, weight, bias, slope, residual = operands
+    activation, _, scale = epilogue
+    out = allocate.forward(operands, keep)
+    if not out[0].numel():
+        return out
     x = _dense(x)
     residual = None if residual is None else _like(residual, x)
-    if activation != PRELU and not keep:
-        return [laid_out(_convolution(x, weight, bias, activation, negative_slope, scale, residual), x)]
+    if activation != PRELU and not keep and out[0].dtype is x.dtype:
+        return [laid_out(_convolution(x, weight, bias, epilogue, residual), x)]
     z = _convolution(x, weight, bias)
-    y = activate(z, activation, negative_slope, slope)
+    y = activate(z, epilogue, slope)
     if scale != 1:
         y = y.mul_(scale)
     if residual is not None:
-        y = y.add_(residual)
+        y = y.add_(residual) if y.dtype is out[0].dtype else residual + y
     return [laid_out(y, x), laid_out(z, x)] if keep else [laid_out(y, x)]
 
 
-def backward(
-    grad: Tensor,
-    x: Tensor | None,
-    weight: Tensor,
-    slope: Tensor | None,
-    kept: Tensor | None,
-    activation: int,
-    negative_slope: float,
-    scale: float,
-    need_x: bool,
-    need_weight: bool,
-    need_bias: bool,
-    need_slope: bool,
-) -> list[Tensor]:
-    needs = (need_x, need_weight, need_bias, need_slope)
+def backward(grad: Tensor, saved: SavedConvolution, epilogue: Epilogue, needs: Sequence[bool]) -> list[Tensor]:
+    """As ``reference.backward``."""
+    x, weight, _, slope, kept = saved
+    need_x, need_weight, need_bias, need_slope = needs
+    if not grad.numel():
+        return _zeroed(allocate.gradients(grad, saved, needs))
     if x is None:
         x = allocate.stand_in(grad, weight)
-    if not x.numel() or not weight.numel():
-        return reference.backward(grad, x, weight, slope, kept, activation, negative_slope, scale, *needs)
     dense = _dense(x)
     grad = _like(grad.to(x.dtype), dense)
-    grad_z, bias_sum, slope_sum = through_activation(
-        grad, kept, activation, negative_slope, slope, scale, need_bias, need_slope
-    )
+    grad_z, bias_sum, slope_sum = through_activation(grad, Activated(kept, epilogue, slope), need_bias, need_slope)
     out = []
     if need_x:
         out.append(laid_out(_data_gradient(grad_z, dense, weight), x))
@@ -224,23 +199,24 @@ def _sums_in(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype is torch.float64 else torch.float32
 
 
+class Activated(NamedTuple):
+    """What a derivative of an activation needs: output or input of it, ``epilogue``, PReLU's slopes."""
+
+    kept: Any
+    epilogue: Epilogue
+    slope: Tensor | None
+
+
 def through_activation(
-    grad: Tensor,
-    kept: Tensor | None,
-    activation: int,
-    negative_slope: float,
-    slope: Tensor | None,
-    scale: float,
-    need_bias: bool,
-    need_slope: bool,
-    in_place: bool = False,
+    grad: Tensor, activated: Activated, need_bias: bool, need_slope: bool, in_place: bool = False
 ) -> tuple[Tensor, Any, Any]:
     """(scale * grad * act', its sum for each channel, the slopes' gradient for each channel), of dense operands.
 
     ``in_place``: ``grad`` is a temporary and may be written over.
     """
+    kept, epilogue, slope = activated
     channels = grad.shape[1]
-    changes = activation != NONE or scale != 1
+    changes = epilogue.activation != NONE or epilogue.scale != 1
     grad_z = torch.empty_like(grad) if changes and not in_place else grad
     bias_sum = grad.new_empty(channels, dtype=torch.float64) if need_bias else None
     slope_sum = grad.new_empty(channels, dtype=torch.float64) if need_slope else None
@@ -253,80 +229,55 @@ def through_activation(
         None if kept is None else _like(kept, grad),
         grad_z if changes else None,
         None if slope is None else slope.to(_sums_in(grad)).contiguous(),
-        activation,
-        negative_slope,
-        scale,
+        *epilogue,
         bias_sum,
         slope_sum,
     )
     return grad_z, bias_sum, slope_sum
 
 
-def _first_convolution(
-    x: Tensor, weight1: Tensor, bias1: Tensor | None, activation: int, negative_slope: float
-) -> Tensor:
-    known = activation if sign_survives(activation, negative_slope) else NONE
-    return _convolution(x, weight1, bias1, known, negative_slope)
+def _bias_sum(grad: Tensor) -> Any:
+    """Of each channel, in fp64."""
+    return through_activation(grad, Activated(None, CONVOLUTION, None), True, False)[1]
 
 
-def _activated(kept: Tensor, activation: int, negative_slope: float, slope: Tensor | None) -> Tensor:
-    return kept if sign_survives(activation, negative_slope) else activate(kept, activation, negative_slope, slope)
+def _first_convolution(x: Tensor, weight1: Tensor, bias1: Tensor | None, epilogue: Epilogue) -> Tensor:
+    known = epilogue._replace(scale=1.0) if sign_survives(epilogue) else CONVOLUTION
+    return _convolution(x, weight1, bias1, known)
 
 
-def block_forward(
-    x: Tensor,
-    weight1: Tensor,
-    bias1: Tensor | None,
-    weight2: Tensor,
-    bias2: Tensor | None,
-    slope: Tensor | None,
-    activation: int,
-    negative_slope: float,
-    res_scale: float,
-    keep: bool,
-) -> list[Tensor]:
+def _activation_of(kept: Tensor, epilogue: Epilogue, slope: Tensor | None) -> Tensor:
+    return kept if sign_survives(epilogue) else activate(kept, epilogue, slope)
+
+
+def block_forward(operands: Block, epilogue: Epilogue, keep: bool) -> list[Tensor]:
+    """As ``reference.block_forward``."""
+    x, weight1, bias1, weight2, bias2, slope = operands
     if not x.numel():
-        return reference.block_forward(
-            x, weight1, bias1, weight2, bias2, slope, activation, negative_slope, res_scale, keep
-        )
+        return allocate.block_forward(x, weight1, keep)
     dense = _dense(x)
-    kept = _first_convolution(dense, weight1, bias1, activation, negative_slope)
-    h = _activated(kept, activation, negative_slope, slope)
-    y = laid_out(_convolution(h, weight2, bias2, scale=res_scale, residual=dense), x)
+    kept = _first_convolution(dense, weight1, bias1, epilogue)
+    h = _activation_of(kept, epilogue, slope)
+    y = laid_out(_convolution(h, weight2, bias2, Epilogue(scale=epilogue.scale), dense), x)
     return [y, laid_out(kept, x)] if keep else [y]
 
 
-def block_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight1: Tensor,
-    bias1: Tensor | None,
-    weight2: Tensor,
-    slope: Tensor | None,
-    kept: Tensor | None,
-    activation: int,
-    negative_slope: float,
-    res_scale: float,
-    need_x: bool,
-    need_weight1: bool,
-    need_bias1: bool,
-    need_weight2: bool,
-    need_bias2: bool,
-    need_slope: bool,
-) -> list[Tensor]:
-    needs = (need_x, need_weight1, need_bias1, need_weight2, need_bias2, need_slope)
-    epilogue = (activation, negative_slope)
+def block_backward(grad: Tensor, saved: SavedBlock, epilogue: Epilogue, needs: Sequence[bool]) -> list[Tensor]:
+    """As ``reference.block_backward``."""
+    x, weight1, bias1, weight2, slope, kept = saved
+    need_x, need_weight1, need_bias1, need_weight2, need_bias2, need_slope = needs
     if not x.numel():
-        return reference.block_backward(grad, x, weight1, bias1, weight2, slope, kept, *epilogue, res_scale, *needs)
+        return _zeroed(allocate.block_gradients(saved, needs))
     dense = _dense(x)
     grad = _like(grad, dense)
-    kept = _first_convolution(dense, weight1, bias1, *epilogue) if kept is None else _like(kept, dense)
+    kept = _first_convolution(dense, weight1, bias1, epilogue) if kept is None else _like(kept, dense)
     grad_z: Tensor | None = None
     bias_sum1: Any = None
     slope_sum: Any = None
     if need_x or need_weight1 or need_bias1 or need_slope:
+        activated = Activated(kept, epilogue, slope)
         grad_z, bias_sum1, slope_sum = _gradient_before(
-            grad, weight2, kept, *epilogue, slope, res_scale, need_bias1, need_slope
+            grad, weight2, activated, epilogue.scale, need_bias1, need_slope
         )
     out = []
     if need_x and grad_z is not None:
@@ -336,10 +287,9 @@ def block_backward(
     if need_bias1:
         out.append(bias_sum1.to(weight1.dtype))
     if need_weight2:
-        out.append(_weight_gradient(grad, _activated(kept, *epilogue, slope), weight2, res_scale))
+        out.append(_weight_gradient(grad, _activation_of(kept, epilogue, slope), weight2, epilogue.scale))
     if need_bias2:
-        _, bias_sum2, _ = through_activation(grad, None, NONE, 0.0, None, 1.0, True, False)
-        out.append((res_scale * bias_sum2).to(weight2.dtype))
+        out.append((epilogue.scale * _bias_sum(grad)).to(weight2.dtype))
     if need_slope and slope is not None:
         out.append(_of_slopes(slope_sum, slope))
     return out
@@ -351,76 +301,53 @@ def _dense_features(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tenso
     features[:, :at] = x
     for weight, bias in zip(weights[:4], biases[:4], strict=True):
         slot = features[:, at : at + growth]
-        _convolution(features[:, :at], weight, bias, LEAKY_RELU, slope, out=slot)
+        _convolution(features[:, :at], weight, bias, Epilogue(LEAKY_RELU, slope), out=slot)
         at += growth
     return features
 
 
-def dense_forward(
-    x: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor | None],
-    slope: float,
-    res_scale: float,
-    keep: bool,
-) -> list[Tensor]:
+def dense_forward(operands: Dense, settings: DenseSettings, keep: bool) -> list[Tensor]:
+    """As ``reference.dense_forward``."""
+    x, weights, biases = operands.x, operands.weights, operands.biases
     if not x.numel():
-        return reference.dense_forward(x, weights, biases, slope, res_scale, keep)
+        return allocate.dense_forward(x, weights[0], keep)
     dense = _dense(x)
-    features = _dense_features(dense, weights, biases, slope)
-    y = laid_out(_convolution(features, weights[4], biases[4], scale=res_scale, residual=dense), x)
+    features = _dense_features(dense, weights, biases, settings.slope)
+    y = laid_out(_convolution(features, weights[4], biases[4], Epilogue(scale=settings.res_scale), dense), x)
     return [y, features] if keep else [y]
 
 
-def dense_backward(
-    grad: Tensor,
-    x: Tensor | None,
-    features: Tensor | None,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor | None],
-    slope: float,
-    res_scale: float,
-    needs: Sequence[bool],
-) -> list[Tensor]:
+def dense_backward(grad: Tensor, saved: SavedDense, settings: DenseSettings, needs: Sequence[bool]) -> list[Tensor]:
     """The gradient of a dense block is a dense block: that of x_k is one convolution of all that came before it,
 
     res_scale * grad | g4 | g3 | g2 | g1 with g_k the gradient ahead of activation k, by the filters that read x_k.
     """
     if not grad.numel():
-        return reference.dense_backward(grad, x, features, weights, biases, slope, res_scale, needs)
+        return _zeroed(allocate.dense_gradients(saved, needs))
+    features, weights, like = saved.features, saved.weights, saved.like
+    slope, res_scale = settings
     if features is None:
-        assert x is not None
-        features = _dense_features(_dense(x), weights, biases, slope)
+        features = _dense_features(_dense(like), weights, saved.biases, slope)
     grad = _like(grad, features)
     if grad.dtype not in _HALVES:
-        return _dense_backward_in_order(grad, features if x is None else x, features, weights, slope, res_scale, needs)
+        return _dense_backward_in_order(grad, features, like, weights, settings, needs)
     c, growth = weights[4].shape[0], weights[0].shape[0]
     gradients = torch.empty_like(features)
     torch.mul(grad, res_scale, out=gradients[:, :c])
     sums: list[Any] = [None] * 5
     if needs[10]:
-        _, sums[4], _ = through_activation(grad, None, NONE, 0.0, None, 1.0, True, False)
-        sums[4] = sums[4] * res_scale
+        sums[4] = _bias_sum(grad) * res_scale
     for k in (3, 2, 1, 0):
         slot = slice(c + k * growth, c + (k + 1) * growth)
         at = c + (3 - k) * growth
         readers = torch.cat([w[:, slot] for w in reversed(weights[k + 1 :])])
-        _, sums[k], _ = _gradient_before(
-            gradients[:, :at],
-            readers,
-            features[:, slot],
-            LEAKY_RELU,
-            slope,
-            None,
-            1.0,
-            needs[6 + k],
-            False,
-            out=gradients[:, at : at + growth],
-        )
+        activated = Activated(features[:, slot], Epilogue(LEAKY_RELU, slope), None)
+        before = gradients[:, at : at + growth]
+        _, sums[k], _ = _gradient_before(gradients[:, :at], readers, activated, 1.0, needs[6 + k], False, out=before)
     out = []
     if needs[0]:
         readers = torch.cat([w[:, :c] for w in reversed(weights)])
-        out.append(laid_out(_data_gradient(gradients, grad, readers, residual=grad), features if x is None else x))
+        out.append(laid_out(_data_gradient(gradients, grad, readers, residual=grad), like))
     if any(needs[1:6]):
         out += _dense_weight_gradients(gradients, features, weights, needs[1:6])
     return out + [s.to(weights[0].dtype) for s, need in zip(sums, needs[6:], strict=True) if need]
@@ -428,30 +355,29 @@ def dense_backward(
 
 def _dense_backward_in_order(
     grad: Tensor,
-    like: Tensor,
     features: Tensor,
+    like: Tensor,
     weights: Sequence[Tensor],
-    slope: float,
-    res_scale: float,
+    settings: DenseSettings,
     needs: Sequence[bool],
 ) -> list[Tensor]:
     """Convolution by convolution, as eager PyTorch adds: in fp32 the longer sums of one convolution would show."""
     c, growth = weights[4].shape[0], weights[0].shape[0]
     grads: list[Any] = [None] * 5
     sums: list[Any] = [None] * 5
-    grad_z, sums[4], _ = through_activation(grad, None, NONE, 0.0, None, res_scale, needs[10], False)
+    last = Activated(None, Epilogue(scale=settings.res_scale), None)
+    grad_z, sums[4], _ = through_activation(grad, last, needs[10], False)
     # Of x | x1 | x2 | x3 | x4, gathered.
-    gathered, grads[4] = reference.convolution_backward(grad_z, features, weights[4], True, needs[5])
+    gathered, grads[4] = library.convolution_backward(grad_z, features, weights[4], True, needs[5])
     assert gathered is not None
     gathered[:, :c] += grad
     for k in (3, 2, 1, 0):
         before = c + k * growth
         slot = slice(before, before + growth)
         read, x_k = (_like(features[:, part], grad) for part in (slice(before), slot))
-        grad_z, sums[k], _ = through_activation(
-            _like(gathered[:, slot], grad), x_k, LEAKY_RELU, slope, None, 1.0, needs[6 + k], False
-        )
-        grad_read, grads[k] = reference.convolution_backward(grad_z, read, weights[k], True, needs[1 + k])
+        activated = Activated(x_k, Epilogue(LEAKY_RELU, settings.slope), None)
+        grad_z, sums[k], _ = through_activation(_like(gathered[:, slot], grad), activated, needs[6 + k], False)
+        grad_read, grads[k] = library.convolution_backward(grad_z, read, weights[k], True, needs[1 + k])
         assert grad_read is not None
         gathered[:, :before] += grad_read
     out = [laid_out(gathered[:, :c], like)] if needs[0] else []

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from ..._spec import BenchCase, Case, OpSpec
 from . import aot, reference, support
-from .activation import ACTIVATIONS, LEAKY_RELU
-from .api import DEFAULT_LEAKY_SLOPE, conv2d_act, dense_block, residual_block
+from .activation import ACTIVATIONS, LEAKY_RELU, Epilogue
+from .api import conv2d_act, dense_block, residual_block
+from .arguments import Block, Convolution, Dense, DenseSettings
+from .checks import DEFAULT_LEAKY_SLOPE
 
 Shape = tuple[int, ...]
 
@@ -46,7 +48,8 @@ def oracle(
 ) -> Tensor:
     """``conv2d_act`` by ``F.conv2d`` and eager arithmetic."""
     code = ACTIVATIONS[activation]
-    return reference.block(x, weight, bias, slopes, residual, code, _negative_slope(code, slope), scale)
+    operands = Convolution(x, weight, bias, slopes, residual)
+    return reference.block(operands, Epilogue(code, _negative_slope(code, slope), scale))
 
 
 def _negative_slope(code: int, slope: float | None) -> float:
@@ -242,8 +245,8 @@ def block_oracle(
 ) -> Tensor:
     """``residual_block`` by ``F.conv2d`` and eager arithmetic."""
     code = ACTIVATIONS[activation]
-    epilogue = (code, _negative_slope(code, slope), res_scale)
-    return reference.two_convolutions(x, weight1, bias1, weight2, bias2, slopes, *epilogue)
+    operands = Block(x, weight1, bias1, weight2, bias2, slopes)
+    return reference.two_convolutions(operands, Epilogue(code, _negative_slope(code, slope), res_scale))
 
 
 def block_case(id: str, x: Shape, middle: int, *, bias: bool = True, slopes: int = 0, **kwargs: object) -> Case:
@@ -390,7 +393,7 @@ def dense_oracle(
     save: str = "activations",
 ) -> Tensor:
     """``dense_block`` by ``F.conv2d``, ``torch.cat`` and eager arithmetic."""
-    return reference.five_convolutions(x, parameters[:5], parameters[5:], slope, res_scale)  # type: ignore[arg-type]
+    return reference.five_convolutions(Dense(x, *parameters), DenseSettings(slope, res_scale))  # type: ignore[arg-type]
 
 
 def dense_case(id: str, x: Shape, growth: int, *, bias: bool = True, **kwargs: object) -> Case:

@@ -9,6 +9,7 @@ import torch
 from ..._spec import AotCase
 from ..._triton import aot_case
 from . import allocate
+from .arguments import Analysis, Bands, Image, Synthesis
 from .conventions import BOTH, HIGH, PADS, plan_id
 
 _ELEMENTS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -17,7 +18,7 @@ _REFLECT = PADS.index("reflect")
 
 def cases() -> tuple[AotCase, ...]:
     """Imports triton."""
-    from . import triton_kernels as kernels
+    from .triton import launch as kernels
 
     found = []
 
@@ -35,11 +36,12 @@ def cases() -> tuple[AotCase, ...]:
             # DASR's discriminators: the high bands alone, and their gradient.
             plan = plan_id("dasr")
             _, high = allocate.bands(x, plan, BOTH)
-            add(f"analysis-{layout}-{name}", "analysis_even", x, plan, _REFLECT, HIGH, wide=(4, 3))
-            add(f"synthesis-{layout}-{name}", "synthesis_even", None, high, 4, 64, plan, _REFLECT, wide=(3, 4))
+            add(f"analysis-{layout}-{name}", "analysis_even", Image(x), Analysis(plan, _REFLECT, HIGH), wide=(4, 3))
+            backward = Synthesis(4, 64, plan, _REFLECT)
+            add(f"synthesis-{layout}-{name}", "synthesis_even", Bands(None, high), backward, wide=(3, 4))
     x = torch.empty(2, 3, 7, 5)
     plan = plan_id("orthonormal")
     low, high = allocate.bands(x, plan, BOTH)
-    add("analysis-odd-fp32", "analysis_any", x, plan, _REFLECT, BOTH)
-    add("synthesis-odd-fp32", "synthesis_any", low, high, 7, 5, plan, _REFLECT)
+    add("analysis-odd-fp32", "analysis_any", Image(x), Analysis(plan, _REFLECT, BOTH))
+    add("synthesis-odd-fp32", "synthesis_any", Bands(low, high), Synthesis(7, 5, plan, _REFLECT))
     return tuple(found)

@@ -1,23 +1,24 @@
-"""Haar wavelet transform: public functions and modules."""
+"""Haar wavelet transform: public functions."""
 
 from __future__ import annotations
 
 from typing import Any, Literal, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..._dispatch import requested, without_autocast
+from ..._dispatch import without_autocast
 from ..._layout import is_channels_last
 from ..._validate import check_image, check_vector, choice, describe, integer, shown
-from . import schema
+from .arguments import Analysis, Bands, Image, Synthesis
 from .conventions import BANDS, CONVENTIONS, HIGH, PADS, Convention, plan_id
+from .op import analysis, synthesis
 
-_PAD_CODES = {name: code for code, name in enumerate(PADS)}
-_ZERO = _PAD_CODES["zero"]
+PAD_CODES = {name: code for code, name in enumerate(PADS)}
+_ZERO = PAD_CODES["zero"]
 _ANALYSES = {name: (plan_id(name), c.layout == "tuple") for name, c in CONVENTIONS.items()}
 
-Bands = Tensor | tuple[Tensor, Tensor, Tensor]
+HighBands = Tensor | tuple[Tensor, Tensor, Tensor]
 
 
 @without_autocast  # which refuses to stack halves of the kind that it does not cast to
@@ -28,13 +29,13 @@ def _stack(*bands: Tensor) -> Tensor:
     return torch.stack(bands)
 
 
-def _convention(op: str, name: str, argument: str = "convention") -> Convention:
+def convention_of(op: str, name: str, argument: str = "convention") -> Convention:
     return choice(op, argument, name, CONVENTIONS)
 
 
 def haar_dwt2d(
     x: Tensor, convention: str = "orthonormal", *, bands: str = "both", pad: str = "reflect"
-) -> tuple[Tensor | None, Bands | None]:
+) -> tuple[Tensor | None, HighBands | None]:
     """One level of the 2-D Haar wavelet transform, in any of the conventions that published code uses.
 
     For each 2x2 cell ``a b / c d``: S = a+b+c+d, V = a+b-c-d, H = a-b+c-d, D = a-b-c+d; ``low`` is a multiple of S,
@@ -62,8 +63,9 @@ def haar_dwt2d(
     """
     plan, in_tuple = choice("haar_dwt2d", "convention", convention, _ANALYSES)
     wanted = choice("haar_dwt2d", "bands", bands, BANDS)
-    code = choice("haar_dwt2d", "pad", pad, _PAD_CODES)
-    out = schema.analysis(x, plan, code, wanted, requested(), "haar_dwt2d")
+    code = choice("haar_dwt2d", "pad", pad, PAD_CODES)
+    check_image("haar_dwt2d", "x", x)
+    out = analysis(Image(x), Analysis(plan, code, wanted))
     low = out[0] if wanted != HIGH else None
     if bands == "low":
         return low, None
@@ -77,7 +79,7 @@ def haar_highpass(  # type: ignore[overload-overlap]
 ) -> tuple[Tensor, Tensor, Tensor]: ...
 @overload
 def haar_highpass(x: Tensor, convention: str = ..., *, pad: str = ...) -> Tensor: ...
-def haar_highpass(x: Tensor, convention: str = "dasr", *, pad: str = "reflect") -> Bands:
+def haar_highpass(x: Tensor, convention: str = "dasr", *, pad: str = "reflect") -> HighBands:
     """The high bands of ``haar_dwt2d`` alone: with "dasr", the input of DASR's wavelet discriminators.
 
     "dasr" (pytorch_wavelets ``DWTForward(J=1, wave="haar", mode="reflect")``, then x0.5 + 0.5, then concatenation):
@@ -85,14 +87,15 @@ def haar_highpass(x: Tensor, convention: str = "dasr", *, pad: str = "reflect") 
     ``haar_dwt2d``.
     """
     plan, in_tuple = choice("haar_highpass", "convention", convention, _ANALYSES)
-    code = choice("haar_highpass", "pad", pad, _PAD_CODES)
-    (high,) = schema.analysis(x, plan, code, HIGH, requested(), "haar_highpass")
+    code = choice("haar_highpass", "pad", pad, PAD_CODES)
+    check_image("haar_highpass", "x", x)
+    (high,) = analysis(Image(x), Analysis(plan, code, HIGH))
     return high.unbind(0) if in_tuple else high  # type: ignore[return-value]
 
 
 def haar_idwt2d(
     low: Tensor | None,
-    high: Bands | None,
+    high: HighBands | None,
     convention: str = "orthonormal",
     *,
     output_size: tuple[int, int] | None = None,
@@ -112,7 +115,7 @@ def haar_idwt2d(
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
     op = "haar_idwt2d"
-    layout = _convention(op, convention).layout
+    layout = convention_of(op, convention).layout
     if layout == "sum":
         raise ValueError(f"{op}: convention 'dasr_sum' adds the high bands up and has no inverse")
     if low is None and high is None:
@@ -164,7 +167,8 @@ def haar_idwt2d(
             f"{op}: output_size must be ({2 * h - 1} or {2 * h}, {2 * w - 1} or {2 * w}) for {h}x{w} bands, "
             f"got ({rows}, {columns})"
         )
-    return schema.synthesis(low, stacked, rows, columns, plan_id(convention, inverse=True), _ZERO, requested())
+    settings = Synthesis(rows, columns, plan_id(convention, inverse=True), _ZERO)
+    return synthesis(Bands(low, stacked), settings)[0]
 
 
 def _two_integers(op: str, argument: str, value: Any) -> tuple[int, int]:
@@ -207,7 +211,7 @@ def convert_haar_weight(
         TypeError, ValueError: naming the argument, what was expected and what came; "dasr_sum" as a target.
     """
     op = "convert_haar_weight"
-    src, dst = _convention(op, source, "source"), _convention(op, target, "target")
+    src, dst = convention_of(op, source, "source"), convention_of(op, target, "target")
     choice(op, "bands", bands, BANDS)
     check_image(op, "weight", weight)
     out_channels, in_channels = weight.shape[:2]
@@ -264,39 +268,3 @@ def _split_bands(weight: Tensor, c: Convention, n_low: int, n_high: int) -> dict
 def _join_bands(by_band: dict[str, Tensor], c: Convention, n_low: int, n_high: int) -> Tensor:
     parts = [by_band[b] for b in _band_order(c, n_low, n_high)]
     return torch.stack(parts, dim=2).flatten(1, 2) if c.layout == "channel_major" else torch.cat(parts, dim=1)
-
-
-class HaarDWT2d(nn.Module):
-    """Module form of ``haar_dwt2d``: ``module(x) -> (low, high)``. No parameters, no buffers, no state-dict keys."""
-
-    def __init__(self, convention: str = "orthonormal", *, bands: str = "both", pad: str = "reflect") -> None:
-        super().__init__()
-        _convention("HaarDWT2d", convention)
-        choice("HaarDWT2d", "pad", pad, _PAD_CODES)
-        self.convention = convention
-        choice("HaarDWT2d", "bands", bands, BANDS)
-        self.bands = bands
-        self.pad = pad
-
-    def forward(self, x: Tensor) -> tuple[Tensor | None, Bands | None]:
-        return haar_dwt2d(x, self.convention, bands=self.bands, pad=self.pad)
-
-    def extra_repr(self) -> str:
-        return f"{self.convention!r}, bands={self.bands!r}, pad={self.pad!r}"
-
-
-class HaarHighPass(nn.Module):
-    """Module form of ``haar_highpass``: DASR's discriminator input. No parameters, no buffers, no state-dict keys."""
-
-    def __init__(self, convention: str = "dasr", *, pad: str = "reflect") -> None:
-        super().__init__()
-        _convention("HaarHighPass", convention)
-        choice("HaarHighPass", "pad", pad, _PAD_CODES)
-        self.convention = convention
-        self.pad = pad
-
-    def forward(self, x: Tensor) -> Bands:
-        return haar_highpass(x, self.convention, pad=self.pad)
-
-    def extra_repr(self) -> str:
-        return f"{self.convention!r}, pad={self.pad!r}"

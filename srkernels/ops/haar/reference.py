@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..._dispatch import without_autocast
 from . import allocate
+from .arguments import Analysis, Bands, Image, Synthesis
 from .conventions import HIGH, LOW, PADS, PLANS
 
 
@@ -35,8 +36,9 @@ def _appended(x: Tensor, size: int, mode: str, dim: int) -> Tensor:
 
 
 @without_autocast
-def analysis(x: Tensor, plan: int, pad: int, wanted: int) -> list[Tensor]:
+def analysis(operands: Image, settings: Analysis) -> list[Tensor]:
     """[low][, high] of an image (N, C, H, W); see conventions.py for formulas and layouts."""
+    (x,), (plan, pad, wanted) = operands, settings
     p = PLANS[plan]
     even = pad_to_even(x, pad)
     s, v, h, d = butterfly(even[..., ::2, ::2], even[..., ::2, 1::2], even[..., 1::2, ::2], even[..., 1::2, 1::2])
@@ -58,8 +60,9 @@ def analysis(x: Tensor, plan: int, pad: int, wanted: int) -> list[Tensor]:
 
 
 @without_autocast
-def synthesis(low: Tensor | None, high: Tensor | None, rows: int, columns: int, plan: int, pad: int) -> Tensor:
+def synthesis(operands: Bands, settings: Synthesis) -> list[Tensor]:
     """Adjoint of ``analysis`` for the plan's factors; with inverse factors and "zero" padding, its inverse."""
+    (low, high), (rows, columns, plan, pad) = operands, settings
     p = PLANS[plan]
     n, c = allocate.image(low, high, rows, columns, plan).shape[:2]
     height, width = (rows + 1) // 2, (columns + 1) // 2
@@ -83,7 +86,7 @@ def synthesis(low: Tensor | None, high: Tensor | None, rows: int, columns: int, 
     x = cells.permute(0, 1, 2, 4, 3, 5).reshape(n, c, 2 * height, 2 * width)
     x = _fold(x, rows, pad, -2)
     x = _fold(x, columns, pad, -1)
-    return _conform(x, allocate.image(low, high, rows, columns, plan))
+    return [_conform(x, allocate.image(low, high, rows, columns, plan))]
 
 
 def _fold(x: Tensor, size: int, pad: int, dim: int) -> Tensor:

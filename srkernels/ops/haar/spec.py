@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from ..._spec import BenchCase, Case, OpSpec
 from . import aot, reference
-from .api import Bands, haar_dwt2d, haar_highpass, haar_idwt2d
+from .api import HighBands, haar_dwt2d, haar_highpass, haar_idwt2d
+from .arguments import Analysis, Bands, Image, Synthesis
 from .conventions import BANDS, CONVENTIONS, HIGH, PADS, plan_id
 
 _SHAPES = {
@@ -38,10 +39,10 @@ def _half(n: int) -> int:
 
 def dwt2d_oracle(
     x: Tensor, convention: str = "orthonormal", *, bands: str = "both", pad: str = "reflect"
-) -> tuple[Tensor | None, Bands | None]:
+) -> tuple[Tensor | None, HighBands | None]:
     """``haar_dwt2d`` by strided slices and eager arithmetic."""
     wanted = BANDS[bands]
-    out = reference.analysis(x, plan_id(convention), PADS.index(pad), wanted)
+    out = reference.analysis(Image(x), Analysis(plan_id(convention), PADS.index(pad), wanted))
     low = out[0] if wanted != HIGH else None
     high: Any = out[-1] if bands != "low" else None
     if high is not None and CONVENTIONS[convention].layout == "tuple":
@@ -49,7 +50,7 @@ def dwt2d_oracle(
     return low, high
 
 
-def highpass_oracle(x: Tensor, convention: str = "dasr", *, pad: str = "reflect") -> Bands:
+def highpass_oracle(x: Tensor, convention: str = "dasr", *, pad: str = "reflect") -> HighBands:
     high = dwt2d_oracle(x, convention, bands="high", pad=pad)[1]
     assert high is not None
     return high
@@ -168,7 +169,8 @@ def idwt2d_oracle(
 ) -> Tensor:
     bands = torch.stack(high.chunk(3, dim=1)) if CONVENTIONS[convention].layout == "tuple" else high
     rows, columns = output_size or (2 * low.shape[2], 2 * low.shape[3])
-    return reference.synthesis(low, bands, rows, columns, plan_id(convention, inverse=True), PADS.index("zero"))
+    settings = Synthesis(rows, columns, plan_id(convention, inverse=True), PADS.index("zero"))
+    return reference.synthesis(Bands(low, bands), settings)[0]
 
 
 def _idwt_case(convention: str, shape: str) -> Case:

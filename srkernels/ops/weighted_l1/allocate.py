@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from ..._layout import empty_nchw, is_channels_last
+from .arguments import Operands, Saved, Settings
 
 NONE, MEAN, SUM = 0, 1, 2
 REDUCTIONS = {"none": NONE, "mean": MEAN, "sum": SUM}
 
 
-def result_dtype(input: Tensor, target: Tensor, weight: Tensor | None, fp32: bool) -> torch.dtype:
+def result_dtype(operands: Operands, fp32: bool) -> torch.dtype:
     """PyTorch's promotion of the three; at least fp32 where ``fp32`` is set (autocast)."""
+    input, target, weight = operands
     dtype = input.dtype
     if target.dtype is not dtype:
         dtype = torch.promote_types(dtype, target.dtype)
@@ -21,9 +25,9 @@ def result_dtype(input: Tensor, target: Tensor, weight: Tensor | None, fp32: boo
     return torch.promote_types(dtype, torch.float32) if fp32 else dtype
 
 
-def compute_dtype(input: Tensor, target: Tensor, weight: Tensor | None) -> torch.dtype:
+def compute_dtype(operands: Operands) -> torch.dtype:
     """What sums are kept in: fp64 if any operand is fp64, fp32 otherwise."""
-    return torch.float64 if result_dtype(input, target, weight, False) is torch.float64 else torch.float32
+    return torch.float64 if any(t is not None and t.dtype is torch.float64 for t in operands) else torch.float32
 
 
 SIGN_GROUP = 16  # elements whose signs share a word of csrc/cpu/weighted_l1.cpp
@@ -39,13 +43,13 @@ def run_elements(input: Tensor, target: Tensor) -> int | None:
     return h * w * c
 
 
-def can_keep_signs(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
+def can_keep_signs(operands: Operands) -> bool:
     """Whether sign(input - target) fits two bits an element: CPU, sums in fp32, images dense in one order, whole words
     in each run.
     """
-    if not input.is_cpu or compute_dtype(input, target, weight) is torch.float64:
+    if not operands.input.is_cpu or compute_dtype(operands) is torch.float64:
         return False
-    run = run_elements(input, target)
+    run = run_elements(operands.input, operands.target)
     return run is not None and run % SIGN_GROUP == 0
 
 
@@ -54,28 +58,20 @@ def signs(input: Tensor) -> Tensor:
     return input.new_empty(input.numel() // SIGN_GROUP, dtype=torch.int32)
 
 
-def loss(
-    input: Tensor, target: Tensor, weight: Tensor | None, reduction: int, by_weight: bool, fp32: bool
-) -> list[Tensor]:
-    """Uninitialised [loss]; with ``by_weight`` also (2,) = [loss, sum of the resized weight] in the compute dtype."""
-    dtype = result_dtype(input, target, weight, fp32)
-    if reduction == NONE:
+def loss(operands: Operands, settings: Settings, keep_signs: bool) -> list[Tensor]:
+    """Uninitialised [loss]; of a mean by weight also (2,) = [loss, sum of the resized weight] in the compute dtype;
+    with ``keep_signs`` last the sign words.
+    """
+    input = operands.input
+    dtype = result_dtype(operands, settings.fp32)
+    if settings.reduction == NONE:
         return [empty_nchw(input, input.shape, dtype)]
     out = [input.new_empty((), dtype=dtype)]
-    if by_weight:
-        out.append(input.new_empty(2, dtype=compute_dtype(input, target, weight)))
-    return out
+    if settings.by_weight:
+        out.append(input.new_empty(2, dtype=compute_dtype(operands)))
+    return [*out, signs(input)] if keep_signs else out
 
 
-def gradients(
-    input: Tensor, target: Tensor, weight: Tensor | None, need_input: bool, need_target: bool, need_weight: bool
-) -> list[Tensor]:
+def gradients(saved: Saved, needs: Sequence[bool]) -> list[Tensor]:
     """Uninitialised gradients of those needed, in this order, each in its tensor's shape, dtype and layout."""
-    out = []
-    if need_input:
-        out.append(empty_nchw(input, input.shape))
-    if need_target:
-        out.append(empty_nchw(target, target.shape))
-    if need_weight and weight is not None:
-        out.append(empty_nchw(weight, weight.shape))
-    return out
+    return [empty_nchw(t, t.shape) for t, need in zip(saved, needs, strict=False) if need and t is not None]

@@ -1,16 +1,17 @@
-"""L1 loss weighted by a map of any resolution: public function and module."""
+"""L1 loss weighted by a map of any resolution: public function."""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..._dispatch import autocasts, requested
-from ..._validate import boolean, check_image, choice, describe, number
-from . import schema
+from ..._dispatch import autocasts
+from ..._validate import boolean, check_image, choice, describe
 from .allocate import MEAN, REDUCTIONS
+from .arguments import Operands, Settings
+from .op import weighted_l1
 
 _OP = "weighted_l1_loss"
-_NORMALIZE = {"numel": False, "weight_sum": True}
+NORMALIZE = {"numel": False, "weight_sum": True}
 
 
 def weighted_l1_loss(
@@ -49,10 +50,10 @@ def weighted_l1_loss(
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
     code = choice(_OP, "reduction", reduction, REDUCTIONS)
-    by_weight = choice(_OP, "normalize", normalize, _NORMALIZE) and weight is not None and code == MEAN
+    by_weight = choice(_OP, "normalize", normalize, NORMALIZE) and weight is not None and code == MEAN
     corners = boolean(_OP, "align_corners", align_corners)
-    fp32 = isinstance(input, Tensor) and autocasts(input)
-    return schema.weighted_l1(input, target, weight, code, by_weight, corners, fp32, requested(), _check)
+    _check(input, target, weight)
+    return weighted_l1(Operands(input, target, weight), Settings(code, by_weight, corners, autocasts(input)))
 
 
 def _check(input: Tensor, target: Tensor, weight: Tensor | None) -> None:
@@ -73,46 +74,3 @@ def _check(input: Tensor, target: Tensor, weight: Tensor | None) -> None:
         )
     if weight.device != input.device:
         raise ValueError(f"{_OP}: weight must be on input's device {input.device}, got {describe(weight)}")
-
-
-class WeightedL1Loss(nn.Module):
-    """Module form of ``weighted_l1_loss``: ``module(input, target, weight)``, times ``loss_weight``.
-
-    The argument order (prediction, target, weight) and ``loss_weight`` are BasicSR's ``L1Loss``; its mean over
-    the weights is ``normalize="weight_sum"``.
-    """
-
-    def __init__(
-        self,
-        loss_weight: float = 1.0,
-        reduction: str = "mean",
-        *,
-        normalize: str = "numel",
-        align_corners: bool = False,
-    ) -> None:
-        super().__init__()
-        choice("WeightedL1Loss", "reduction", reduction, REDUCTIONS)
-        choice("WeightedL1Loss", "normalize", normalize, _NORMALIZE)
-        number("WeightedL1Loss", "loss_weight", loss_weight)
-        boolean("WeightedL1Loss", "align_corners", align_corners)
-        self.loss_weight = loss_weight
-        self.reduction = reduction
-        self.normalize = normalize
-        self.align_corners = align_corners
-
-    def forward(self, input: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        loss = weighted_l1_loss(
-            input,
-            target,
-            weight,
-            reduction=self.reduction,
-            normalize=self.normalize,
-            align_corners=self.align_corners,
-        )
-        return loss if self.loss_weight == 1.0 else self.loss_weight * loss
-
-    def extra_repr(self) -> str:
-        return (
-            f"loss_weight={self.loss_weight}, reduction={self.reduction!r}, normalize={self.normalize!r}, "
-            f"align_corners={self.align_corners}"
-        )

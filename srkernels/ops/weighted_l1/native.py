@@ -6,18 +6,16 @@ pixels (channels contiguous), with sums in one dtype: only where operands disagr
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, get_num_threads
+from torch import Tensor
 
 from ..._layout import is_channels_last
-from ..._native import extension, launch, workspace
+from ..._native import launch, workspace
 from . import allocate
 from .allocate import NONE
-
-KEEPS_SIGNS = True  # forward and backward take sign words; only ever asked for on CPU
+from .arguments import Operands, Saved, Settings
 
 
 def _is_planes(x: Tensor) -> bool:
@@ -36,121 +34,48 @@ def _one_order(*images: Tensor) -> tuple[Tensor, ...]:
     return tuple(x.contiguous(memory_format=memory_format) for x in images)
 
 
-def _one_dtype(input: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+def _one_dtype(operands: Operands) -> Operands:
     """The weight in the dtype that is summed in, and the images too where that is fp64."""
-    compute = allocate.compute_dtype(input, target, weight)
+    input, target, weight = operands
+    compute = allocate.compute_dtype(operands)
     if compute is torch.float64:
         input, target = input.double(), target.double()
     if weight is not None and weight.dtype is not compute:
         weight = weight.to(compute)
-    return input, target, weight
+    return Operands(input, target, weight)
 
 
-def forward(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    reduction: int,
-    by_weight: bool,
-    align_corners: bool,
-    fp32: bool,
-    signs: Tensor | None = None,
-) -> list[Tensor]:
-    """``signs``: sign words to fill for ``backward``, which then need not read the images again (CPU)."""
-    out = allocate.loss(input, target, weight, reduction, by_weight, fp32)
-    result, statistics = out[0], out[1] if by_weight else None
-    last = signs
-    if input.is_cpu:
-        input, target, weight = _one_dtype(input, target, weight)
-        if reduction == NONE:
+def forward(operands: Operands, settings: Settings, keep_signs: bool) -> list[Tensor]:
+    """With ``keep_signs``, which is asked for on CPU alone, ``backward`` need not read the images again."""
+    out = allocate.loss(operands, settings, keep_signs)
+    result, statistics = out[0], out[1] if settings.by_weight else None
+    if operands.input.is_cpu:
+        input, target, weight = _one_dtype(operands)
+        last = out[-1] if keep_signs else None
+        if settings.reduction == NONE:
             _, input, target = _one_order(result, input, target)
-        elif signs is None:
+        elif not keep_signs:
             input, target = _one_order(input, target)
     else:
+        input, target, weight = operands
         last = workspace(input.device)
     launch(
         input, "weighted_l1_forward",
-        input, target, weight, result, statistics, reduction, align_corners, last,
+        input, target, weight, result, statistics, settings.reduction, settings.align_corners, last,
     )  # fmt: skip
     return out
 
 
-def decided(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    reduction: int,
-    by_weight: bool,
-    align_corners: bool,
-    fp32: bool,
-    keep_signs: bool,
-) -> tuple[Callable[..., Any], Callable[..., Any]] | None:
-    """``forward`` and ``backward`` to the images for CPU tensors of these dtypes, shapes and layouts: all is decided
-    but where to write. None where operands would have to be converted, or ``backward`` to read the images again.
-    """
-    compute = allocate.compute_dtype(input, target, weight)
-    converted = compute is torch.float64 or (weight is not None and weight.dtype is not compute)
-    if reduction == NONE or converted or allocate.run_elements(input, target) is None:
-        return None
-    dtype = allocate.result_dtype(input, target, weight, fp32)
-    words = allocate.signs(input).shape
-    place, target_place = ((g.shape, g.stride()) for g in allocate.gradients(input, target, None, True, True, False))
-    core = extension("cpu")
-    run_forward, run_backward = core.weighted_l1_forward, core.weighted_l1_backward
-
-    def forward(input: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        loss = input.new_empty((), dtype=dtype)
-        statistics = input.new_empty(2, dtype=compute) if by_weight else None
-        signs = input.new_empty(words, dtype=torch.int32) if keep_signs else None
-        run_forward(input, target, weight, loss, statistics, reduction, align_corners, signs, get_num_threads())
-        return loss, statistics, signs
-
-    def backward(
-        grad: Tensor,
-        input: Tensor,
-        target: Tensor,
-        weight: Tensor | None,
-        statistics: Tensor | None,
-        signs: Tensor | None,
-        need_input: bool,
-        need_target: bool,
-    ) -> tuple[Tensor | None, Tensor | None]:
-        by_input = input.new_empty_strided(*place) if need_input else None
-        by_target = target.new_empty_strided(*target_place) if need_target else None
-        run_backward(
-            grad, input, target, weight, statistics, by_input, by_target, None,
-            reduction, align_corners, signs, get_num_threads(),
-        )  # fmt: skip
-        return by_input, by_target
-
-    return forward, backward
-
-
-def backward(
-    grad: Tensor,
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    statistics: Tensor | None,
-    reduction: int,
-    align_corners: bool,
-    need_input: bool,
-    need_target: bool,
-    need_weight: bool,
-    signs: Tensor | None = None,
-) -> list[Tensor]:
-    out = allocate.gradients(input, target, weight, need_input, need_target, need_weight)
+def backward(grad: Tensor, saved: Saved, settings: Settings, needs: Sequence[bool]) -> list[Tensor]:
+    input, target, weight, statistics, signs = saved
+    out = allocate.gradients(saved, needs)
     wanted = iter(out)
-    grads = [
-        next(wanted) if need_input else None,
-        next(wanted) if need_target else None,
-        next(wanted) if need_weight and weight is not None else None,
-    ]
+    grads = [next(wanted) if need and t is not None else None for t, need in zip(saved.operands, needs, strict=True)]
     raw, last = grads, signs
     if input.is_cpu:
-        input, target, weight = _one_dtype(input, target, weight)
+        input, target, weight = _one_dtype(saved.operands)
         if signs is None:  # else the images are dense, in one order
-            if reduction == NONE:
+            if settings.reduction == NONE:
                 input, target, grad = _one_order(input, target, grad)
             else:
                 input, target = _one_order(input, target)
@@ -159,7 +84,7 @@ def backward(
         last = workspace(input.device)
     launch(
         input, "weighted_l1_backward",
-        grad, input, target, weight, statistics, *raw, reduction, align_corners, last,
+        grad, input, target, weight, statistics, *raw, settings.reduction, settings.align_corners, last,
     )  # fmt: skip
     if raw is not grads:
         for result, written in zip(grads, raw, strict=True):

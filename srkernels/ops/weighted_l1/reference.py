@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -10,6 +12,7 @@ from ..._dispatch import without_autocast
 from ..._layout import laid_out
 from . import allocate
 from .allocate import MEAN, NONE
+from .arguments import Operands, Saved, Settings
 
 
 def resized(weight: Tensor, size: torch.Size | tuple[int, int], align_corners: bool) -> Tensor:
@@ -18,15 +21,10 @@ def resized(weight: Tensor, size: torch.Size | tuple[int, int], align_corners: b
     return F.interpolate(weight, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
-def loss(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    reduction: int,
-    by_weight: bool,
-    align_corners: bool,
-) -> Tensor:
+def loss(operands: Operands, settings: Settings) -> Tensor:
     """The formula, differentiable by autograd: what the fused op equals."""
+    input, target, weight = operands
+    reduction, by_weight, align_corners, _ = settings
     weighted = (input - target).abs()
     full = None
     if weight is not None:
@@ -36,70 +34,53 @@ def loss(
         return weighted
     if reduction == MEAN and full is not None and by_weight:
         # A sum of fp16 may be infinite where the mean is not.
-        dtype = allocate.compute_dtype(input, target, weight)
+        dtype = allocate.compute_dtype(operands)
         return (weighted.sum(dtype=dtype) / full.expand(input.shape).sum(dtype=dtype)).to(weighted.dtype)
     return weighted.mean() if reduction == MEAN else weighted.sum()
 
 
-def mean_by_weight(input: Tensor, target: Tensor, weight: Tensor, align_corners: bool) -> Tensor:
+def mean_by_weight(operands: Operands, align_corners: bool) -> Tensor:
     """(mean by weight, sum of the resized weight) in the compute dtype, differentiable by autograd."""
-    dtype = allocate.compute_dtype(input, target, weight)
-    full = resized(weight.to(dtype), input.shape[-2:], align_corners).expand(input.shape)
+    dtype = allocate.compute_dtype(operands)
+    input, target, weight = (t.to(dtype) for t in operands)  # type: ignore[union-attr]
+    full = resized(weight, input.shape[-2:], align_corners).expand(input.shape)
     total = full.sum()
-    return torch.stack(((full * (input.to(dtype) - target.to(dtype)).abs()).sum() / total, total))
+    return torch.stack(((full * (input - target).abs()).sum() / total, total))
 
 
 @without_autocast
-def forward(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    reduction: int,
-    by_weight: bool,
-    align_corners: bool,
-    fp32: bool,
-) -> list[Tensor]:
-    """[loss], and [loss, sum of the resized weight] in the compute dtype where normalised by it."""
-    if by_weight:
-        assert weight is not None
-        both = mean_by_weight(input, target, weight, align_corners)
-        return [both[0].to(allocate.result_dtype(input, target, weight, fp32)), both]
-    if fp32:
-        dtype = allocate.result_dtype(input, target, weight, fp32)
-        input, target = input.to(dtype), target.to(dtype)
-        weight = None if weight is None else weight.to(dtype)
-    value = loss(input, target, weight, reduction, by_weight, align_corners)
-    if reduction == NONE:
-        return [laid_out(value, input)]
-    return [value]
+def forward(operands: Operands, settings: Settings, keep_signs: bool) -> list[Tensor]:
+    """[loss], and [loss, sum of the resized weight] in the compute dtype where normalised by it; signs of zeros, as
+    ``backward`` reads the images.
+    """
+    signs = [allocate.signs(operands.input).zero_()] if keep_signs else []
+    dtype = allocate.result_dtype(operands, settings.fp32)
+    if settings.by_weight:
+        both = mean_by_weight(operands, settings.align_corners)
+        return [both[0].to(dtype), both, *signs]
+    if settings.fp32:
+        operands = Operands(*(None if t is None else t.to(dtype) for t in operands))  # type: ignore[arg-type]
+    value = loss(operands, settings)
+    return [laid_out(value, operands.input) if settings.reduction == NONE else value, *signs]
 
 
 @without_autocast
-def backward(
-    grad: Tensor,
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    statistics: Tensor | None,
-    reduction: int,
-    align_corners: bool,
-    need_input: bool,
-    need_target: bool,
-    need_weight: bool,
-) -> list[Tensor]:
+def backward(grad: Tensor, saved: Saved, settings: Settings, needs: Sequence[bool]) -> list[Tensor]:
     """Gradients of those needed. Made of differentiable operations, so that it also serves a second derivative."""
+    input, target, weight, statistics, _ = saved
+    need_input, need_target, need_weight = needs
     size = input.shape[-2:]
     # As the kernels compute it: a slope of 1 / numel leaves the range of fp16, whatever it is multiplied by.
-    dtype = torch.promote_types(grad.dtype, allocate.compute_dtype(input, target, weight))
+    dtype = torch.promote_types(grad.dtype, allocate.compute_dtype(saved.operands))
     difference = input.to(dtype) - target.to(dtype)
     scale = grad.to(dtype)
     if statistics is not None:
         scale = scale / statistics[1]
-    elif reduction == MEAN:
+    elif settings.reduction == MEAN:
         scale = scale / input.numel()
     out = []
     if need_input or need_target:
-        full = 1 if weight is None else resized(weight.to(dtype), size, align_corners)
+        full = 1 if weight is None else resized(weight.to(dtype), size, settings.align_corners)
         slope = scale * full * difference.sgn()
         out += [slope.to(input.dtype)] * need_input + [-slope.to(target.dtype)] * need_target
     if need_weight and weight is not None:
@@ -111,12 +92,10 @@ def backward(
         if shared:
             per_cell = per_cell.sum(dim=shared, keepdim=True)
         cells = (
-            torch.ops.aten.upsample_bilinear2d_backward(per_cell, size, weight.shape, align_corners)
+            torch.ops.aten.upsample_bilinear2d_backward(per_cell, size, weight.shape, settings.align_corners)
             if weight.numel()
             else torch.zeros_like(weight)
         )
         out.append(cells.to(weight.dtype))
-    likes = [
-        t for t, need in ((input, need_input), (target, need_target), (weight, need_weight)) if need and t is not None
-    ]
+    likes = [t for t, need in zip(saved.operands, needs, strict=True) if need and t is not None]
     return [laid_out(g, like) for g, like in zip(out, likes, strict=True)]

@@ -11,6 +11,7 @@ from ..._spec import BenchCase, Case, OpSpec
 from . import aot, reference
 from .allocate import MEAN, REDUCTIONS
 from .api import weighted_l1_loss
+from .arguments import Operands, Settings
 
 
 def oracle(
@@ -25,7 +26,7 @@ def oracle(
     """``weighted_l1_loss`` by ``F.interpolate`` and eager arithmetic."""
     code = REDUCTIONS[reduction]
     by_weight = normalize == "weight_sum" and code == MEAN
-    return reference.loss(input, target, weight, code, by_weight, align_corners)
+    return reference.loss(Operands(input, target, weight), Settings(code, by_weight, align_corners, False))
 
 
 def _case(id: str, image: tuple[int, ...], weight: tuple[int, ...] | None, **kwargs: object) -> Case:

@@ -44,8 +44,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..._triton import interpreting
-from . import activation as codes
+from ...._triton import interpreting
+from .. import activation as codes
 
 NONE = tl.constexpr(codes.NONE)
 RELU = tl.constexpr(codes.RELU)

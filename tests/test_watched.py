@@ -1,4 +1,4 @@
-"""The short way through eager PyTorch: where it must not be taken, and what a remembered decision depends on."""
+"""Calls that something watches or alters: tracers, profilers, forward mode, hooks, tensors with pending operations."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ import torch
 from torch import Tensor
 
 import srkernels
-from srkernels import _eager
-from srkernels.ops.haar import schema as haar
-from srkernels.ops.weighted_l1 import schema as weighted_l1
 
 X, Y, W = (torch.rand(2, c, 8, 16, generator=torch.Generator().manual_seed(c)) for c in (3, 6, 1))
 Y = Y[:, :3].contiguous()
@@ -180,18 +177,6 @@ def test_gradients_follow_the_layout_rule() -> None:
     assert grad.stride() == (384, 128, 16, 1)
 
 
-@pytest.mark.skipif(_eager._core is None, reason="no C++ core: nothing is decided once")
-def test_a_second_call_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def train() -> None:
-        x = X.clone().requires_grad_()
-        (srkernels.haar_highpass(x).sum() + srkernels.weighted_l1_loss(x, Y, W)).backward()
-
-    train()
-    for module in (haar, weighted_l1):
-        monkeypatch.setattr(module, "implementation", None)  # would be called to choose a backend
-    train()
-
-
 def test_what_does_not_fit_is_refused_after_what_did() -> None:
     for _ in range(2):
         srkernels.weighted_l1_loss(X, Y, W)
@@ -206,14 +191,3 @@ def test_what_does_not_fit_is_refused_after_what_did() -> None:
         srkernels.haar_idwt2d(X, None, output_size=(16, 31))
         with pytest.raises(TypeError, match="output_size must be two integers"):
             srkernels.haar_idwt2d(X, None, output_size=(16.0, 31.0))
-
-
-@pytest.mark.skipif(_eager._core is None, reason="no C++ core: nothing is decided once")
-def test_memory_of_decisions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_eager, "_MOST", 5)
-    for calls in (haar._analyses, weighted_l1._known):
-        calls.clear()
-    for rows in range(1, 30):
-        srkernels.haar_highpass(X[:, :, :1].expand(2, 3, rows, 16).contiguous())
-        srkernels.weighted_l1_loss(*(X[:, :, :1].expand(2, 3, rows, 16).contiguous() for _ in range(2)))
-        assert 0 < len(haar._analyses) <= 5 and 0 < len(weighted_l1._known) <= 5

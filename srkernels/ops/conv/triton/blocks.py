@@ -1,4 +1,4 @@
-"""Convolution ops in Triton, each made of the launches of ``triton_launch``.
+"""Convolution ops in Triton, each made of the launches of ``launch``.
 
 A residual block is two launches forward. Backward the first data gradient goes through the activation in its epilogue,
 the second adds the skip's gradient in its own, and each weight gradient sums up its bias, in shares that a second
@@ -18,10 +18,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..._triton import on_device
-from . import allocate
-from .activation import LEAKY_RELU, NONE, PRELU, activate, sign_survives
-from .triton_launch import (
+from ...._triton import on_device
+from .. import allocate
+from ..activation import CONVOLUTION, LEAKY_RELU, NONE, PRELU, Epilogue, activate, sign_survives
+from ..arguments import Block, Convolution, Dense, DenseSettings, SavedBlock, SavedConvolution, SavedDense
+from .launch import (
+    EpilogueTensors,
     activation_gradient,
     channels_last,
     convolve,
@@ -53,66 +55,40 @@ def _gradients_of_parameters(
 ) -> None:
     """Fills in those that are there, times ``scale``; ``x`` is read for the weight's alone."""
     if grad_bias is not None and (grad_weight is None or grad_z.dtype is torch.float32):
-        activation_gradient(channels_last(grad_z), None, None, NONE, 0.0, scale, False, grad_bias, None)
+        activation_gradient(channels_last(grad_z), None, None, Epilogue(scale=scale), False, grad_bias, None)
         grad_bias = None
     if grad_weight is not None:
         assert x is not None
         gradient_of_weight(x, grad_z, grad_weight, grad_bias, scale)
 
 
-def forward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    slope: Tensor | None,
-    residual: Tensor | None,
-    activation: int,
-    negative_slope: float,
-    scale: float,
-    keep: bool,
-) -> list[Tensor]:
+def forward(operands: Convolution, epilogue: Epilogue, keep: bool) -> list[Tensor]:
     """As ``reference.forward``."""
-    out = allocate.forward(x, weight, residual, keep)
+    x, weight, bias, slope, residual = operands
+    out = allocate.forward(operands, keep)
     y = out[0]
     if y.numel() == 0:
         return out
+    residual = None if residual is None else _like(residual, y)
+    tensors = EpilogueTensors(bias, slope, residual=residual, z=out[1] if keep else None)
     with on_device(x.device):
-        convolve(
-            channels_last(x), weight, y, bias=bias, slope=slope, z=out[1] if keep else None,
-            residual=None if residual is None else _like(residual, y),
-            activation=activation, negative_slope=negative_slope, scale=scale,
-        )  # fmt: skip
+        convolve(channels_last(x), weight, y, epilogue, tensors)
     return out
 
 
-def backward(
-    grad: Tensor,
-    x: Tensor | None,
-    weight: Tensor,
-    slope: Tensor | None,
-    kept: Tensor | None,
-    activation: int,
-    negative_slope: float,
-    scale: float,
-    need_x: bool,
-    need_weight: bool,
-    need_bias: bool,
-    need_slope: bool,
-) -> list[Tensor]:
+def backward(grad: Tensor, saved: SavedConvolution, epilogue: Epilogue, needs: Sequence[bool]) -> list[Tensor]:
     """As ``reference.backward``."""
-    need_slope = need_slope and slope is not None
-    needs = (need_x, need_weight, need_bias, need_slope)
-    out = allocate.gradients(grad, x, weight, slope, *needs)
+    x, weight, _, slope, kept = saved
+    out = allocate.gradients(grad, saved, needs)
     if grad.numel() == 0 or weight.numel() == 0:
         return _zeroed(out)
     results = iter(out)
     grad_x, grad_weight, grad_bias, grad_slope = (next(results) if need else None for need in needs)
     with on_device(grad.device):
         grad_z = channels_last(grad.to(weight.dtype))
-        if activation != NONE or scale != 1:
-            grad_z = activation_gradient(
-                grad_z, kept, slope, activation, negative_slope, scale, need_x or need_weight, grad_bias, grad_slope
-            )
+        if epilogue.activation != NONE or epilogue.scale != 1:
+            need_grad_z = grad_x is not None or grad_weight is not None
+            grad_z = activation_gradient(grad_z, kept, slope, epilogue, need_grad_z, grad_bias, grad_slope)
             grad_bias = None
         if grad_x is not None:
             convolve(grad_z, weight, grad_x, adjoint=True)
@@ -120,104 +96,65 @@ def backward(
     return out
 
 
-def _first_convolution(
-    x: Tensor,
-    weight1: Tensor,
-    bias1: Tensor | None,
-    slope: Tensor | None,
-    activation: int,
-    negative_slope: float,
-    kept: Tensor | None,
-) -> Tensor:
+def _first_convolution(block: Block, epilogue: Epilogue, kept: Tensor | None) -> Tensor:
     """The activations h of a residual block, channels_last; fills in ``kept``, which is h if that tells its sign."""
-    survives = activation == NONE or sign_survives(activation, negative_slope)
+    x, weight1, bias1, _, _, slope = block
+    survives = epilogue.activation == NONE or sign_survives(epilogue)
     h = _image(x, weight1.shape[0]) if kept is None else kept if survives else torch.empty_like(kept)
-    convolve(
-        x, weight1, h, bias=bias1, slope=slope, z=None if survives else kept,
-        activation=activation, negative_slope=negative_slope,
-    )  # fmt: skip
+    tensors = EpilogueTensors(bias1, slope, z=None if survives else kept)
+    convolve(channels_last(x), weight1, h, epilogue._replace(scale=1.0), tensors)
     return channels_last(h)
 
 
-def block_forward(
-    x: Tensor,
-    weight1: Tensor,
-    bias1: Tensor | None,
-    weight2: Tensor,
-    bias2: Tensor | None,
-    slope: Tensor | None,
-    activation: int,
-    negative_slope: float,
-    res_scale: float,
-    keep: bool,
-) -> list[Tensor]:
+def block_forward(operands: Block, epilogue: Epilogue, keep: bool) -> list[Tensor]:
     """As ``reference.block_forward``."""
+    x, weight1, _, weight2, bias2, _ = operands
     out = allocate.block_forward(x, weight1, keep)
     y = out[0]
     if y.numel() == 0:
         return out
     with on_device(x.device):
-        kept = out[1] if keep else None
-        h = _first_convolution(channels_last(x), weight1, bias1, slope, activation, negative_slope, kept)
-        convolve(h, weight2, y, bias=bias2, residual=_like(x, y), scale=res_scale)
+        h = _first_convolution(operands, epilogue, out[1] if keep else None)
+        tensors = EpilogueTensors(bias2, residual=_like(x, y))
+        convolve(h, weight2, y, Epilogue(scale=epilogue.scale), tensors)
     return out
 
 
-def block_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight1: Tensor,
-    bias1: Tensor | None,
-    weight2: Tensor,
-    slope: Tensor | None,
-    kept: Tensor | None,
-    activation: int,
-    negative_slope: float,
-    res_scale: float,
-    need_x: bool,
-    need_weight1: bool,
-    need_bias1: bool,
-    need_weight2: bool,
-    need_bias2: bool,
-    need_slope: bool,
-) -> list[Tensor]:
+def block_backward(grad: Tensor, saved: SavedBlock, epilogue: Epilogue, needs: Sequence[bool]) -> list[Tensor]:
     """As ``reference.block_backward``."""
-    need_slope = need_slope and slope is not None
-    needs = (need_x, need_weight1, need_bias1, need_weight2, need_bias2, need_slope)
-    out = allocate.block_gradients(x, weight1, weight2, slope, *needs)
+    x, weight1, bias1, weight2, slope, kept = saved
+    out = allocate.block_gradients(saved, needs)
     if x.numel() == 0:
         return _zeroed(out)
     results = iter(out)
     grad_x, grad_weight1, grad_bias1, grad_weight2, grad_bias2, grad_slope = (
         next(results) if need else None for need in needs
     )
-    epilogue = (activation, negative_slope)
-    survives = activation == NONE or sign_survives(*epilogue)
+    survives = epilogue.activation == NONE or sign_survives(epilogue)
     with on_device(x.device):
         dense, grad = channels_last(x), channels_last(grad)
         if kept is None:
             kept = _image(dense, weight1.shape[0])
-            h = _first_convolution(dense, weight1, bias1, slope, *epilogue, kept)
+            h = _first_convolution(Block(dense, weight1, bias1, weight2, None, slope), epilogue, kept)
         else:
             kept = channels_last(kept)
-            h = kept if survives or not need_weight2 else activate(kept, *epilogue, slope)
-        if need_x or need_weight1 or need_bias1 or need_slope:
+            h = kept if survives or grad_weight2 is None else activate(kept, epilogue, slope)
+        if any(g is not None for g in (grad_x, grad_weight1, grad_bias1, grad_slope)):
             grad_z = torch.empty_like(kept)
-            if activation == PRELU:  # its slopes' gradient needs what comes before the derivative
-                convolve(grad, weight2, grad_z, adjoint=True, scale=res_scale)
-                grad_z = activation_gradient(
-                    grad_z, kept, slope, *epilogue, 1.0, need_x or need_weight1, grad_bias1, grad_slope
-                )
+            if epilogue.activation == PRELU:  # its slopes' gradient needs what comes before the derivative
+                convolve(grad, weight2, grad_z, Epilogue(scale=epilogue.scale), adjoint=True)
+                need_grad_z = grad_x is not None or grad_weight1 is not None
+                unscaled = epilogue._replace(scale=1.0)
+                grad_z = activation_gradient(grad_z, kept, slope, unscaled, need_grad_z, grad_bias1, grad_slope)
                 grad_bias1 = None
             else:
-                convolve(
-                    grad, weight2, grad_z, kept=None if activation == NONE else kept, adjoint=True,
-                    activation=activation, negative_slope=negative_slope, scale=res_scale,
-                )  # fmt: skip
+                tensors = EpilogueTensors(kept=None if epilogue.activation == NONE else kept)
+                convolve(grad, weight2, grad_z, epilogue, tensors, adjoint=True)
             if grad_x is not None:
-                convolve(grad_z, weight1, grad_x, residual=_like(grad, grad_x), adjoint=True)
+                tensors = EpilogueTensors(residual=_like(grad, grad_x))
+                convolve(grad_z, weight1, grad_x, CONVOLUTION, tensors, adjoint=True)
             _gradients_of_parameters(dense, grad_z, grad_weight1, grad_bias1)
-        _gradients_of_parameters(h, grad, grad_weight2, grad_bias2, res_scale)
+        _gradients_of_parameters(h, grad, grad_weight2, grad_bias2, epilogue.scale)
     return out
 
 
@@ -239,72 +176,56 @@ def _dense_features(x: Tensor, filters: Sequence[Tensor], biases: Sequence[Tenso
     features = _image(x, at + 4 * growth)
     features[:, :at] = x
     for weight, bias in zip(filters[:4], biases[:4], strict=True):
-        convolve(
-            features[:, :at], weight, features[:, at : at + growth],
-            bias=bias, activation=LEAKY_RELU, negative_slope=slope,
-        )  # fmt: skip
+        slot = features[:, at : at + growth]
+        convolve(features[:, :at], weight, slot, Epilogue(LEAKY_RELU, slope), EpilogueTensors(bias))
         at += growth
     return features
 
 
-def dense_forward(
-    x: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor | None],
-    slope: float,
-    res_scale: float,
-    keep: bool,
-) -> list[Tensor]:
+def dense_forward(operands: Dense, settings: DenseSettings, keep: bool) -> list[Tensor]:
     """As ``reference.dense_forward``."""
+    x, weights, biases = operands.x, operands.weights, operands.biases
     out = allocate.dense_forward(x, weights[0], keep)
     y = out[0]
     if y.numel() == 0:
         return out
     with on_device(x.device):
         filters = _forward_filters(weights)
-        features = _dense_features(channels_last(x), filters, biases, slope)
-        convolve(features, filters[4], y, bias=biases[4], residual=_like(x, y), scale=res_scale)
+        features = _dense_features(channels_last(x), filters, biases, settings.slope)
+        tensors = EpilogueTensors(biases[4], residual=_like(x, y))
+        convolve(features, filters[4], y, Epilogue(scale=settings.res_scale), tensors)
     return [y, _like(features, out[1])] if keep else out
 
 
-def dense_backward(
-    grad: Tensor,
-    x: Tensor | None,
-    features: Tensor | None,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor | None],
-    slope: float,
-    res_scale: float,
-    needs: Sequence[bool],
-) -> list[Tensor]:
+def dense_backward(grad: Tensor, saved: SavedDense, settings: DenseSettings, needs: Sequence[bool]) -> list[Tensor]:
     """As ``reference.dense_backward``."""
-    like = features if x is None else x
-    assert like is not None
-    out = allocate.dense_gradients(like, weights, needs)
+    features, weights = saved.features, saved.weights
+    out = allocate.dense_gradients(saved, needs)
     if grad.numel() == 0:
         return _zeroed(out)
     results = iter(out)
     grad_x, *of_parameters = (next(results) if need else None for need in needs)
     c, growth = weights[4].shape[0], weights[0].shape[0]
+    leaky = Epilogue(LEAKY_RELU, settings.slope)
     with on_device(grad.device):
         if features is None:
-            assert x is not None
-            features = _dense_features(channels_last(x), _forward_filters(weights), biases, slope)
+            x = channels_last(saved.like)
+            features = _dense_features(x, _forward_filters(weights), saved.biases, settings.slope)
         features = channels_last(features)
         gradients = torch.empty_like(features)
-        torch.mul(grad, res_scale, out=gradients[:, :c])
+        torch.mul(grad, settings.res_scale, out=gradients[:, :c])
         # Where features and gradients have their slices of x_k, and how much of gradients g_k reads.
         slots = [slice(c + k * growth, c + (k + 1) * growth) for k in range(4)]
         ends = [c + (3 - k) * growth for k in range(4)]
         # Rows of ``every`` are in the order of ``gradients``, so that those which read x_k are its first ends[k].
         every = packed(weights)
         for k in (3, 2, 1, 0):
-            convolve(
-                gradients[:, : ends[k]], every[: ends[k], slots[k]], gradients[:, ends[k] : ends[k] + growth],
-                kept=features[:, slots[k]], adjoint=True, activation=LEAKY_RELU, negative_slope=slope,
-            )  # fmt: skip
+            end, kept = ends[k], EpilogueTensors(kept=features[:, slots[k]])
+            slot = gradients[:, end : end + growth]
+            convolve(gradients[:, :end], every[:end, slots[k]], slot, leaky, kept, adjoint=True)
         if grad_x is not None:
-            convolve(gradients, every[:, :c], grad_x, residual=_like(grad, grad_x), adjoint=True)
+            tensors = EpilogueTensors(residual=_like(grad, grad_x))
+            convolve(gradients, every[:, :c], grad_x, CONVOLUTION, tensors, adjoint=True)
         _gradients_of_dense_parameters(features, gradients, weights, of_parameters[:5], of_parameters[5:])
     return out
 
@@ -321,7 +242,7 @@ def _gradients_of_dense_parameters(
     wants_biases = any(b is not None for b in of_biases)
     if wants_biases and (gradients.dtype is torch.float32 or all(w is None for w in of_weights)):
         every = gradients.new_empty(gradients.shape[1])
-        activation_gradient(gradients, None, None, NONE, 0.0, 1.0, False, every, None)
+        activation_gradient(gradients, None, None, CONVOLUTION, False, every, None)
         for bias, found in zip(reversed(biases), every.split([len(b) for b in reversed(biases)]), strict=True):
             bias.copy_(found)
         wants_biases = False

@@ -21,7 +21,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_convolution import SIZES, _as, _dot
+from .convolution import SIZES, _as, _dot
 
 
 @triton.jit

@@ -16,10 +16,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..._triton import WARPS_128, cores, interpreting
-from . import activation as codes
-from .triton_convolution import gather, shift, stream, through_activation
-from .triton_weight_gradient import add_up, pack, weight_gradient
+from ...._triton import WARPS_128, cores, interpreting
+from .. import activation as codes
+from ..activation import CONVOLUTION, Epilogue
+from .convolution import gather, shift, stream, through_activation
+from .weight_gradient import add_up, pack, weight_gradient
 
 _WARPS_256 = 2 * WARPS_128
 _PRODUCT = 128  # bytes of a pixel's channels that one product takes
@@ -222,39 +223,46 @@ def _in_rows(weight: Tensor) -> Tensor:
     return weight if all(size == 1 or found == wanted for size, found, wanted in of_axes) else channels_last(weight)
 
 
+class EpilogueTensors(NamedTuple):
+    """What an epilogue reads, and ``z``, where what goes into the activation is stored."""
+
+    bias: Tensor | None = None
+    slope: Tensor | None = None
+    kept: Tensor | None = None
+    residual: Tensor | None = None
+    z: Tensor | None = None
+
+
+_NO_TENSORS = EpilogueTensors()
+
+
 def convolve(
     x: Tensor,
     weight: Tensor,
     y: Tensor,
+    epilogue: Epilogue = CONVOLUTION,
+    tensors: EpilogueTensors = _NO_TENSORS,
     *,
-    bias: Tensor | None = None,
-    slope: Tensor | None = None,
-    kept: Tensor | None = None,
-    residual: Tensor | None = None,
-    z: Tensor | None = None,
     adjoint: bool = False,
-    activation: int = codes.NONE,
-    negative_slope: float = 0.0,
-    scale: float = 1.0,
     how: Blocks | None = None,
 ) -> None:
     """y = scale * act(convolution + bias) + residual, with ``kept`` y = scale * convolution * act'(kept) + residual.
 
     ``x`` and ``kept`` are channels_last or slices of channels of such; ``y`` is that or contiguous, and ``residual``
-    and ``z``, where what goes into the activation is stored, are dense in its layout. ``adjoint``: the transposed
-    convolution, that of the data gradient.
+    and ``z`` are dense in its layout. ``adjoint``: the transposed convolution, that of the data gradient.
     """
+    bias, slope, kept, residual, z = tensors
     images, channels, height, width = x.shape
     out = y.shape[1]
     last = y.is_contiguous(memory_format=torch.channels_last) or not y.is_contiguous()
     weight = _in_rows(weight)
     settings = (
-        channels, out, adjoint, activation, negative_slope, 0 if slope is None else slope.numel(), scale, last,
+        channels, out, adjoint, *epilogue[:2], 0 if slope is None else slope.numel(), epilogue.scale, last,
         _pitch(x), weight.stride(3), 0 if kept is None else _pitch(kept), _pitch(y) if last else 0,
         _precision(x.dtype), _compute(x.dtype),
     )  # fmt: skip
     bias, slope = (None if vector is None else vector.contiguous() for vector in (bias, slope))
-    tensors = (x, weight, bias, slope, kept, residual, y, z)
+    pointers = (x, weight, bias, slope, kept, residual, y, z)
     how = how or choose(x, out, last, residual)
     blocks = how.pixels, how.channels, how.outputs
     # A product has 64 pixels for each four warps; those of ``stream`` and ``gather`` go with eight.
@@ -263,11 +271,11 @@ def convolve(
     if how.kernel == "gather":
         pixels = images * height * width
         gather[(triton.cdiv(pixels, how.pixels) * triton.cdiv(out, how.outputs),)](
-            *tensors, height, width, pixels, *settings, pixels >= 2**31 - how.pixels, *blocks, **options
+            *pointers, height, width, pixels, *settings, pixels >= 2**31 - how.pixels, *blocks, **options
         )
         return
     strips = _covered(x.shape, out, how, cores(x.device))
-    arguments = (*tensors, images, height, width, strips.rows, *settings)
+    arguments = (*pointers, images, height, width, strips.rows, *settings)
     if how.kernel == "shift":
         shift[(strips.programs,)](*arguments, *blocks, **options)
     else:
@@ -278,15 +286,13 @@ def activation_gradient(
     grad: Tensor,
     kept: Tensor | None,
     slope: Tensor | None,
-    activation: int,
-    negative_slope: float,
-    scale: float,
+    epilogue: Epilogue,
     need_grad_z: bool,
     grad_bias: Tensor | None,
     grad_slope: Tensor | None,
 ) -> Tensor:
     """g_z, channels_last as ``grad`` is; fills in the gradients of bias and slopes."""
-    changes = need_grad_z and (activation != codes.NONE or scale != 1)
+    changes = need_grad_z and (epilogue.activation != codes.NONE or epilogue.scale != 1)
     if not changes and grad_bias is None and grad_slope is None:
         return grad
     images, channels, height, width = grad.shape
@@ -300,8 +306,8 @@ def activation_gradient(
     )
     through_activation[(shares * blocks,)](
         grad, None if kept is None else channels_last(kept), None if slope is None else slope.contiguous(), grad_z,
-        bias_shares, slope_shares, pixels, channels, activation, negative_slope,
-        0 if slope is None else slope.numel(), scale, _POINTWISE, n, _compute(grad.dtype), num_warps=WARPS_128,
+        bias_shares, slope_shares, pixels, channels, *epilogue[:2],
+        0 if slope is None else slope.numel(), epilogue.scale, _POINTWISE, n, _compute(grad.dtype), num_warps=WARPS_128,
     )  # fmt: skip
     if grad_bias is not None and bias_shares is not None:
         grad_bias.copy_(bias_shares.sum(0))

@@ -1,0 +1,336 @@
+"""The one way to register an op: from a declaration to an operator that PyTorch can differentiate, trace and transform.
+
+``fused_op`` defines ``srkernels::NAME`` and, with its gradient, ``srkernels::NAME_backward``: schema, implementation,
+fake, rule for ``torch.vmap`` and the ``autograd.Function`` around them. Which backend runs is decided inside the
+operator, on real tensors, so that it is the same in eager mode and under ``torch.compile``.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling
+
+from ._dispatch import implementation, requested
+from ._spec import Refusal
+
+transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
+_library = torch.library.Library("srkernels", "FRAGMENT")
+if TYPE_CHECKING:
+    Size = int
+else:
+    Size = torch.SymInt  # of settings: an int that a trace may leave symbolic
+_SCALARS = {int: "int", float: "float", bool: "bool", Size: "SymInt"}
+
+
+def in_forward_mode() -> bool:
+    """Whether tangents may be carried forward: our Functions have no jvp and raise, a bare operator would drop them."""
+    return forward_ad._current_level >= 0
+
+
+def records(*tensors: Tensor | None) -> bool:
+    """Whether a call on these leaves something for a derivative."""
+    if not torch.is_grad_enabled():
+        return False
+    # Not any(...): its generator alone takes a third of a microsecond.
+    for x in tensors:  # noqa: SIM110
+        if x is not None and x.requires_grad:
+            return True
+    return False
+
+
+def short_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """``function.apply``, which in eager mode skips what only transforms need.
+
+    The ``setup_context`` form binds its signature anew and enters Python twice in each call; the older form, whose
+    ``forward`` takes the context, does neither.
+    """
+
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        output = function.forward(*inputs)
+        function.setup_context(ctx, inputs, output)
+        return output
+
+    older = {"forward": staticmethod(forward), "setup_context": torch.autograd.Function.setup_context}
+    named = types.new_class(function.__name__, (function,), exec_body=lambda body: body.update(older))
+    short = super(torch.autograd.Function, named).apply  # type: ignore[misc]
+
+    def apply(*inputs: Any) -> Any:
+        if is_compiling() or transforms_active():
+            return function.apply(*inputs)
+        return short(*inputs)
+
+    return apply
+
+
+def _map_one_by_one(op: Any) -> Callable[..., Any]:
+    """The rule by which ``torch.vmap`` runs an operator: once for each element, results stacked."""
+
+    def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+        def element(i: int) -> list[Any]:
+            # Of a list of settings ``d`` is a list too.
+            return [a.select(d, i) if isinstance(d, int) else a for a, d in zip(args, in_dims, strict=True)]
+
+        if not info.batch_size:
+            raise RuntimeError(f"{op.name().partition('::')[2]}: torch.vmap of no element")
+        results = [op(*element(i)) for i in range(info.batch_size)]
+        stacked = [torch.stack(parts) for parts in zip(*results, strict=True)]
+        return stacked, [0] * len(stacked)
+
+    return rule
+
+
+def _arguments(fields: Any) -> list[str]:
+    """A NamedTuple's fields as a schema has them."""
+
+    def argument(name: str, kind: Any) -> str:
+        if kind in _SCALARS:
+            return f"{_SCALARS[kind]} {name}"
+        optional = isinstance(kind, types.UnionType)
+        assert kind is Tensor or (optional and set(typing.get_args(kind)) == {Tensor, type(None)}), (fields, name)
+        return f"Tensor{'?' * optional} {name}"
+
+    return [argument(name, kind) for name, kind in typing.get_type_hints(fields).items()]
+
+
+def _register(name: str, arguments: Sequence[str], run: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+    schema = f"{name}({', '.join(arguments)}) -> Tensor[]"
+    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _library.impl(name, run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"srkernels::{name}", fake, lib=_library)
+    op = getattr(torch.ops.srkernels, name).default
+    torch.library.register_vmap(op, _map_one_by_one(op), lib=_library)
+    return op
+
+
+class Backend(NamedTuple):
+    """Where an op's code lives and what else than device and dtype its choice depends on.
+
+    Attributes:
+        package: holds ``reference``, ``native`` and ``triton``, modules with the functions named below.
+        forward: name of ``(operands, settings[, keep]) -> [outputs]``.
+        backward: name of ``(grad, saved, settings, needs) -> [gradients of those needed]``.
+        refuses: the op's own reasons against a backend (see ``_spec.Refusal``).
+        detail: (first operand or gradient, second operand) -> what of a call they depend on.
+    """
+
+    package: str
+    forward: str = "forward"
+    backward: str = "backward"
+    refuses: Refusal | None = None
+    detail: Callable[[Tensor, Tensor], tuple[int, ...]] | None = None
+
+    def module(self, name: str, tensors: Any, grad: Tensor | None = None) -> Any:
+        """The module that runs on these: ``name``, or the automatic choice for ""."""
+        x, second = tensors[0], tensors[1] if len(tensors) > 1 else None
+        if x is None:
+            x = second if grad is None else grad
+        details = () if self.detail is None else self.detail(x, second)
+        return implementation(self.package, name, x, self.refuses, details)
+
+
+_Operands = TypeVar("_Operands", bound=tuple[Any, ...])
+_Settings = TypeVar("_Settings", bound=tuple[Any, ...])
+
+
+class Gradient(NamedTuple):
+    """How an op with a backward kernel is differentiated: by its first output.
+
+    ``needs`` are bools, one for each operand; gradients are lists of those needed.
+
+    Attributes:
+        saved: NamedTuple of the tensors that the backward pass finds.
+        save: (operands, outputs, settings, needs) -> ``saved``.
+        fake: (grad, saved, settings, needs) -> uninitialised gradients.
+        differentiable: (grad, saved, settings, needs) -> gradients, on eager operations, for a second derivative.
+        finish: (backward, grad, saved, settings, needs, note) -> gradients: for an op whose backward pass is more than
+            ``backward(grad, saved, settings, needs)``.
+        note: (operands, settings) -> what ``finish`` is to know of them besides, no tensor.
+        keeps: whether the forward pass takes ``keep``: its last output is then what only the backward pass reads.
+    """
+
+    saved: Any
+    save: Callable[..., Any]
+    fake: Callable[..., list[Tensor]]
+    differentiable: Callable[..., list[Tensor]]
+    finish: Callable[..., list[Tensor]] = lambda backward, grad, saved, settings, needs, note: backward(
+        grad, saved, settings, needs
+    )
+    note: Callable[..., Any] = lambda operands, settings: None
+    keeps: bool = True
+
+
+class Adjoint(NamedTuple):
+    """How a linear op is differentiated: by another op. It saves nothing.
+
+    Attributes:
+        adjoint: (gradients of the outputs, settings, needs, backend, note) -> gradients of the operands needed.
+        note: (operands, settings) -> what ``adjoint`` is to know of the operands, no tensor.
+    """
+
+    adjoint: Callable[..., Sequence[Tensor | None]]
+    note: Callable[..., Any]
+
+
+def _autograd_function(
+    name: str, operands: Any, settings: Any, gradient: Gradient | Adjoint, forward_op: Any, backward_op: Any
+) -> type[torch.autograd.Function]:
+    """Inputs: operands, settings, ``keep`` where the op has it, backend, link.
+
+    Dynamo follows what its methods close over if that are functions, types and operators, not objects of ours.
+    """
+    count, end = len(operands._fields), len(operands._fields) + len(settings._fields)
+    note_of = gradient.note
+
+    class Function(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*inputs: Any) -> tuple[Tensor, ...]:
+            return tuple(forward_op(*inputs[:-1]))
+
+    if isinstance(gradient, Adjoint):
+        adjoint = gradient.adjoint
+
+        class Linear(Function):
+            @staticmethod
+            def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+                ctx.settings, ctx.backend = settings(*inputs[count:end]), inputs[-2]
+                ctx.note = note_of(operands(*inputs[:count]), ctx.settings)
+                ctx.set_materialize_grads(False)
+
+            @staticmethod
+            def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+                needs = ctx.needs_input_grad[:count]
+                found = iter(adjoint(grads, ctx.settings, needs, ctx.backend, ctx.note))
+                return *(next(found, None) if need else None for need in needs), *[None] * (end + 2 - count)
+
+        return types.new_class(name, (Linear,))  # by this name grad_fn shows it
+
+    saved_type, save, finish, differentiable = gradient.saved, gradient.save, gradient.finish, gradient.differentiable
+    rest = end + 2 + gradient.keeps - count
+
+    class Fused(Function):
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+            given = operands(*inputs[:count])
+            ctx.settings, ctx.backend = settings(*inputs[count:end]), inputs[-2]
+            ctx.note = note_of(given, ctx.settings) if inputs[-1] is None else inputs[-1]
+            if len(output) > 1:
+                ctx.mark_non_differentiable(*output[1:])
+            ctx.set_materialize_grads(False)
+            ctx.save_for_backward(*save(given, output, ctx.settings, ctx.needs_input_grad[:count]))
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
+            needs, backend = list(ctx.needs_input_grad[:count]), ctx.backend
+            if grad is None:
+                return (None,) * (count + rest)
+
+            def backward(grad: Tensor, saved: Any, settings: Any, needs: list[bool]) -> list[Tensor]:
+                return backward_op(grad, *saved, *settings, needs, backend)
+
+            run = differentiable if torch.is_grad_enabled() and not is_compiling() else backward
+            found = iter(finish(run, grad, saved_type(*ctx.saved_tensors), ctx.settings, needs, ctx.note))
+            return *(next(found, None) if need else None for need in needs), *[None] * rest
+
+    return types.new_class(name, (Fused,))
+
+
+class FusedOp(Generic[_Operands, _Settings]):
+    """A registered op: ``op(operands, settings)`` are its outputs, differentiable. Made by ``fused_op``."""
+
+    def __init__(
+        self, name: str, operands: Any, settings: Any, backend: Backend, fake: Any, gradient: Gradient | Adjoint
+    ) -> None:
+        count, self._backend = len(operands._fields), backend
+        self._keeps = isinstance(gradient, Gradient) and gradient.keeps
+
+        def bound(arguments: Sequence[Any]) -> tuple[Any, ...]:
+            """(operands, settings), and ``keep`` where the op has it."""
+            scalars = arguments[count:-1]
+            if self._keeps:
+                return operands(*arguments[:count]), settings(*scalars[:-1]), scalars[-1]
+            return operands(*arguments[:count]), settings(*scalars)
+
+        def run(*arguments: Any) -> list[Tensor]:
+            given = bound(arguments)
+            return getattr(backend.module(arguments[-1], given[0]), backend.forward)(*given)
+
+        arguments = [*_arguments(operands), *_arguments(settings), *["bool keep"] * self._keeps, "str backend"]
+        self._forward_op = _register(name, arguments, run, lambda *arguments: fake(*bound(arguments)))
+        backward_op = _register_backward(name, settings, backend, gradient) if isinstance(gradient, Gradient) else None
+        self._apply = short_apply(_autograd_function(name, operands, settings, gradient, self._forward_op, backward_op))
+
+    def chooses_eager(self, operands: _Operands) -> bool:
+        """Whether nobody asked for a backend and the choice for these is eager PyTorch.
+
+        A traced call takes the operator, in which the choice is made on real tensors.
+        """
+        if requested() or is_compiling():
+            return False
+        return self._backend.module("", operands).__name__.endswith(".reference")
+
+    def __call__(
+        self, operands: _Operands, settings: _Settings, *, keep: bool = False, link: Any = None, backend: Any = None
+    ) -> tuple[Tensor, ...]:
+        """Outputs of the op.
+
+        Args:
+            keep: of an op that has it, whether the backward pass finds what the forward pass can keep for it.
+            link: ``Gradient.finish``'s note, in place of what ``note`` says.
+            backend: of a derivative, that of its forward pass; None is what was asked for.
+        """
+        backend = requested() if backend is None else backend
+        recording = records(*operands)
+        kept = (keep and recording,) if self._keeps else ()
+        # The Function costs more than a small kernel; without a gradient to record it is left out.
+        if recording or in_forward_mode():
+            return self._apply(*operands, *settings, *kept, backend, link)
+        return tuple(self._forward_op(*operands, *settings, *kept, backend))
+
+
+def _register_backward(name: str, settings: Any, backend: Backend, gradient: Gradient) -> Any:
+    saved, count = gradient.saved, len(gradient.saved._fields)
+
+    def bound(arguments: Sequence[Any]) -> tuple[Any, Any, list[bool]]:
+        """(saved, settings, needs)."""
+        return saved(*arguments[:count]), settings(*arguments[count:-2]), arguments[-2]
+
+    def run(grad: Tensor, *arguments: Any) -> list[Tensor]:
+        given = bound(arguments)
+        return getattr(backend.module(arguments[-1], given[0], grad), backend.backward)(grad, *given)
+
+    def fake(grad: Tensor, *arguments: Any) -> list[Tensor]:
+        return gradient.fake(grad, *bound(arguments))
+
+    arguments = ["Tensor grad", *_arguments(saved), *_arguments(settings), "bool[] needs", "str backend"]
+    return _register(f"{name}_backward", arguments, run, fake)
+
+
+def fused_op(
+    name: str,
+    operands: type[_Operands],
+    settings: type[_Settings],
+    *,
+    backend: Backend,
+    fake: Callable[..., list[Tensor]],
+    gradient: Gradient | Adjoint,
+) -> FusedOp[_Operands, _Settings]:
+    """Register an op.
+
+    Args:
+        name: of the operator, ``srkernels::name``.
+        operands: NamedTuple of ``Tensor`` and ``Tensor | None``, of which the first decides where the op runs.
+        settings: NamedTuple of int, float, bool and ``Size``.
+        backend: where its code lives.
+        fake: (operands, settings[, keep]) -> uninitialised outputs.
+        gradient: a ``Gradient``, or of a linear op an ``Adjoint``.
+    """
+    return FusedOp(name, operands, settings, backend, fake, gradient)

@@ -1,0 +1,77 @@
+"""Argument checks of the convolution ops and modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..._dispatch import autocasts
+from ..._validate import check_image, check_vector, describe, number, shown
+from .activation import ACTIVATIONS, LEAKY_RELU, PRELU
+
+DEFAULT_LEAKY_SLOPE = 0.2  # of super-resolution networks; torch's own default is 0.01
+SAVE = {"activations": True, "recompute": False}
+
+
+def five_tensors(op: str, argument: str, value: Any) -> tuple[Any, ...]:
+    sequence = isinstance(value, (Sequence, nn.ParameterList)) and not isinstance(value, (str, bytes))
+    if not sequence or len(value) != 5:
+        count = f" of {len(value)}" if sequence else ""
+        raise (ValueError if count else TypeError)(
+            f"{op}: {argument} must be a sequence of five tensors, got {describe(value)}{count}"
+        )
+    return tuple(value)
+
+
+def dense_slope(op: str, slope: Any) -> float:
+    value = number(op, "slope", slope)
+    if not value > 0:
+        raise ValueError(f"{op}: slope must be above 0, got {slope!r}")
+    return value
+
+
+def check_convolution(op: str, x: Tensor, weight: Any, name: str, bias: Any, bias_name: str, in_channels: int) -> None:
+    check_image(op, name, weight, "(Cout, Cin, kh, kw)")
+    shape = tuple(weight.shape)
+    if shape[1] != in_channels:
+        raise ValueError(f"{op}: {name} must be (Cout, {in_channels}, kh, kw), got {shape}")
+    if shape[2] % 2 == 0 or shape[3] % 2 == 0:
+        raise ValueError(f"{op}: {name} must have odd kernel sizes, got {shape}")
+    if weight.device != x.device:
+        raise ValueError(f"{op}: {name} must be on x's device {x.device}, got {describe(weight)}")
+    if bias is not None:
+        check_vector(op, bias_name, bias, shape[:1], x.device)
+
+
+def slopes_of(op: str, activation: int, slope: Any, channels: int, x: Tensor) -> tuple[float, Tensor | None]:
+    """(slope of leaky_relu, slopes of prelu)."""
+    if activation == PRELU:
+        check_vector(op, "slope", slope, (1, channels), x.device)
+        return 0.0, slope
+    return leaky_slope(op, activation, slope), None
+
+
+def leaky_slope(op: str, activation: int, slope: Any) -> float:
+    """Of leaky_relu, 0 for activations that have none; refuses a slope that has no meaning."""
+    if activation == LEAKY_RELU:
+        return DEFAULT_LEAKY_SLOPE if slope is None else number(op, "slope", slope)
+    if slope is not None:
+        raise ValueError(f"{op}: slope has no meaning for {list(ACTIVATIONS)[activation]!r}, got {shown(slope)}")
+    return 0.0
+
+
+def cast_by_autocast(x: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
+    """The operands in autocast's dtype where it is on, as ``F.conv2d`` would cast them (fp64 is left alone)."""
+    if not autocasts(x) or x.dtype is torch.float64:
+        return x, *others
+    dtype = torch.get_autocast_dtype(x.device.type)
+    return x.to(dtype), *(None if t is None else t.to(dtype) for t in others)
+
+
+def check_dtypes(op: str, x: Tensor, **others: Tensor | None) -> None:
+    for name, tensor in others.items():
+        if tensor is not None and tensor.dtype is not x.dtype:
+            raise TypeError(f"{op}: {name} must have x's dtype {x.dtype}, got {describe(tensor)}")

@@ -1,0 +1,244 @@
+"""Registration of the convolution operators, and where eager PyTorch runs instead of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._layout import in_layout, is_channels_last, laid_out, share_layout
+from ..._op import Backend, Gradient, fused_op, in_forward_mode, records, short_apply, transforms_active
+from . import allocate, reference
+from .activation import NONE, Epilogue
+from .arguments import (
+    Block,
+    Convolution,
+    Dense,
+    DenseSettings,
+    SavedBlock,
+    SavedConvolution,
+    SavedDense,
+)
+from .support import detail, refuses
+
+
+class _OwnLayout(torch.autograd.Function):
+    """Filters whose gradient comes back in their layout, where PyTorch's own has that of a channels_last image."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(weight: Tensor) -> Tensor:
+        return weight.view_as(weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.channels_last = is_channels_last(inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return in_layout(grad, ctx.channels_last)
+
+
+_apply_own_layout = short_apply(_OwnLayout)
+
+
+def _beside(x: Tensor, weight: Tensor) -> Tensor:
+    """``weight`` for PyTorch's own operations on ``x``."""
+    weight = laid_out(weight, weight)  # PyTorch's convolution of halves takes no odd strides
+    plain = share_layout(x, weight) or not records(weight) or in_forward_mode()
+    return weight if plain else _apply_own_layout(weight)
+
+
+def _keep_layouts(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether PyTorch's own operations give their result the layout of ``x``, among these operands."""
+    return share_layout(x, *(() if is_channels_last(x) else others))  # any filters follow a channels_last image
+
+
+# conv2d_act
+
+
+def _save_convolution(
+    operands: Convolution, outputs: Sequence[Tensor], epilogue: Epilogue, needs: Sequence[bool]
+) -> SavedConvolution:
+    x, weight, bias, slope, _ = operands
+    # Of frozen filters the backward pass reads no image but the kept one; slopes need it for a second derivative.
+    reads_x = needs[1] or needs[3]
+    kept = None if epilogue.activation == NONE else outputs[-1]
+    return SavedConvolution(x if reads_x else None, weight, bias, slope, kept)
+
+
+def _differentiable_convolution(
+    grad: Tensor, saved: SavedConvolution, epilogue: Epilogue, needs: Sequence[bool]
+) -> list[Tensor]:
+    if saved.kept is not None and saved.x is not None:
+        saved = saved._replace(kept=reference.convolution(saved.x, saved.weight, saved.bias))
+    return reference.backward(grad, saved, epilogue, needs)
+
+
+def _finish_convolution(
+    backward: Callable[..., list[Tensor]],
+    grad: Tensor,
+    saved: SavedConvolution,
+    epilogue: Epilogue,
+    needs: list[bool],
+    channels_last: bool,
+) -> list[Tensor]:
+    to_residual = [grad] if needs[4] else []  # autograd casts it to the residual's dtype
+    if saved.x is None:
+        grad = in_layout(grad.to(saved.weight.dtype), channels_last)
+    found = backward(grad, saved, epilogue, needs[:4])
+    if needs[0] and saved.x is None:  # of one channel out, ``grad`` does not tell the layout
+        found[0] = in_layout(found[0], channels_last)
+    return found + to_residual
+
+
+_convolution = fused_op(
+    "conv2d_act",
+    Convolution,
+    Epilogue,
+    backend=Backend(__package__, "forward", "backward", refuses, detail),
+    fake=lambda operands, epilogue, keep: allocate.forward(operands, keep),
+    gradient=Gradient(
+        saved=SavedConvolution,
+        save=_save_convolution,
+        fake=lambda grad, saved, epilogue, needs: allocate.gradients(grad, saved, needs),
+        differentiable=_differentiable_convolution,
+        finish=_finish_convolution,
+        note=lambda operands, epilogue: is_channels_last(operands.x),
+    ),
+)
+
+
+def conv2d_act(operands: Convolution, epilogue: Epilogue) -> Tensor:
+    """Differentiable convolution with its epilogue."""
+    x, weight, _, _, residual = operands
+    if _keep_layouts(x, weight, residual) and _convolution.chooses_eager(operands):
+        return laid_out(reference.block(operands._replace(weight=_beside(x, weight)), epilogue), x)
+    keep = allocate.keeps_preactivation(epilogue, residual is not None)
+    return _convolution(operands, epilogue, keep=keep)[0]
+
+
+# residual_block
+
+
+_residual_block = fused_op(
+    "residual_block",
+    Block,
+    Epilogue,
+    backend=Backend(__package__, "block_forward", "block_backward", refuses, detail),
+    fake=lambda operands, epilogue, keep: allocate.block_forward(operands.x, operands.weight1, keep),
+    gradient=Gradient(
+        saved=SavedBlock,
+        save=lambda operands, outputs, epilogue, needs: SavedBlock(
+            *operands[:4], operands.slope, outputs[1] if len(outputs) > 1 else None
+        ),
+        fake=lambda grad, saved, epilogue, needs: allocate.block_gradients(saved, needs),
+        # What was kept carries no gradient; computed again, it does.
+        differentiable=lambda grad, saved, epilogue, needs: reference.block_backward(
+            grad, saved._replace(kept=None), epilogue, needs
+        ),
+    ),
+)
+
+
+def residual_block(operands: Block, epilogue: Epilogue, keep: bool) -> Tensor:
+    """Differentiable residual block; ``keep``: whether the backward pass finds the first convolution's result."""
+    x, weight1, _, weight2, *_ = operands
+    if keep and _keep_layouts(x, weight1, weight2) and _residual_block.chooses_eager(operands):
+        beside = operands._replace(weight1=_beside(x, weight1), weight2=_beside(x, weight2))
+        return laid_out(reference.two_convolutions(beside, epilogue), x)
+    return _residual_block(operands, epilogue, keep=keep)[0]
+
+
+# dense_block
+
+
+class _Link(torch.autograd.Function):
+    """Of the shape of ``x`` and one element of memory, never read: a way back to ``x`` that does not keep it."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.new_empty_strided(x.shape, (0,) * x.dim())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None: ...
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
+class _Linked(torch.autograd.Function):
+    """``values``, whose derivative goes where that of ``link`` does."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(link: Tensor, values: Tensor) -> Tensor:
+        return values.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None: ...
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
+
+
+_apply_link = short_apply(_Link)
+
+
+def _save_dense(
+    operands: Dense, outputs: Sequence[Tensor], settings: DenseSettings, needs: Sequence[bool]
+) -> SavedDense:
+    features = outputs[1] if len(outputs) > 1 else None
+    x = operands.x if features is None else None  # the features begin with x
+    return SavedDense(x, *operands.weights, *operands.biases, features)
+
+
+def _finish_dense(
+    backward: Callable[..., list[Tensor]],
+    grad: Tensor,
+    saved: SavedDense,
+    settings: DenseSettings,
+    needs: list[bool],
+    link: Tensor | None,
+) -> list[Tensor]:
+    if saved.features is not None and backward is reference.dense_backward:
+        # create_graph: the features kept carry no gradient; computed again from x, they do.
+        x = saved.features[:, : grad.shape[1]]
+        saved = saved._replace(x=x if link is None else _Linked.apply(link, x), features=None)
+    return backward(grad, saved, settings, needs)
+
+
+_dense_block = fused_op(
+    "dense_block",
+    Dense,
+    DenseSettings,
+    backend=Backend(__package__, "dense_forward", "dense_backward", refuses, detail),
+    fake=lambda operands, settings, keep: allocate.dense_forward(operands.x, operands.weight1, keep),
+    gradient=Gradient(
+        saved=SavedDense,
+        save=_save_dense,
+        fake=lambda grad, saved, settings, needs: allocate.dense_gradients(saved, needs),
+        differentiable=reference.dense_backward,
+        finish=_finish_dense,
+    ),
+)
+
+
+def dense_block(operands: Dense, settings: DenseSettings, keep: bool) -> Tensor:
+    """Differentiable dense block; ``keep``: whether the backward pass finds its features."""
+    x, weights = operands.x, operands.weights
+    if keep and _keep_layouts(x, *weights) and _dense_block.chooses_eager(operands):
+        beside = operands._replace(**{f"weight{k + 1}": _beside(x, w) for k, w in enumerate(weights)})
+        return laid_out(reference.five_convolutions(beside, settings), x)
+    keep = keep and not transforms_active()  # torch.func always asks for a second derivative too
+    # A traced call has no second derivative. The link is no saved tensor: a hook that moves those would fill it.
+    linked = keep and records(*operands) and x.requires_grad and not torch.compiler.is_compiling()
+    return _dense_block(operands, settings, keep=keep, link=_apply_link(x) if linked else None)[0]

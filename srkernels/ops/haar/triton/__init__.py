@@ -1,0 +1,3 @@
+from .launch import analysis, synthesis
+
+__all__ = ["analysis", "synthesis"]

@@ -1,0 +1,74 @@
+"""Registration of the weighted L1 operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..._op import Backend, Gradient, fused_op, records
+from . import allocate, reference
+from .allocate import NONE
+from .arguments import Operands, Saved, Settings
+
+
+def _save(operands: Operands, outputs: Sequence[Tensor], settings: Settings, needs: Sequence[bool]) -> Saved:
+    statistics = outputs[1] if settings.by_weight else None
+    signs = outputs[-1] if len(outputs) > 1 + settings.by_weight else None
+    return Saved(*operands, statistics, signs)
+
+
+def _strides(operands: Operands, settings: Settings) -> tuple[int, ...] | None:
+    return None if torch.compiler.is_compiling() else operands.input.stride()  # a traced call keeps no signs
+
+
+def _finish(
+    backward: Callable[..., list[Tensor]],
+    grad: Tensor,
+    saved: Saved,
+    settings: Settings,
+    needs: list[bool],
+    strides: tuple[int, ...] | None,
+) -> list[Tensor]:
+    if saved.signs is not None and saved.input.stride() != strides:
+        saved = saved._replace(signs=None)  # a hook on saved tensors gave them another memory layout than the signs'
+    return backward(grad, saved, settings, needs)
+
+
+def _differentiable(grad: Tensor, saved: Saved, settings: Settings, needs: Sequence[bool]) -> list[Tensor]:
+    if saved.statistics is not None:
+        # The saved sums carry no gradient; recomputed, they do.
+        saved = saved._replace(statistics=reference.mean_by_weight(saved.operands, settings.align_corners))
+    return reference.backward(grad, saved, settings, needs)
+
+
+_op = fused_op(
+    "weighted_l1",
+    Operands,
+    Settings,
+    backend=Backend(__package__),
+    fake=allocate.loss,
+    gradient=Gradient(
+        saved=Saved,
+        save=_save,
+        fake=lambda grad, saved, settings, needs: allocate.gradients(saved, needs),
+        differentiable=_differentiable,
+        finish=_finish,
+        note=_strides,
+    ),
+)
+
+
+def weighted_l1(operands: Operands, settings: Settings) -> Tensor:
+    """Differentiable loss."""
+    # Signs spare the backward pass both images; a gradient of the weight needs the images anyway. A traced call does
+    # without, so that dynamic sizes are not specialised on their divisibility.
+    keep = (
+        settings.reduction != NONE
+        and not torch.compiler.is_compiling()
+        and not records(operands.weight)
+        and records(*operands)
+        and allocate.can_keep_signs(operands)
+    )
+    return _op(operands, settings, keep=keep)[0]

@@ -1,0 +1,3 @@
+from .launch import backward, forward
+
+__all__ = ["backward", "forward"]
