@@ -10,13 +10,17 @@ from .machine import ROOT
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from .report import newest, render
+    from .report import PAGE, newest, render, write_page
 
     files = arguments.files or newest(ROOT / "bench" / "results")
     if not files:
         print("no results: run pytest bench --benchmark --benchmark-save-results first", file=sys.stderr)
         return 2
     try:
+        if arguments.page:
+            write_page(files)
+            print(f"wrote {PAGE.relative_to(ROOT)} and its pictures")
+            return 0
         text = render(files, arguments.out)
     except (OSError, ValueError, KeyError) as error:
         print(f"report: {type(error).__name__}: {error}", file=sys.stderr)
@@ -50,6 +54,7 @@ def main() -> int:
     report = commands.add_parser("report", help="Markdown tables on stdout; with --out also written, with pictures")
     report.add_argument("files", nargs="*", type=Path, help="results (default: the newest of each machine)")
     report.add_argument("--out", type=Path, help="folder for BENCH.md and the PNG files")
+    report.add_argument("--page", action="store_true", help="write docs/benchmarks.md and its pictures instead")
     report.set_defaults(run=_report)
 
     gpu = commands.add_parser("gpu", help="build, GPU tests, ceilings, benches: at most 8 minutes, offline")

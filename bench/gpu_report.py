@@ -1,4 +1,4 @@
-"""What a results file of the GPU acceptance says: README's tables, which kernel wins where, what missed its target."""
+"""What a results file of the GPU acceptance says: the tables, which kernel wins where, what missed its target."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Results as README-ready Markdown and a picture: `python -m bench report`."""
+"""Results as Markdown and pictures: `python -m bench report`; with `--page`, docs/benchmarks.md and README's chart."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ _NAMES = {"published": "as published (eager)", "eager": "best eager", "compile":
 # Between the groups of bars, in bars.
 _GAP = 1.0
 _OURS = (OURS, "reference", "native", "triton")
+PAGE = machine.ROOT / "docs" / "benchmarks.md"
+_BLOCK = re.compile(r"(?<=<!-- bench:begin -->\n).*(?=<!-- bench:end -->)", re.DOTALL)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -142,6 +145,88 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
     )
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def headline(results: Mapping[str, Any], path: Path) -> None:
+    """A small chart of value and gradient: an op's first case of each dtype, and the training steps.
+
+    Bars start at 1, where the other takes as long as srkernels, on a logarithmic axis.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.patches import Patch
+
+    first: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for record in results["cases"]:
+        if record["passes"] == "forward+backward":
+            first.setdefault((record["op"], record["dtype"]), record)
+    ops = [
+        (f"{op}\n{tables.label(r)}", [(n, r["providers"][n]["ratio"]) for n in _NAMES if n in r["providers"]][-2:])
+        for (op, _), r in first.items()
+    ]
+    steps = [
+        (
+            f"{record['step']}\n{record['batch']} crops a domain",
+            [(name, p["ratio"]) for name, p in record["providers"].items() if name not in ("ours", "recompute")],
+        )
+        for record in results["steps"]
+    ]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), width_ratios=(3, 2), layout="constrained")
+    for axis, title, rows in ((left, "Ops, value and gradient", ops), (right, "Whole training steps", steps)):
+        y, ticks = 0.0, []
+        for _, bars in rows:
+            ticks.append(y + (len(bars) - 1) / 2)
+            for name, ratio in bars:
+                axis.barh(y, ratio - 1, left=1, height=0.86, color=_COLOURS.get(name, _COLOURS["published"]))
+                form = f" {name}" if rows is steps else ""
+                axis.text(max(ratio, 1), y, f" {tables.times(ratio)}{form}", va="center", ha="left", fontsize=8)
+                y += 1
+            y += 0.7
+        axis.set_xscale("log", base=2)
+        axis.set_xticks([1, 2, 4, 8, 16], ["1x", "2x", "4x", "8x", "16x"])
+        axis.set_xlim(0.8, (2.8 if rows is steps else 1.5) * max(ratio for _, bars in rows for _, ratio in bars))
+        axis.axvline(1, color="black", linewidth=0.8)
+        axis.set_yticks(ticks, [label for label, _ in rows], fontsize=8)
+        axis.set_ylim(y - 0.7, -0.8)
+        axis.set_title(title, loc="left", fontsize=11, fontweight="bold")
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.tick_params(axis="y", length=0)
+    where = f"{machine.title(dict(results))}, torch {results['versions']['torch']}, {results['date']}"
+    figure.legend(
+        handles=[Patch(color=_COLOURS[n], label=_NAMES[n]) for n in ("eager", "compile")],
+        loc="outside upper center",
+        ncols=2,
+        frameon=False,
+        title=f"How many times as long as srkernels the others take\n{where}",
+        title_fontsize=11,
+    )
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def page_block(files: Sequence[Path]) -> str:
+    """What stands between the markers of docs/benchmarks.md."""
+    return "\n".join(to_markdown(load(path), _page_picture(path)) for path in files)
+
+
+def _page_picture(path: Path) -> str:
+    """Of the machine, whatever the date."""
+    return f"bench-{path.stem[:-11]}.png"
+
+
+def write_page(files: Sequence[Path], page: Path = PAGE) -> None:
+    """The page's tables, a picture of each machine beside it, and README's chart, of whoever ran the training steps."""
+    text = page.read_text()
+    if not _BLOCK.search(text):
+        raise ValueError(f"{page}: no bench:begin and bench:end markers in it")
+    page.write_text(_BLOCK.sub(lambda _: page_block(files), text))
+    for path in files:
+        results = load(path)
+        plot(results, page.parent / _page_picture(path))
+        if results.get("steps"):
+            headline(results, page.parent / "bench.png")
 
 
 def render(files: Sequence[Path], out: Path | None = None) -> str:

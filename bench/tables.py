@@ -1,4 +1,4 @@
-"""Tables of benchmark records: rows once, as aligned text for a terminal and as Markdown for a README."""
+"""Tables of benchmark records: rows once, as aligned text for a terminal and as Markdown for a page."""
 
 from __future__ import annotations
 

@@ -320,6 +320,27 @@ def test_report_renders_tables_and_picture(results: Path, tmp_path: Path) -> Non
     assert picture.startswith(b"\x89PNG") and len(picture) > 20_000
 
 
+def test_report_writes_its_page_and_the_chart(results: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    content = json.loads(results.read_text())
+    timed = {"median_us": 2e3, "p20_us": 1e3, "p80_us": 3e3, "kept_bytes": 1e6}
+    forms = {form: {**timed, "ratio": ratio} for form, ratio in (("published", 3.0), ("plain", 1.5), ("ours", 1.0))}
+    forms["recompute"] = forms["ours"]
+    content["steps"] = [{"step": "made up", "batch": 2, "providers": forms, "targets": []}]
+    results.write_text(json.dumps(content))
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nafter\n")
+    report.write_page([results], page)
+    text = page.read_text()
+    assert text == f"before\n<!-- bench:begin -->\n{report.page_block([results])}<!-- bench:end -->\nafter\n"
+    assert "**`haar_highpass`**" in text and "**Training steps**" in text and "](bench-machine.png)" in text
+    for picture in ("bench-machine.png", "bench.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+    page.write_text("no markers")
+    with pytest.raises(ValueError, match="markers"):
+        report.write_page([results], page)
+
+
 def test_steps_of_methods_with_different_targets_share_a_table() -> None:
     def record(first: str, targets: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         timed = {"median_us": 2e3, "p20_us": 1e3, "p80_us": 3e3, "ratio": 1.0}
