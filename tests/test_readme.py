@@ -1,15 +1,43 @@
-"""What the README says of the code is generated from the code, or checked against it."""
+"""What README and the pages say of the code is generated from the code, or checked against it."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_conventions import PUBLISHED, assert_same, images
 
 import srkernels
+from bench.report import PAGE, newest, page_block
+from srkernels._spec import BenchCase, OpSpec
 from srkernels.ops import specs
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+FOLDERS = list(dict.fromkeys(spec.package.rsplit(".", 1)[1] for spec in specs()))
+OPS = {folder: ROOT / "srkernels" / "ops" / folder / "README.md" for folder in FOLDERS}
+HAAR = OPS["haar"].read_text()
+# The ablations' pages are written by a command.
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "models/README.md")]
+PAGES += [*OPS.values(), *sorted(p for p in (ROOT / "docs").glob("*.md") if not p.stem.endswith("_ablation"))]
+PROSE = [page for page in PAGES if page.parent.name != "models"]
 NUMBERS = {0.5: "/2", 0.25: "/4", 1 / 12: "/12", -0.5: "/2"}
+COMMANDS = (
+    '    pip install -c constraints.txt -e ".[train]" && python -m models demo',
+    '    pip install -c constraints.txt -e ".[test]" && pytest',
+)
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def between(marker: str, text: str) -> str:
+    (found,) = re.findall(rf"<!-- {marker}:begin -->\n(.*?)\n*<!-- {marker}:end -->", text, re.DOTALL)
+    return found
 
 
 def conventions_table() -> str:
@@ -24,10 +52,37 @@ def conventions_table() -> str:
     return "\n".join(rows)
 
 
+def counted_table(folder: str) -> str:
+    """What the first benched case of each op and dtype must move, multiply and save, by the formulas of its spec."""
+    columns = ("op", "case", "passes", "bytes", "FLOPs", "FLOPs a byte", "saved, bytes")
+    rows = [f"| {' | '.join(columns)} |", "|---|---|---|---:|---:|---:|---:|"]
+    for spec in specs():
+        if spec.package.endswith(f".{folder}"):
+            first = {bench.dtype: bench for bench in reversed(spec.bench)}
+            rows += [row for dtype in sorted(first, reverse=True) for row in _counted(spec, first[dtype])]
+    return "\n".join(rows)
+
+
+def _counted(spec: OpSpec, bench: BenchCase) -> list[str]:
+    itemsize = getattr(torch, bench.dtype).itemsize
+    rows = []
+    for passes in ("forward", "forward+backward"):
+        moved, flops = spec.bytes_moved(bench.case, itemsize, passes), spec.flops(bench.case, passes)
+        saved = f"{spec.saved_bytes(bench.case, itemsize):,}" if passes == "forward" else ""
+        case = f"{bench.case.id} {bench.dtype}"
+        rows.append(f"| `{spec.name}` | {case} | {passes} | {moved:,} | {flops:,} | {flops / moved:.3g} | {saved} |")
+    return rows
+
+
 def test_conventions_table() -> None:
-    (found,) = re.findall(r"<!-- conventions:begin -->\n(.*?)\n<!-- conventions:end -->", README, re.S)
     expected = conventions_table()
-    assert found == expected, f"the README should say\n{expected}"
+    assert between("conventions", HAAR) == expected, f"Haar's page should say\n{expected}"
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_counted_table(folder: str) -> None:
+    expected = counted_table(folder)
+    assert between("counted", OPS[folder].read_text()) == expected, f"the page of {folder} should say\n{expected}"
 
 
 def test_every_op_is_in_the_table() -> None:
@@ -35,12 +90,75 @@ def test_every_op_is_in_the_table() -> None:
         assert f"| `{spec.name}(" in README, f"{spec.name} is missing from the README's table of ops"
 
 
-def test_drop_in_lines_run() -> None:
-    import torch
+@pytest.mark.parametrize("spec", specs(), ids=lambda spec: spec.name)
+def test_every_op_is_on_its_page(spec: OpSpec) -> None:
+    folder = spec.package.rsplit(".", 1)[1]
+    assert f"`{spec.name}`" in OPS[folder].read_text()
+    assert f"({name(OPS[folder])})" in README, "README links no such page"
 
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.S)
+
+def test_drop_in_lines_run() -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     sr, hr, distance = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16), torch.rand(2, 1, 4, 4)
     names = {"sr": sr, "hr": hr, "distance": distance}
     exec(block, names)
     assert names["d_input"].shape == (2, 9, 8, 8)
     assert names["loss"].dim() == 0
+
+
+def replacements() -> dict[str, str]:
+    """Haar's table of drop-in replacements: the package, and the code that stands for it."""
+    rows = re.findall(r"^\| (.*?) \| (.*) \|$", between("drop-in", HAAR), re.MULTILINE)
+    return {package: code for package, code in rows if "`" in code}
+
+
+def test_every_package_has_a_replacement() -> None:
+    assert list(replacements()) == list(PUBLISHED)
+
+
+@pytest.mark.parametrize("package", PUBLISHED)
+def test_replacements_give_what_the_package_gives(package: str) -> None:
+    x = images(2, 3, 8, 10)
+    whole, *alone = re.findall(r"`(.*?)`", replacements()[package])
+    names: dict[str, Any] = {"torch": torch, "x": x, **{n: getattr(srkernels, n) for n in srkernels.__all__}}
+    statements, _, expression = whole.rpartition("; ")
+    exec(statements, names)
+    published = PUBLISHED[package].analysis(x)
+    assert_same(eval(expression, names), published)
+    for high in alone:
+        assert_same(eval(high, names), published[1])
+
+
+def test_benchmark_tables_are_those_of_the_results() -> None:
+    found = re.search(r"(?<=<!-- bench:begin -->\n).*(?=<!-- bench:end -->)", PAGE.read_text(), re.DOTALL)
+    expected = page_block(newest(ROOT / "bench" / "results"))
+    assert found and found[0] == expected, f"{name(PAGE)} is not that of bench/results: python -m bench report --page"
+
+
+def test_readme_is_short_and_has_the_two_commands() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= 150
+    for command in COMMANDS:
+        assert lines.count(command) == 1
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+    for link in links:
+        if re.match(r"https?:", link):
+            continue
+        path, _, section = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.is_file(), f"{link} leads nowhere"
+        if section:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            anchors = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
+            assert section in anchors, f"{link}: no such section"
+
+
+@pytest.mark.parametrize("page", PROSE, ids=name)
+def test_prose_fits_a_screen(page: Path) -> None:
+    text = re.sub(r"<!-- bench:begin -->.*<!-- bench:end -->", "", page.read_text(), flags=re.DOTALL)
+    wide = [line for line in text.splitlines() if len(line) > 120 and not line.startswith(("|", "!["))]
+    assert not wide, "\n".join(wide)

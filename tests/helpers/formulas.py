@@ -31,7 +31,7 @@ from .rounding import (
     viewed,
 )
 
-# README's table: factor of S; bands in order with their factors; what is added; how they lie.
+# The table of Haar's page: factor of S; bands in order with their factors; what is added; how they lie.
 HAAR: dict[str, tuple[float, tuple[tuple[str, float], ...], float, str]] = {
     "orthonormal": (1 / 2, (("V", 1 / 2), ("H", 1 / 2), ("D", 1 / 2)), 0, "channel-major"),
     "dasr": (1 / 4, (("V", 1 / 4), ("H", 1 / 4), ("D", 1 / 4)), 1 / 2, "band-major"),
