@@ -30,11 +30,11 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _gpu(arguments: argparse.Namespace) -> int:
-    from . import gpu, gpu_report
+    from .gpu import report, run
 
     if arguments.report:
         try:
-            print(gpu_report.render(arguments.report))
+            print(report.render(arguments.report))
         except (OSError, ValueError, KeyError) as error:
             print(f"gpu --report: {type(error).__name__}: {error}", file=sys.stderr)
             return 2
@@ -43,8 +43,8 @@ def _gpu(arguments: argparse.Namespace) -> int:
         print("gpu needs --out DIR, or --report FILE of an earlier run", file=sys.stderr)
         return 2
     if arguments.section:
-        return gpu.run_one(arguments.section, arguments.partial, arguments.out, arguments.quick, arguments.deadline)
-    return gpu.run_all(arguments.out, quick=arguments.quick, only=arguments.only, minutes=arguments.minutes)
+        return run.run_one(arguments.section, arguments.partial, arguments.out, arguments.quick, arguments.deadline)
+    return run.run_all(arguments.out, quick=arguments.quick, only=arguments.only, minutes=arguments.minutes)
 
 
 def main() -> int:

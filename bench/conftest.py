@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 import torch
 
-from . import harness, machine, tables
+from . import machine, record, tables
+from .ops import harness
 
 _DEFAULT = "<machine>-<date>.json"
 
@@ -127,5 +128,5 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         )
         content = {**conditions, "cases": results.cases, "host": results.host, "steps": results.steps}
         content["checks"] = checks
-        harness.write_json(path, content)
+        record.write_json(path, content)
         write(f"\nfigures written to {path}; render them: {Path(sys.executable).name} -m bench report {path}")

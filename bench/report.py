@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import machine, tables
-from .providers import OURS
+from .record import OURS
 
 # Okabe-Ito: told apart by colour-blind readers too.
 _COLOURS = {"published": "#7f7f7f", "eager": "#0072b2", "compile": "#e69f00"}

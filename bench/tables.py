@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .providers import OURS
+from .record import OURS
 
 Table = tuple[list[str], list[list[str]]]
 Record = Mapping[str, Any]

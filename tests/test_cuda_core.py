@@ -141,14 +141,13 @@ class Backend:
 
     def forward(self, operands: Operands, settings: Settings, keep_signs: bool) -> list[Tensor]:
         guarded = Guarded()
-        out = [guarded(y) for y in l1_allocate.loss(operands, settings, keep_signs)]
+        out = [guarded(y) for y in l1_allocate.loss(operands, settings, False)]
         statistics = out[1] if settings.by_weight else None
         reduction, _, align_corners, _ = settings
         self.core.weighted_l1_forward(*operands, out[0], statistics, reduction, align_corners, self.workspace, 0)
-        if keep_signs:
-            out[-1].zero_()  # as on CUDA tensors, whose backward pass reads the images
         self._finish(guarded)
-        return out
+        # CUDA tensors keep none: the backward pass reads the images.
+        return [*out, l1_allocate.signs(operands.input).zero_()] if keep_signs else out
 
     def backward(self, grad: Tensor, saved: Saved, settings: Settings, needs: list[bool]) -> list[Tensor]:
         guarded = Guarded()

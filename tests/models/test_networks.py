@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import srkernels
-from bench.plain_networks import PLAIN
+from bench.steps.plain import PLAIN
 from models.networks import DSN, DeResNet, PatchDiscriminator, RRDBNet, VGG19Features
 from models.resize import bicubic
 

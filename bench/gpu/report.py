@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import machine, tables
-from .gpu_convolutions import PYTORCH
-from .providers import OURS
+from .. import machine, tables
+from ..record import OURS
+from .convolutions import PYTORCH
 
 Row = Mapping[str, Any]
 

@@ -18,62 +18,14 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from . import machine, tables
-from .harness import write_json
-
-
-class Skip(Exception):
-    """This section has nothing to run here; the text is the reason."""
-
-
-@dataclass
-class Context:
-    """What a section works with; tables added are saved at once.
-
-    Attributes:
-        quick: only exercise the code: no build, tiny sizes.
-        deadline: shortly before the section will be killed; on ``time.monotonic``, one clock for all processes.
-    """
-
-    device: torch.device
-    out: Path
-    quick: bool
-    deadline: float
-    save: Callable[[Mapping[str, Any]], None]
-    data: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def cuda(self) -> bool:
-        return self.device.type == "cuda"
-
-    @property
-    def small(self) -> bool:
-        """Tiny sizes: asked for, or because a CPU stands in for the GPU."""
-        return self.quick or not self.cuda
-
-    def left(self) -> float:
-        return self.deadline - time.monotonic()
-
-    def table(self, title: str, headers: list[str]) -> Callable[..., None]:
-        """Start a table; the function returned appends a row to it."""
-        rows: list[list[str]] = []
-        self.data.setdefault("tables", []).append({"title": title, "headers": headers, "rows": rows})
-
-        def add(*cells: object) -> None:
-            rows.append([c if isinstance(c, str) else tables.number(c) for c in cells])  # type: ignore[arg-type]
-            self.save(self.data)
-
-        return add
-
-    def note(self, text: str) -> None:
-        self.data.setdefault("notes", []).append(text)
-        self.save(self.data)
+from .. import machine, tables
+from ..record import write_json
+from . import convolutions, library, limits, networks
+from .context import Context, Skip
 
 
 @dataclass(frozen=True)
@@ -86,30 +38,22 @@ class Section:
     interpreted: bool = False
 
 
-def _registry() -> dict[str, Section]:
-    """In the order of running: what decides most comes first."""
-    from . import gpu_acceptance as library
-    from . import gpu_convolutions, gpu_limits, gpu_networks
-
-    return {
-        "environment": Section(library.environment, 10, "what this machine is"),
-        "ceilings": Section(gpu_limits.ceilings, 20, "copy, L2 and matrix rates that everything else is held against"),
-        "kernels": Section(
-            gpu_convolutions.kernels, 120, "every configuration of the convolution kernels, beside cuDNN", True
-        ),
-        "blocks": Section(
-            gpu_networks.blocks, 55, "residual and dense block, eager against torch.compile, channels_last"
-        ),
-        "shapes": Section(library.shapes, 40, "the ops, blocks first, at shapes of the published training runs"),
-        "build": Section(library.build, 55, "the native core, built in place for this GPU alone"),
-        "tests": Section(library.tests, 85, "the gates on the GPU"),
-        "sanitizer": Section(library.sanitizer, 20, "memory errors and races, by compute-sanitizer"),
-        "steps": Section(
-            library.steps, 45, "the methods' training steps at published sizes, against published and plain PyTorch"
-        ),
-        "launches": Section(gpu_limits.launches, 10, "what one launch and one autograd node cost"),
-        "benches": Section(library.benches, 20, "every bench case of every op, host cost, bandwidth checks"),
-    }
+# In the order of running: what decides most comes first.
+SECTIONS = {
+    "environment": Section(library.environment, 10, "what this machine is"),
+    "ceilings": Section(limits.ceilings, 20, "copy, L2 and matrix rates that everything else is held against"),
+    "kernels": Section(convolutions.kernels, 120, "every configuration of the convolution kernels, beside cuDNN", True),
+    "blocks": Section(networks.blocks, 55, "residual and dense block, eager against torch.compile, channels_last"),
+    "shapes": Section(library.shapes, 40, "the ops, blocks first, at shapes of the published training runs"),
+    "build": Section(library.build, 55, "the native core, built in place for this GPU alone"),
+    "tests": Section(library.tests, 85, "the gates on the GPU"),
+    "sanitizer": Section(library.sanitizer, 20, "memory errors and races, by compute-sanitizer"),
+    "steps": Section(
+        library.steps, 45, "the methods' training steps at published sizes, against published and plain PyTorch"
+    ),
+    "launches": Section(limits.launches, 10, "what one launch and one autograd node cost"),
+    "benches": Section(library.benches, 20, "every bench case of every op, host cost, bandwidth checks"),
+}
 
 
 def run_one(name: str, partial: Path | None, out: Path, quick: bool, deadline: float) -> int:
@@ -130,7 +74,7 @@ def _run_section(
     device = machine.default_device()
     context = Context(device, out, quick, deadline, saved)
     try:
-        _registry()[name].run(context)
+        SECTIONS[name].run(context)
         outcome["status"] = "ok"
     except Skip as reason:
         outcome |= {"status": "skipped", "reason": str(reason)}
@@ -184,7 +128,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def run_all(out: Path, *, quick: bool = False, only: list[str] | None = None, minutes: float = 8) -> int:
     """Run the sections, writing results.json and REPORT.md after each. Exit code 1 if one failed."""
     deadline = time.monotonic() + 60 * minutes
-    registry = _registry()
+    registry = SECTIONS
     unknown = set(only or ()) - set(registry)
     if unknown:
         raise SystemExit(f"unknown section {', '.join(sorted(unknown))}; there are: {', '.join(registry)}")

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import timing
-from .gpu import Context, Skip
-from .gpu_networks import images
-from .timing import Call, time_calls
+from .. import timing
+from ..timing import Call, time_calls
+from .context import Context, Skip
+from .networks import images
 
 PYTORCH = "PyTorch"
 # (batch, channels in, channels out, height = width), most decisive first.

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +15,10 @@ from srkernels._dispatch import why_not
 from srkernels._parity import flat
 from srkernels._spec import BenchCase, OpSpec
 
-from . import timing
-from .providers import OURS, Gate, Problem, backends, baselines, problem, tiny
-from .timing import Stats
+from .. import timing
+from ..record import OURS, verdicts
+from ..timing import Stats
+from .providers import Gate, Problem, backends, baselines, problem, tiny
 
 REUSED_BUFFER_TARGET = 0.8
 # On a GPU: never slower than torch.compile, and near the copy where the traffic is far beyond the caches.
@@ -36,23 +34,6 @@ def case_id(spec: OpSpec, bench: BenchCase) -> str:
 def itemsize(bench: BenchCase) -> int:
     dtype: torch.dtype = getattr(torch, bench.dtype)
     return dtype.itemsize
-
-
-def verdicts(
-    targets: Mapping[str, float], providers: Mapping[str, Mapping[str, Any]], of: str = OURS
-) -> list[dict[str, Any]]:
-    """Each target against what ``of`` measured; a provider that did not run leaves its target open (met: None)."""
-    found = []
-    own = providers.get(of)
-    for against, target in targets.items():
-        ratio = providers.get(against, {}).get("ratio")
-        if own is None or (against != "copy" and ratio is None):
-            measured = None
-        else:
-            measured = own["share"] if against == "copy" else ratio / own["ratio"]
-        met = None if measured is None else measured >= target
-        found.append({"against": against, "target": target, "measured": measured, "met": met})
-    return found
 
 
 def gpu_targets(nbytes: int) -> dict[str, float]:
@@ -270,11 +251,3 @@ def over_fp32(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         name = f"eager fp32 NCHW over {record['dtype']} {record['layout']}: {record['op']} {record['case']}"
         found.append({"check": name, "target": target, "measured": rate, "met": rate >= target})
     return found
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Whole or not at all: a killed run leaves the last complete file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, path)

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import timing
-from .gpu import Context
-from .timing import Call, time_calls
+from .. import timing
+from ..timing import Call, time_calls
+from .context import Context
 
 
 def ceilings(context: Context) -> None:
@@ -45,7 +45,7 @@ def _l2(context: Context) -> None:
     if not context.cuda:
         context.note("L2 read bandwidth left out: torch sees no CUDA device")
         return
-    from .gpu_kernels import read_kernel
+    from .kernels import read_kernel
 
     device = context.device
     block, unroll, steps = 2048, 4, 64
@@ -136,7 +136,7 @@ class _Bare(torch.autograd.Function):
 
 
 def _empty_triton(x: Tensor) -> Call:
-    from .gpu_kernels import empty_kernel
+    from .kernels import empty_kernel
 
     return lambda: empty_kernel[(1,)](x, BLOCK=1)
 

@@ -37,9 +37,9 @@ from models.usrda.build import WeightFiles, assemble
 from models.usrda.config import USRDAConfig, load_preset
 from models.usrda.steps import USRDAStep
 
-from .plain_networks import PLAIN, Plain
-from .steps import OURS, StepBench, random_batch, random_features, run_options
-from .timing import Call
+from ..timing import Call
+from .form import OURS, StepBench, random_batch, random_features, run_options
+from .plain import PLAIN, Plain
 
 FORMS = ("naive eager", "naive", *OURS)
 

@@ -31,9 +31,9 @@ from models.networks import LPIPS
 from models.resize import bicubic
 from srkernels.ops.haar.spec import published_highpass
 
-from .plain_networks import PLAIN, Plain
-from .steps import OURS, StepBench, random_batch, random_features, run_options
-from .timing import Call
+from ..timing import Call
+from .form import OURS, StepBench, random_batch, random_features, run_options
+from .plain import PLAIN, Plain
 
 FORMS = ("published", "plain", *OURS)
 Step = DSNStep | SRNStep

@@ -1,6 +1,6 @@
 """Training steps in several forms, measured against each other: what the methods share.
 
-A method's own module (`dasr_steps`, `usrda_steps`) names its configurations and makes the step in all its forms. Here
+A method's own module (`dasr`, `usrda`) names its configurations and makes the step in all its forms. Here
 the losses of the first update are compared, the forms timed interleaved, and their memory counted.
 
 Perceptual networks have random weights: their values do not matter to time or memory.
@@ -23,10 +23,10 @@ from models.losses import FeatureLoss
 from models.networks import VGG19Features
 from models.networks.blocks import kaiming_init
 
-from . import timing
-from .harness import verdicts
-from .plain_networks import PLAIN, Plain
-from .timing import Call
+from .. import timing
+from ..record import verdicts
+from ..timing import Call
+from .plain import PLAIN, Plain
 
 OURS = ("ours", "recompute")
 
@@ -55,13 +55,6 @@ class StepBench:
     def around(self, form: str) -> AbstractContextManager[Any]:
         """What every call of a form runs in."""
         return srkernels.use_backend("reference" if form in self.plain else None)
-
-
-def configurations() -> dict[str, StepBench]:
-    """Every configuration of every method by name."""
-    from . import dasr_steps, usrda_steps  # which build on this module
-
-    return {**dasr_steps.configurations(), **usrda_steps.configurations()}
 
 
 def run_options(run: LoopConfig, *, fast: bool, recompute: bool) -> LoopConfig:
@@ -124,7 +117,13 @@ def kept_bytes(call: Call) -> int:
 
 
 def measure(
-    name: str, device: torch.device, *, seconds: float, rounds: tuple[int, int] = (5, 40), count: int | None = None
+    name: str,
+    bench: StepBench,
+    device: torch.device,
+    *,
+    seconds: float,
+    rounds: tuple[int, int] = (5, 40),
+    count: int | None = None,
 ) -> dict[str, Any]:
     """Losses of the first update compared, then memory and interleaved times; as in the results file.
 
@@ -133,7 +132,6 @@ def measure(
     Raises:
         AssertionError: a form's first losses are not those of the first form; nothing has been timed then.
     """
-    bench = configurations()[name]
     wanted = count = count or bench.batch[device.type]
     while True:
         try:

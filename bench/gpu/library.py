@@ -17,9 +17,10 @@ from srkernels._spec import BenchCase, Case, OpSpec
 from srkernels.ops.conv.spec import DENSE_BLOCK, RESIDUAL_BLOCK, block_case, dense_case
 from srkernels.ops.conv.support import onednn_runs
 
-from . import harness, machine
-from .gpu import Context, Skip
-from .providers import tiny
+from .. import machine
+from ..ops import harness
+from ..ops.providers import tiny
+from .context import Context, Skip
 
 _RESULT = re.compile(r"^(tests/\S+::.*?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)", re.MULTILINE)
 _RESULT_OF_XDIST = re.compile(
@@ -217,19 +218,19 @@ def benches(context: Context) -> None:
 def steps(context: Context) -> None:
     """The training steps of both methods, those that are measured on this device."""
     try:
-        from . import steps as training
+        from ..steps import configurations, form
     except ImportError as error:
         raise Skip(f"models needs the extra train: {error}") from error
     if not context.cuda and not onednn_runs(torch.bfloat16):
         raise Skip("steps run in bf16, in which convolutions of this processor take many times as long as in fp32")
-    for name, bench in list(training.configurations().items())[:: 3 if context.small else 1]:
+    for name, bench in list(configurations().items())[:: 3 if context.small else 1]:
         if context.device.type not in bench.batch:
             continue
         if context.left() < 12:
             context.note(f"{name} left out: the section's time is used up")
             return
         rounds, seconds, count = ((1, 1), 0.0, 1) if context.small else ((5, 40), 4.0, None)
-        record = training.measure(name, context.device, seconds=seconds, rounds=rounds, count=count)
+        record = form.measure(name, bench, context.device, seconds=seconds, rounds=rounds, count=count)
         context.data.setdefault("steps", []).append(record)
         context.save(context.data)
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import timing
-from .gpu import Context
-from .timing import Call, Stats, time_calls
+from .. import timing
+from ..timing import Call, Stats, time_calls
+from .context import Context
 
 _REORDERING = ("nchwtonhwc", "nhwctonchw")
 

@@ -12,8 +12,8 @@ from srkernels import use_backend
 from srkernels._spec import BenchCase, OpSpec
 from srkernels.ops import specs
 
+from ..conftest import Results
 from . import harness
-from .conftest import Results
 from .providers import Gate, backends, problem, tiny
 
 _CASES = [pytest.param(spec, bench, id=harness.case_id(spec, bench)) for spec in specs() for bench in spec.bench]
