@@ -218,7 +218,7 @@ def sums_of_magnitudes(
     xs = [None if x is None else x.double().abs().contiguous() for x in operands]
     cots = [c.double().abs().contiguous() for c in cotangents]
     with _Absolute() as mode:
-        of_values, of_gradients = values(spec.oracle, case, xs), gradients(spec.oracle, case, xs, cots, wanted)
+        of_values, of_gradients = values(spec.eager, case, xs), gradients(spec.eager, case, xs, cots, wanted)
     return of_values, of_gradients, mode.longest
 
 
@@ -248,9 +248,9 @@ def draw(
         operands,
         cotangents,
         values(spec.oracle, case, wide),
-        values(spec.oracle, case, operands),
+        values(spec.eager, case, operands),
         gradients(spec.oracle, case, wide, wide_cotangents, wanted),
-        gradients(spec.oracle, case, operands, cotangents, wanted),
+        gradients(spec.eager, case, operands, cotangents, wanted),
     )
 
 

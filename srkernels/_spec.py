@@ -92,7 +92,9 @@ class OpSpec:
         name: public name in ``srkernels``.
         package: where ``reference``, ``native`` and ``triton`` live.
         op: the public function; operands are its positional tensors, in order.
-        oracle: the same call in eager PyTorch, differentiable by autograd, in the operands' dtype.
+        oracle: the same call from its formula, differentiable by autograd; run in fp64 it is what is right.
+        eager: the same call in the best eager PyTorch, differentiable by autograd, in the operands' dtype: its error is
+            the measure of ours, its time the bench's baseline.
         operands: names of the positional tensors, all floating point.
         cases: shapes and arguments that every gate runs: odd, prime, 1-wide, empty, every option.
         small: tiny cases for gradcheck and gradgradcheck.
@@ -118,6 +120,7 @@ class OpSpec:
     package: str
     op: Callable[..., Any]
     oracle: Callable[..., Any]
+    eager: Callable[..., Any]
     operands: tuple[str, ...]
     cases: tuple[Case, ...]
     small: tuple[Case, ...]

@@ -100,7 +100,7 @@ class _NoGradient(torch.autograd.Function):
 
 def _first(change: Callable[[Tensor], Tensor]) -> Callable[[OpSpec], Callable[..., Any]]:
     """The op with its first operand changed on the way in."""
-    return lambda spec: lambda x, *rest, **kwargs: spec.oracle(change(x), *rest, **kwargs)
+    return lambda spec: lambda x, *rest, **kwargs: spec.eager(change(x), *rest, **kwargs)
 
 
 @pytest.mark.parametrize("dtype", NARROWER, ids=str)
@@ -117,7 +117,7 @@ def _first(change: Callable[[Tensor], Tensor]) -> Callable[[OpSpec], Callable[..
 def test_parity_gate_catches(spec: OpSpec, broken: Callable[[OpSpec], Callable[..., Any]], dtype: torch.dtype) -> None:
     target = Target("reference", "cpu")
     case = spec.cases[0]
-    parity(replace(spec, op=spec.oracle), case, dtype, "contiguous", target)
+    parity(replace(spec, op=spec.eager), case, dtype, "contiguous", target)
     with pytest.raises(AssertionError):
         parity(replace(spec, op=broken(spec)), case, dtype, "contiguous", target)
 

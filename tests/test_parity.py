@@ -66,7 +66,7 @@ def test_expanded_cotangents(spec: OpSpec, case: Case, target: Target) -> None:
     """``y.sum().backward()`` hands the backward pass a gradient whose every stride is 0."""
     xs = operands(case, torch.float32, device=target.device)
     wanted = present(xs)
-    outputs = values(spec.oracle, case, xs)
+    outputs = values(spec.eager, case, xs)
     dense = [torch.full_like(y, 0.75, memory_format=torch.contiguous_format) for y in outputs]
     zero_strides = [y.new_tensor(0.75).expand(y.shape) for y in outputs]
     with srkernels.use_backend(target.backend):
@@ -92,12 +92,12 @@ def test_nan_and_inf_propagate(spec: OpSpec, case: Case, target: Target, poison:
     draw = clean.draws[0]
     for bad in clean.wanted:
         xs = _poisoned(draw.operands, bad, poison)
-        eager = values(spec.oracle, case, xs)
+        eager = values(spec.eager, case, xs)
         wide = [None if x is None else x.double() for x in xs]
-        exact = values(spec.oracle, case, wide)
+        exact = values(spec.eager, case, wide)
         wide_cotangents = [c.double() for c in draw.cotangents]
-        exact_gradients = gradients(spec.oracle, case, wide, wide_cotangents, clean.wanted)
-        eager_gradients = gradients(spec.oracle, case, xs, draw.cotangents, clean.wanted)
+        exact_gradients = gradients(spec.eager, case, wide, wide_cotangents, clean.wanted)
+        eager_gradients = gradients(spec.eager, case, xs, draw.cotangents, clean.wanted)
         with srkernels.use_backend(target.backend):
             found = values(spec.op, case, xs)
             found_gradients = gradients(spec.op, case, xs, draw.cotangents, clean.wanted)
@@ -137,7 +137,7 @@ def _poisoned(xs: Sequence[Tensor | None], bad: int, value: float) -> list[Tenso
 def test_operands_are_left_alone(spec: OpSpec, case: Case, layout: str, target: Target) -> None:
     """Neither pass writes to its operands or to the cotangents, and no output shares their memory."""
     xs = operands(case, torch.float32, layout, device=target.device)
-    cots = cotangents(values(spec.oracle, case, xs), layout)
+    cots = cotangents(values(spec.eager, case, xs), layout)
     before = [None if x is None else x.clone() for x in (*xs, *cots)]
     with srkernels.use_backend(target.backend):
         produced = [*values(spec.op, case, xs), *gradients(spec.op, case, xs, cots, present(xs))]

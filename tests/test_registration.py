@@ -17,7 +17,7 @@ from srkernels._spec import Case, OpSpec
 def _raw_calls(spec: OpSpec, case: Case, target: Target, layout: str) -> list[RawCall]:
     """The registered ops that a call and its backward pass run, with their arguments."""
     xs = operands(case, torch.float32, layout, device=target.device)
-    cots = cotangents(values(spec.oracle, case, xs), layout)
+    cots = cotangents(values(spec.eager, case, xs), layout)
     with srkernels.use_backend(target.backend), recorded() as calls:
         gradients(spec.op, case, xs, cots, present(xs))
     assert len(calls) == 2, "one registered op forward, one backward"

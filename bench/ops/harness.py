@@ -143,7 +143,7 @@ def host_cost(spec: OpSpec, device: torch.device, *, batches: int = 30, batch: i
         bench = whole if passes != "forward" else BenchCase(whole.case, passes)
         given = problem(spec, bench, device)
         with use_backend(None):
-            functions = {OURS: spec.op, "eager": spec.oracle, "bare": _bare(given, spec.op)}
+            functions = {OURS: spec.op, "eager": spec.eager, "bare": _bare(given, spec.op)}
             calls = {name: given.call(function) for name, function in functions.items()}
             times: dict[str, Stats] = timing.host_us(calls, device, batches=batches, batch=batch)
         measured = times[OURS].median_us

@@ -92,7 +92,7 @@ def problem(spec: OpSpec, bench: BenchCase, device: torch.device, index: int = 0
     cotangents: tuple[Tensor, ...] = ()
     if wanted:
         with torch.no_grad():
-            outputs = flat(spec.oracle(*operands, **bench.case.kwargs))
+            outputs = flat(spec.eager(*operands, **bench.case.kwargs))
         # A lone scalar is a loss: its gradient is taken as training takes it, without a cotangent.
         if not (len(outputs) == 1 and outputs[0].dim() == 0):
             cotangents = tuple(torch.empty_like(y).uniform_(0, 1, generator=generator) for y in outputs)
@@ -102,15 +102,15 @@ def problem(spec: OpSpec, bench: BenchCase, device: torch.device, index: int = 0
 def baselines(spec: OpSpec, *, compiled: bool = True) -> tuple[list[Provider], dict[str, str]]:
     """Everybody else's way to compute the op, and the ones left out with the reason."""
     found, skipped = [], {}
-    if spec.published is spec.oracle:
+    if spec.published is spec.eager:
         skipped["published"] = "is the eager form itself"
     else:
         found.append(Provider("published", spec.published))
-    found.append(Provider("eager", spec.oracle))
+    found.append(Provider("eager", spec.eager))
     if compiled:
         # Forget earlier shapes, or this one would be compiled with dynamic sizes and run slower than it can.
         torch._dynamo.reset()
-        found.append(Provider("compile", torch.compile(spec.oracle)))
+        found.append(Provider("compile", torch.compile(spec.eager)))
     for name, factory in spec.peers.items():
         try:
             found.append(Provider(name, factory()))
@@ -141,7 +141,7 @@ class Gate:
         self.given, self.case = given, bench.case
         wanted = [i for i, x in enumerate(given.operands) if any(x is leaf for leaf in given.wanted)]
         operands = [None if x is None else x.detach() for x in given.operands]
-        outputs = _parity.values(spec.oracle, self.case, operands)
+        outputs = _parity.values(spec.eager, self.case, operands)
         cotangents = given.cotangents or [torch.ones_like(y) for y in outputs]
         drawn = _parity.draw(spec, self.case, operands, cotangents, wanted)
         self.answers = _parity.answers(spec, self.case, [drawn], wanted)
@@ -195,7 +195,7 @@ def tiny(spec: OpSpec) -> BenchCase:
         )
         scaled = replace(source, id="x".join(map(str, shapes[0] or ())), shapes=shapes)
         try:
-            spec.oracle(*(None if s is None else torch.rand(s) for s in shapes), **source.kwargs)
+            spec.eager(*(None if s is None else torch.rand(s) for s in shapes), **source.kwargs)
         except (RuntimeError, ValueError, TypeError):
             source = spec.small[0]
         else:

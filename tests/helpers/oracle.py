@@ -19,7 +19,7 @@ FEW = 16
 
 def _draw(spec: OpSpec, case: Case, dtype: torch.dtype, layout: str, seed: int, device: str) -> Draw:
     xs = operands(case, dtype, layout, seed, device)
-    return _parity.draw(spec, case, xs, cotangents(values(spec.oracle, case, xs), layout, seed), present(xs))
+    return _parity.draw(spec, case, xs, cotangents(values(spec.eager, case, xs), layout, seed), present(xs))
 
 
 def _draws(spec: OpSpec, case: Case, dtype: torch.dtype, layout: str, device: str) -> list[Draw]:

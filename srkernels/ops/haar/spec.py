@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..._spec import BenchCase, Case, OpSpec
-from . import aot, reference
+from . import aot, oracle, reference
 from .api import HighBands, haar_dwt2d, haar_highpass, haar_idwt2d
 from .arguments import Analysis, Bands, Image, Synthesis
 from .conventions import BANDS, CONVENTIONS, HIGH, PADS, plan_id
@@ -37,7 +37,7 @@ def _half(n: int) -> int:
 # haar_dwt2d
 
 
-def dwt2d_oracle(
+def eager_dwt2d(
     x: Tensor, convention: str = "orthonormal", *, bands: str = "both", pad: str = "reflect"
 ) -> tuple[Tensor | None, HighBands | None]:
     """``haar_dwt2d`` by strided slices and eager arithmetic."""
@@ -50,8 +50,8 @@ def dwt2d_oracle(
     return low, high
 
 
-def highpass_oracle(x: Tensor, convention: str = "dasr", *, pad: str = "reflect") -> HighBands:
-    high = dwt2d_oracle(x, convention, bands="high", pad=pad)[1]
+def eager_highpass(x: Tensor, convention: str = "dasr", *, pad: str = "reflect") -> HighBands:
+    high = eager_dwt2d(x, convention, bands="high", pad=pad)[1]
     assert high is not None
     return high
 
@@ -164,7 +164,7 @@ def idwt2d(low: Tensor, high: Tensor, convention: str = "orthonormal", **kwargs:
     return haar_idwt2d(low, bands, convention, **kwargs)
 
 
-def idwt2d_oracle(
+def eager_idwt2d(
     low: Tensor, high: Tensor, convention: str = "orthonormal", *, output_size: tuple[int, int] | None = None
 ) -> Tensor:
     bands = torch.stack(high.chunk(3, dim=1)) if CONVENTIONS[convention].layout == "tuple" else high
@@ -243,14 +243,15 @@ HAAR_DWT2D = OpSpec(
     name="haar_dwt2d",
     package=__package__,
     op=haar_dwt2d,
-    oracle=dwt2d_oracle,
+    oracle=oracle.dwt2d,
+    eager=eager_dwt2d,
     operands=("x",),
     cases=_DWT_CASES,
     small=_DWT_SMALL,
     bench=(),
     bytes_moved=_dwt_bytes,
     flops=_dwt_flops,
-    published=dwt2d_oracle,
+    published=eager_dwt2d,
     invariants={
         "perfect reconstruction": _perfect_reconstruction,
         "Parseval": _parseval,
@@ -262,7 +263,8 @@ HAAR_HIGHPASS = OpSpec(
     name="haar_highpass",
     package=__package__,
     op=haar_highpass,
-    oracle=highpass_oracle,
+    oracle=oracle.highpass,
+    eager=eager_highpass,
     operands=("x",),
     cases=tuple(Case(f"dasr-{s}", (_SHAPES[s],), {"convention": "dasr"}) for s in _SHAPES),
     small=(Case("dasr", ((1, 2, 3, 4),)),),
@@ -282,14 +284,15 @@ HAAR_IDWT2D = OpSpec(
     name="haar_idwt2d",
     package=__package__,
     op=idwt2d,
-    oracle=idwt2d_oracle,
+    oracle=oracle.idwt2d,
+    eager=eager_idwt2d,
     operands=("low", "high"),
     cases=_IDWT_CASES,
     small=_IDWT_SMALL,
     bench=(),
     bytes_moved=_idwt_bytes,
     flops=_dwt_flops,
-    published=idwt2d_oracle,
+    published=eager_idwt2d,
 )
 
 SPECS = (HAAR_DWT2D, HAAR_HIGHPASS, HAAR_IDWT2D)

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from ..._spec import BenchCase, Case, OpSpec
-from . import aot, reference
+from . import aot, oracle, reference
 from .allocate import MEAN, REDUCTIONS
 from .api import weighted_l1_loss
 from .arguments import Operands, Settings
 
 
-def oracle(
+def eager(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None = None,
@@ -163,14 +163,15 @@ WEIGHTED_L1 = OpSpec(
     name="weighted_l1_loss",
     package=__package__,
     op=weighted_l1_loss,
-    oracle=oracle,
+    oracle=oracle.weighted_l1,
+    eager=eager,
     operands=("input", "target", "weight"),
     cases=_CASES,
     small=_SMALL,
     bench=_bench(),
     bytes_moved=_bytes,
     flops=_flops,
-    published=oracle,
+    published=eager,
     saved_bytes=_saved,
     invariants={
         "zero map": _zero_map,
