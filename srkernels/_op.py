@@ -126,6 +126,10 @@ class Backend(NamedTuple):
     refuses: Refusal | None = None
     detail: Callable[[Tensor, Tensor], tuple[int, ...]] | None = None
 
+    def is_reference(self, operands: Any) -> bool:
+        """Whether eager PyTorch is the automatic choice for these."""
+        return self.module("", operands).__name__.endswith(".reference")
+
     def module(self, name: str, tensors: Any, grad: Tensor | None = None) -> Any:
         """The module that runs on these: ``name``, or the automatic choice for ""."""
         x, second = tensors[0], tensors[1] if len(tensors) > 1 else None
@@ -152,7 +156,10 @@ class Gradient(NamedTuple):
         finish: (backward, grad, saved, settings, needs, note) -> gradients: for an op whose backward pass is more than
             ``backward(grad, saved, settings, needs)``.
         note: (operands, settings) -> what ``finish`` is to know of them besides, no tensor.
-        keeps: whether the forward pass takes ``keep``: its last output is then what only the backward pass reads.
+        keeps: (operands, settings) -> whether the forward pass has to keep something for the backward pass: with its
+            argument ``keep`` set, the last output is what only that reads.
+        link: (operands) -> a note made ahead of the autograd function, where something is kept: its way back to an
+            operand that is not saved.
     """
 
     saved: Any
@@ -163,7 +170,8 @@ class Gradient(NamedTuple):
         grad, saved, settings, needs
     )
     note: Callable[..., Any] = lambda operands, settings: None
-    keeps: bool = True
+    keeps: Callable[..., bool] = lambda operands, settings: True
+    link: Callable[..., Any] | None = None
 
 
 class Adjoint(NamedTuple):
@@ -214,7 +222,7 @@ def _autograd_function(
         return types.new_class(name, (Linear,))  # by this name grad_fn shows it
 
     saved_type, save, finish, differentiable = gradient.saved, gradient.save, gradient.finish, gradient.differentiable
-    rest = end + 2 + gradient.keeps - count
+    rest = end + 3 - count
 
     class Fused(Function):
         @staticmethod
@@ -247,10 +255,10 @@ class FusedOp(Generic[_Operands, _Settings]):
     """A registered op: ``op(operands, settings)`` are its outputs, differentiable. Made by ``fused_op``."""
 
     def __init__(
-        self, name: str, operands: Any, settings: Any, backend: Backend, fake: Any, gradient: Gradient | Adjoint
+        self, name: str, operands: Any, settings: Any, backend: Backend, fake: Any, gradient: Any, eager: Any
     ) -> None:
-        count, self._backend = len(operands._fields), backend
-        self._keeps = isinstance(gradient, Gradient) and gradient.keeps
+        count, self._backend, self._eager = len(operands._fields), backend, eager
+        self._keeps, self._link = (gradient.keeps, gradient.link) if isinstance(gradient, Gradient) else (None, None)
 
         def bound(arguments: Sequence[Any]) -> tuple[Any, ...]:
             """(operands, settings), and ``keep`` where the op has it."""
@@ -263,37 +271,34 @@ class FusedOp(Generic[_Operands, _Settings]):
             given = bound(arguments)
             return getattr(backend.module(arguments[-1], given[0]), backend.forward)(*given)
 
-        arguments = [*_arguments(operands), *_arguments(settings), *["bool keep"] * self._keeps, "str backend"]
+        arguments = [*_arguments(operands), *_arguments(settings), *["bool keep"] * bool(self._keeps), "str backend"]
         self._forward_op = _register(name, arguments, run, lambda *arguments: fake(*bound(arguments)))
         backward_op = _register_backward(name, settings, backend, gradient) if isinstance(gradient, Gradient) else None
         self._apply = short_apply(_autograd_function(name, operands, settings, gradient, self._forward_op, backward_op))
 
-    def chooses_eager(self, operands: _Operands) -> bool:
-        """Whether nobody asked for a backend and the choice for these is eager PyTorch.
-
-        A traced call takes the operator, in which the choice is made on real tensors.
-        """
-        if requested() or is_compiling():
-            return False
-        return self._backend.module("", operands).__name__.endswith(".reference")
-
     def __call__(
-        self, operands: _Operands, settings: _Settings, *, keep: bool = False, link: Any = None, backend: Any = None
-    ) -> tuple[Tensor, ...]:
+        self, operands: _Operands, settings: _Settings, *, keep: bool = True, backend: str | None = None
+    ) -> Sequence[Tensor]:
         """Outputs of the op.
 
         Args:
-            keep: of an op that has it, whether the backward pass finds what the forward pass can keep for it.
-            link: ``Gradient.finish``'s note, in place of what ``note`` says.
+            keep: of an op that has it, whether the backward pass may find what the forward pass can keep for it.
             backend: of a derivative, that of its forward pass; None is what was asked for.
         """
-        backend = requested() if backend is None else backend
+        if backend is None:
+            backend = requested()
+        # A traced call takes the operator, in which the choice is made on real tensors.
+        if not backend and keep and self._eager is not None and not is_compiling():
+            y = self._eager(operands, settings) if self._backend.is_reference(operands) else None
+            if y is not None:
+                return (y,)
         recording = records(*operands)
-        kept = (keep and recording,) if self._keeps else ()
+        kept = (keep and recording and self._keeps(operands, settings),) if self._keeps else ()
         # The Function costs more than a small kernel; without a gradient to record it is left out.
         if recording or in_forward_mode():
+            link = self._link(operands) if self._link is not None and kept[0] else None
             return self._apply(*operands, *settings, *kept, backend, link)
-        return tuple(self._forward_op(*operands, *settings, *kept, backend))
+        return self._forward_op(*operands, *settings, *kept, backend)
 
 
 def _register_backward(name: str, settings: Any, backend: Backend, gradient: Gradient) -> Any:
@@ -322,6 +327,7 @@ def fused_op(
     backend: Backend,
     fake: Callable[..., list[Tensor]],
     gradient: Gradient | Adjoint,
+    eager: Callable[..., Tensor | None] | None = None,
 ) -> FusedOp[_Operands, _Settings]:
     """Register an op.
 
@@ -332,5 +338,7 @@ def fused_op(
         backend: where its code lives.
         fake: (operands, settings[, keep]) -> uninitialised outputs.
         gradient: a ``Gradient``, or of a linear op an ``Adjoint``.
+        eager: (operands, settings) -> the output by PyTorch's own operations and autograd, for where that is the
+            automatic choice; None where these operands need the operator even so.
     """
-    return FusedOp(name, operands, settings, backend, fake, gradient)
+    return FusedOp(name, operands, settings, backend, fake, gradient, eager)

@@ -4,27 +4,23 @@ A gate names what it wants in its arguments: ``spec``, ``case`` (all of the spec
 cases), ``target`` (backend and device), ``dtype``, ``layout``. A backend that cannot run leaves one skipped test per
 gate, with its reason. A test without ``target`` is no gate and says itself what it runs on.
 
-Triton's interpreter runs the gates in a process beside this one, and so do long tests that keep one core busy.
+A whole run (``pytest``) goes through all tests on all cores, the long ones first (pytest-xdist).
 """
 
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers.calls import Target
 from helpers.operands import DTYPES, LAYOUTS
-from helpers.process import ROOT, environment
 
-from srkernels import _native, _triton
+from srkernels import _native
 from srkernels._dispatch import BACKENDS, why_not
 from srkernels._spec import Case
 from srkernels.ops import specs
@@ -36,101 +32,38 @@ REDUCED_CASES = 6
 REDUCED_ELEMENTS = 250
 
 
-# What runs in Triton's interpreter, by test_beside.py.
-INTERPRETED = (
-    "test_parity.py",
-    "test_gradients.py::test_gradcheck",
-    "test_algebra.py::test_invariants",
-    "test_memory.py::test_every_output_element_is_written",
-    "test_registration.py::test_opcheck",
-    "test_autocast.py",
-    "test_large.py",
-)
-# Processes beside this one, in this order on the other core: fixture that waits for one -> options and environment.
-BESIDE: dict[str, tuple[list[str], dict[str, str]]] = {
-    "marked": (["-m", "beside", "tests"], {}),
-    "interpreter": (
-        ["--backend", "triton", "--reduced", *(f"tests/{gate}" for gate in INTERPRETED)],
-        {"TRITON_INTERPRET": "1"},
-    ),
-}
-Outcome = tuple[int, str]
+def _of_the_whole(config: pytest.Config) -> bool:
+    return all(Path(argument).is_dir() for argument in config.args)
 
 
-class _Beside:
-    """Runs the processes of those fixtures that a session uses, one after the other."""
-
-    def __init__(self, names: list[str]) -> None:
-        self._running: subprocess.Popen[str] | None = None
-        self._executor = ThreadPoolExecutor(1)
-        self._outcomes = {name: self._executor.submit(self._run, *BESIDE[name]) for name in names}
-
-    def _run(self, options: list[str], env: dict[str, str]) -> Outcome:
-        self._running = subprocess.Popen(
-            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *options],
-            env=environment(**env),
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,  # its own processes end with it
-        )
-        output, _ = self._running.communicate()
-        return self._running.returncode, output
-
-    def outcome(self, name: str) -> Outcome:
-        return self._outcomes[name].result(timeout=1800)
-
-    def stop(self) -> None:
-        self._executor.shutdown(wait=False, cancel_futures=True)
-        if self._running is not None and self._running.poll() is None:
-            os.killpg(self._running.pid, signal.SIGKILL)
-
-
-_beside = pytest.StashKey[_Beside]()
-
-
-def _waited_for(items: list[pytest.Item]) -> list[str]:
-    used = {name for item in items for name in getattr(item, "fixturenames", ())}
-    return [name for name in BESIDE if name in used and (name != "interpreter" or _triton.why_no_interpreter() is None)]
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """A whole run takes every core, a process with one torch thread on each; a GPU is one process's alone."""
+    option = config.option
+    plain = getattr(option, "numprocesses", 0) is None and not (option.usepdb or option.collectonly)
+    if plain and _of_the_whole(config) and not torch.cuda.is_available():
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        option.numprocesses = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        option.dist, option.loadscopereorder = "loadgroup", False
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--isa"):
         _native.extension("cpu").set_isa(config.getoption("--isa"))
-    config.addinivalue_line("markers", "beside: takes long on one core; a whole run has it in a process beside it")
+    config.addinivalue_line(
+        "markers", "long: takes long; of a whole run it comes first, so that no core waits at the end"
+    )
+    if not config.pluginmanager.hasplugin("xdist"):
+        config.addinivalue_line("markers", "xdist_group(name): tests that share what one of them builds")
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if "marked" in _waited_for(items):
-        moved = [item for item in items if item.get_closest_marker("beside")]
-        config.hook.pytest_deselected(items=moved)
-        items[:] = [item for item in items if not item.get_closest_marker("beside")]
-    items.sort(key=lambda item: bool(_waited_for([item])))  # what waits comes last
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    names = _waited_for(session.items)
-    if names and not session.config.option.collectonly:
-        session.config.stash[_beside] = _Beside(names)
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    if _beside in session.config.stash:
-        session.config.stash[_beside].stop()
-
-
-@pytest.fixture
-def marked(pytestconfig: pytest.Config) -> Outcome:
-    """Exit code and output of the tests marked ``beside``, once they are through."""
-    return pytestconfig.stash[_beside].outcome("marked")
-
-
-@pytest.fixture
-def interpreter(pytestconfig: pytest.Config) -> Outcome:
-    """Exit code and output of the interpreter's gates, once they are through."""
-    return pytestconfig.stash[_beside].outcome("interpreter")
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    for item in items:
+        params = getattr(item, "callspec", None) and item.callspec.params  # type: ignore[attr-defined]
+        if params and params.get("spec") and params.get("case"):  # backends ask for the same answers, one after another
+            item.add_marker(pytest.mark.xdist_group(f"{params['spec'].name}-{params['case'].id}"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -365,7 +365,7 @@ for channels, out, dtype in ((5, 7, torch.bfloat16), (40, 35, torch.float32), (7
 """
 
 
-@pytest.mark.beside
+@pytest.mark.long
 @pytest.mark.skipif(_triton.why_no_interpreter() is not None, reason=str(_triton.why_no_interpreter()))
 def test_every_configuration_of_the_triton_kernels() -> None:
     """Those that are timed on a GPU, not only the one that is chosen. No worse than twice eager PyTorch's error.

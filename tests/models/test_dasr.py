@@ -108,7 +108,7 @@ def test_maps_go_on_where_they_were(folders, tmp_path):
     assert lost.read_bytes() == content
 
 
-@pytest.mark.beside
+@pytest.mark.long
 def test_killed_at_any_moment_and_resumed_the_weights_are_the_same(folders, tmp_path):
     """kill -9 as soon as the second checkpoint is there; from the last good one on every bit is the same."""
     command = ["-m", "models", "dasr", *SHORT, *folders, "--run.save-every=1", "--dsn.schedule.steps=6"]
@@ -121,7 +121,7 @@ def test_killed_at_any_moment_and_resumed_the_weights_are_the_same(folders, tmp_
         assert equal(weights(whole, "srn", name), weights(cut, "srn", name)), name
 
 
-@pytest.mark.beside
+@pytest.mark.long
 def test_two_ranks_are_one(folders, tmp_path):
     """The same global batch on two ranks and on one: the same weights, up to the order of a sum."""
     # Networks that start as bicubic start with an L1 of rounding errors, whose sign is chance, and the gradient of a

@@ -392,7 +392,7 @@ def test_workers_outlive_the_signals_that_ask_a_run_to_stop():
     assert len(list(batches)) == 11
 
 
-@pytest.mark.beside
+@pytest.mark.long
 def test_a_worker_starts_after_opencv_has_worked_in_its_parent(tmp_path):
     """A forked process waits for ever for OpenCV's threads, if its parent had any. And ends when its parent does."""
     write(tmp_path / "a.png", noise(64, 64, 3))

@@ -50,7 +50,7 @@ def test_the_bundled_photographs_play_one_role_each():
         assert tuple(4 * side for side in lr.pixels.shape[:2]) == hr.pixels.shape[:2]
 
 
-@pytest.mark.beside
+@pytest.mark.long
 def test_a_run_leaves_everything(tmp_path):
     code = run_demo(DemoOptions(tiny(), "dasr", "tiny", tmp_path, "cpu", timing_pairs=1))
     folder = tmp_path / "tiny"
@@ -69,7 +69,7 @@ def test_a_run_leaves_everything(tmp_path):
     assert len(list((folder / "generated" / "maps").glob("*.npy"))) == len(CLEAN_HR)
 
 
-@pytest.mark.beside
+@pytest.mark.long
 def test_a_second_run_is_the_same_bit_for_bit_and_the_first_is_kept(tmp_path):
     torch.manual_seed(1)
     for _ in range(2):
@@ -107,7 +107,7 @@ def test_the_commands_are_listed_and_an_unknown_one_is_refused(capsys):
     assert "no command 'train'" in capsys.readouterr().err
 
 
-@pytest.mark.beside
+@pytest.mark.long
 def test_usrda_leaves_everything_too(tmp_path):
     config = load_usrda_preset("tiny")
     small = {f"discriminator_{name}": replace(config.discriminator_f, num_feat=4) for name in "fty"}

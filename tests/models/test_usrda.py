@@ -113,7 +113,7 @@ def test_every_switch_runs_through(folders, tmp_path, switches, given):
     assert given is None or names == given
 
 
-@pytest.mark.beside
+@pytest.mark.long
 def test_killed_at_any_moment_and_resumed_the_weights_are_the_same(folders, tmp_path):
     """kill -9 as soon as the second checkpoint is there; from the last good one on every bit is the same."""
     state = ["--run.ema=0.9", "--run.precision=bf16", "--discriminator-t.norm=batch"]  # and the estimates of the others
@@ -127,7 +127,7 @@ def test_killed_at_any_moment_and_resumed_the_weights_are_the_same(folders, tmp_
     assert not equal(load(whole, "generator", 6), load(whole, "generator", 5))
 
 
-@pytest.mark.beside
+@pytest.mark.long
 def test_two_ranks_are_one(folders, tmp_path):
     """The same global batch, its noise included, on two ranks and on one: the same weights but for a sum's order."""
     # A network that starts as bicubic starts with an L1 of rounding errors, whose sign is chance.

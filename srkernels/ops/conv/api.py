@@ -14,9 +14,11 @@ from .activation import ACTIVATIONS, Epilogue
 from .arguments import Block, Convolution, Dense, DenseSettings
 from .checks import (
     DEFAULT_LEAKY_SLOPE,
+    DENSE_PARAMETERS,
     SAVE,
     cast_by_autocast,
     check_convolution,
+    check_dense,
     check_dtypes,
     dense_slope,
     five_tensors,
@@ -70,10 +72,11 @@ def conv2d_act(
         if tuple(residual.shape) != expected or residual.device != x.device:
             raise ValueError(f"{op}: residual must be {expected} on {x.device}, got {describe(residual)}")
     x, weight, bias, slopes = cast_by_autocast(x, weight, bias, slopes)
-    check_dtypes(op, x, weight=weight, bias=bias, slope=slopes)
+    check_dtypes(op, x, ("weight", "bias", "slope"), (weight, bias, slopes))
     if is_channels_last(weight) and not is_channels_last(x):  # the first layer of a network that was turned so
         x = x.contiguous(memory_format=torch.channels_last)
-    return registered.conv2d_act(Convolution(x, weight, bias, slopes, residual), Epilogue(code, negative_slope, factor))
+    operands = Convolution(x, weight, bias, slopes, residual)
+    return registered.conv2d_act(operands, Epilogue(code, negative_slope, factor))[0]
 
 
 def residual_block(
@@ -121,13 +124,15 @@ def residual_block(
     negative_slope, slopes = slopes_of(op, code, slope, weight1.shape[0], x)
     factor = number(op, "res_scale", res_scale)
     inside, weight1, bias1, weight2, bias2, slopes = cast_by_autocast(x, weight1, bias1, weight2, bias2, slopes)
-    check_dtypes(op, inside, weight1=weight1, bias1=bias1, weight2=weight2, bias2=bias2, slope=slopes)
+    names = ("weight1", "bias1", "weight2", "bias2", "slope")
+    check_dtypes(op, inside, names, (weight1, bias1, weight2, bias2, slopes))
     if inside.dtype is not x.dtype:  # the skip keeps its dtype
         first = Convolution(inside, weight1, bias1, slopes, None)
-        h = registered.conv2d_act(first, Epilogue(code, negative_slope))
-        return laid_out(registered.conv2d_act(Convolution(h, weight2, bias2, None, x), Epilogue(scale=factor)), x)
+        h = registered.conv2d_act(first, Epilogue(code, negative_slope))[0]
+        second = Convolution(h, weight2, bias2, None, x)
+        return laid_out(registered.conv2d_act(second, Epilogue(scale=factor))[0], x)
     operands = Block(x, weight1, bias1, weight2, bias2, slopes)
-    return registered.residual_block(operands, Epilogue(code, negative_slope, factor), keep)
+    return registered.residual_block(operands, Epilogue(code, negative_slope, factor), keep=keep)[0]
 
 
 def dense_block(
@@ -165,21 +170,13 @@ def dense_block(
     weights = five_tensors(op, "weights", weights)
     all_biases = (None,) * 5 if biases is None else five_tensors(op, "biases", biases)
     slope, factor = dense_slope(op, slope), number(op, "res_scale", res_scale)
-    check_image(op, "weights[0]", weights[0], "(Cout, Cin, kh, kw)")
-    for k, (weight, bias) in enumerate(zip(weights, all_biases, strict=True)):
-        in_channels = x.shape[1] + k * weights[0].shape[0]
-        check_convolution(op, x, weight, f"weights[{k}]", bias, f"biases[{k}]", in_channels)
-        out_channels = x.shape[1] if k == 4 else weights[0].shape[0]
-        expected = (out_channels, in_channels, *weights[0].shape[2:])
-        if tuple(weight.shape) != expected:
-            raise ValueError(f"{op}: weights[{k}] must be {expected}, got {tuple(weight.shape)}")
+    check_dense(op, x, weights, all_biases)
     inside, *parameters = cast_by_autocast(x, *weights, *all_biases)
-    names = [f"{name}[{k}]" for name in ("weights", "biases") for k in range(5)]
-    check_dtypes(op, inside, **dict(zip(names, parameters, strict=True)))
+    check_dtypes(op, inside, DENSE_PARAMETERS, parameters)
     if inside.dtype is not x.dtype:  # the skip keeps its dtype
         parts = [inside]
         for weight, bias in zip(parameters[:4], parameters[5:9], strict=True):
             parts.append(conv2d_act(torch.cat(parts, 1), weight, bias, activation="leaky_relu", slope=slope))
         last, bias = parameters[4], parameters[9]
         return laid_out(conv2d_act(torch.cat(parts, 1), last, bias, activation="none", residual=x, scale=factor), x)
-    return registered.dense_block(Dense(x, *parameters), DenseSettings(slope, factor), keep)
+    return registered.dense_block(Dense(x, *parameters), DenseSettings(slope, factor), keep=keep)[0]

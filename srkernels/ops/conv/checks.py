@@ -35,15 +35,30 @@ def dense_slope(op: str, slope: Any) -> float:
 
 def check_convolution(op: str, x: Tensor, weight: Any, name: str, bias: Any, bias_name: str, in_channels: int) -> None:
     check_image(op, name, weight, "(Cout, Cin, kh, kw)")
-    shape = tuple(weight.shape)
+    shape = weight.shape
     if shape[1] != in_channels:
-        raise ValueError(f"{op}: {name} must be (Cout, {in_channels}, kh, kw), got {shape}")
+        raise ValueError(f"{op}: {name} must be (Cout, {in_channels}, kh, kw), got {tuple(shape)}")
     if shape[2] % 2 == 0 or shape[3] % 2 == 0:
-        raise ValueError(f"{op}: {name} must have odd kernel sizes, got {shape}")
-    if weight.device != x.device:
-        raise ValueError(f"{op}: {name} must be on x's device {x.device}, got {describe(weight)}")
+        raise ValueError(f"{op}: {name} must have odd kernel sizes, got {tuple(shape)}")
+    device = x.device
+    if weight.device != device:
+        raise ValueError(f"{op}: {name} must be on x's device {device}, got {describe(weight)}")
     if bias is not None:
-        check_vector(op, bias_name, bias, shape[:1], x.device)
+        check_vector(op, bias_name, bias, shape[:1], device)
+
+
+DENSE_PARAMETERS = tuple(f"{name}[{k}]" for name in ("weights", "biases") for k in range(5))
+
+
+def check_dense(op: str, x: Tensor, weights: Sequence[Any], biases: Sequence[Any]) -> None:
+    check_image(op, "weights[0]", weights[0], "(Cout, Cin, kh, kw)")
+    growth, _, *kernel = weights[0].shape
+    channels = x.shape[1]
+    for k, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        expected = (channels if k == 4 else growth, channels + k * growth, *kernel)
+        check_convolution(op, x, weight, DENSE_PARAMETERS[k], bias, DENSE_PARAMETERS[5 + k], expected[1])
+        if weight.shape != expected:
+            raise ValueError(f"{op}: {DENSE_PARAMETERS[k]} must be {expected}, got {tuple(weight.shape)}")
 
 
 def slopes_of(op: str, activation: int, slope: Any, channels: int, x: Tensor) -> tuple[float, Tensor | None]:
@@ -71,7 +86,8 @@ def cast_by_autocast(x: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
     return x.to(dtype), *(None if t is None else t.to(dtype) for t in others)
 
 
-def check_dtypes(op: str, x: Tensor, **others: Tensor | None) -> None:
-    for name, tensor in others.items():
-        if tensor is not None and tensor.dtype is not x.dtype:
-            raise TypeError(f"{op}: {name} must have x's dtype {x.dtype}, got {describe(tensor)}")
+def check_dtypes(op: str, x: Tensor, names: Sequence[str], others: Sequence[Tensor | None]) -> None:
+    dtype = x.dtype
+    for name, tensor in zip(names, others, strict=True):
+        if tensor is not None and tensor.dtype is not dtype:
+            raise TypeError(f"{op}: {name} must have x's dtype {dtype}, got {describe(tensor)}")

@@ -52,6 +52,11 @@ def _beside(x: Tensor, weight: Tensor) -> Tensor:
     return weight if plain else _apply_own_layout(weight)
 
 
+def _all_contiguous(*tensors: Tensor | None) -> bool:
+    """The common case in which PyTorch's own operations keep the layout and there is nothing to arrange."""
+    return all(t is None or t.is_contiguous() for t in tensors)
+
+
 def _keep_layouts(x: Tensor, *others: Tensor | None) -> bool:
     """Whether PyTorch's own operations give their result the layout of ``x``, among these operands."""
     return share_layout(x, *(() if is_channels_last(x) else others))  # any filters follow a channels_last image
@@ -95,7 +100,16 @@ def _finish_convolution(
     return found + to_residual
 
 
-_convolution = fused_op(
+def _eager_convolution(operands: Convolution, epilogue: Epilogue) -> Tensor | None:
+    x, weight, _, _, residual = operands
+    if _all_contiguous(x, weight, residual):
+        return reference.block(operands, epilogue)
+    if not _keep_layouts(x, weight, residual):
+        return None
+    return laid_out(reference.block(operands._replace(weight=_beside(x, weight)), epilogue), x)
+
+
+conv2d_act = fused_op(
     "conv2d_act",
     Convolution,
     Epilogue,
@@ -108,23 +122,26 @@ _convolution = fused_op(
         differentiable=_differentiable_convolution,
         finish=_finish_convolution,
         note=lambda operands, epilogue: is_channels_last(operands.x),
+        keeps=lambda operands, epilogue: allocate.keeps_preactivation(epilogue, operands.residual is not None),
     ),
+    eager=_eager_convolution,
 )
-
-
-def conv2d_act(operands: Convolution, epilogue: Epilogue) -> Tensor:
-    """Differentiable convolution with its epilogue."""
-    x, weight, _, _, residual = operands
-    if _keep_layouts(x, weight, residual) and _convolution.chooses_eager(operands):
-        return laid_out(reference.block(operands._replace(weight=_beside(x, weight)), epilogue), x)
-    keep = allocate.keeps_preactivation(epilogue, residual is not None)
-    return _convolution(operands, epilogue, keep=keep)[0]
 
 
 # residual_block
 
 
-_residual_block = fused_op(
+def _eager_block(operands: Block, epilogue: Epilogue) -> Tensor | None:
+    x, weight1, _, weight2, *_ = operands
+    if _all_contiguous(x, weight1, weight2):
+        return reference.two_convolutions(operands, epilogue)
+    if not _keep_layouts(x, weight1, weight2):
+        return None
+    beside = operands._replace(weight1=_beside(x, weight1), weight2=_beside(x, weight2))
+    return laid_out(reference.two_convolutions(beside, epilogue), x)
+
+
+residual_block = fused_op(
     "residual_block",
     Block,
     Epilogue,
@@ -141,16 +158,8 @@ _residual_block = fused_op(
             grad, saved._replace(kept=None), epilogue, needs
         ),
     ),
+    eager=_eager_block,
 )
-
-
-def residual_block(operands: Block, epilogue: Epilogue, keep: bool) -> Tensor:
-    """Differentiable residual block; ``keep``: whether the backward pass finds the first convolution's result."""
-    x, weight1, _, weight2, *_ = operands
-    if keep and _keep_layouts(x, weight1, weight2) and _residual_block.chooses_eager(operands):
-        beside = operands._replace(weight1=_beside(x, weight1), weight2=_beside(x, weight2))
-        return laid_out(reference.two_convolutions(beside, epilogue), x)
-    return _residual_block(operands, epilogue, keep=keep)[0]
 
 
 # dense_block
@@ -193,6 +202,12 @@ class _Linked(torch.autograd.Function):
 _apply_link = short_apply(_Link)
 
 
+def _link(operands: Dense) -> Tensor | None:
+    """Where a second derivative may be asked for, as it is not of a traced call."""
+    # No saved tensor: a hook that moves those would fill it.
+    return _apply_link(operands.x) if operands.x.requires_grad and not torch.compiler.is_compiling() else None
+
+
 def _save_dense(
     operands: Dense, outputs: Sequence[Tensor], settings: DenseSettings, needs: Sequence[bool]
 ) -> SavedDense:
@@ -216,7 +231,17 @@ def _finish_dense(
     return backward(grad, saved, settings, needs)
 
 
-_dense_block = fused_op(
+def _eager_dense(operands: Dense, settings: DenseSettings) -> Tensor | None:
+    x, weights = operands.x, operands.weights
+    if _all_contiguous(x, *weights):
+        return reference.five_convolutions(operands, settings)
+    if not _keep_layouts(x, *weights):
+        return None
+    beside = Dense(x, *(_beside(x, w) for w in weights), *operands.biases)
+    return laid_out(reference.five_convolutions(beside, settings), x)
+
+
+dense_block = fused_op(
     "dense_block",
     Dense,
     DenseSettings,
@@ -228,17 +253,8 @@ _dense_block = fused_op(
         fake=lambda grad, saved, settings, needs: allocate.dense_gradients(saved, needs),
         differentiable=reference.dense_backward,
         finish=_finish_dense,
+        keeps=lambda operands, settings: not transforms_active(),  # which always ask for a second derivative too
+        link=_link,
     ),
+    eager=_eager_dense,
 )
-
-
-def dense_block(operands: Dense, settings: DenseSettings, keep: bool) -> Tensor:
-    """Differentiable dense block; ``keep``: whether the backward pass finds its features."""
-    x, weights = operands.x, operands.weights
-    if keep and _keep_layouts(x, *weights) and _dense_block.chooses_eager(operands):
-        beside = operands._replace(**{f"weight{k + 1}": _beside(x, w) for k, w in enumerate(weights)})
-        return laid_out(reference.five_convolutions(beside, settings), x)
-    keep = keep and not transforms_active()  # torch.func always asks for a second derivative too
-    # A traced call has no second derivative. The link is no saved tensor: a hook that moves those would fill it.
-    linked = keep and records(*operands) and x.requires_grad and not torch.compiler.is_compiling()
-    return _dense_block(operands, settings, keep=keep, link=_apply_link(x) if linked else None)[0]

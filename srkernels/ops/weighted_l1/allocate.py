@@ -27,7 +27,9 @@ def result_dtype(operands: Operands, fp32: bool) -> torch.dtype:
 
 def compute_dtype(operands: Operands) -> torch.dtype:
     """What sums are kept in: fp64 if any operand is fp64, fp32 otherwise."""
-    return torch.float64 if any(t is not None and t.dtype is torch.float64 for t in operands) else torch.float32
+    input, target, weight = operands
+    wide = torch.float64 in (input.dtype, target.dtype, None if weight is None else weight.dtype)
+    return torch.float64 if wide else torch.float32
 
 
 SIGN_GROUP = 16  # elements whose signs share a word of csrc/cpu/weighted_l1.cpp

@@ -53,7 +53,7 @@ def weighted_l1_loss(
     by_weight = choice(_OP, "normalize", normalize, NORMALIZE) and weight is not None and code == MEAN
     corners = boolean(_OP, "align_corners", align_corners)
     _check(input, target, weight)
-    return weighted_l1(Operands(input, target, weight), Settings(code, by_weight, corners, autocasts(input)))
+    return weighted_l1(Operands(input, target, weight), Settings(code, by_weight, corners, autocasts(input)))[0]
 
 
 def _check(input: Tensor, target: Tensor, weight: Tensor | None) -> None:

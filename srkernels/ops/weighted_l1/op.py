@@ -43,7 +43,15 @@ def _differentiable(grad: Tensor, saved: Saved, settings: Settings, needs: Seque
     return reference.backward(grad, saved, settings, needs)
 
 
-_op = fused_op(
+def _keeps_signs(operands: Operands, settings: Settings) -> bool:
+    """Signs spare the backward pass both images; a gradient of the weight needs the images anyway. A traced call does
+    without, so that dynamic sizes are not specialised on their divisibility.
+    """
+    for_weight, tracing = records(operands.weight), torch.compiler.is_compiling()
+    return not for_weight and settings.reduction != NONE and not tracing and allocate.can_keep_signs(operands)
+
+
+weighted_l1 = fused_op(
     "weighted_l1",
     Operands,
     Settings,
@@ -56,19 +64,6 @@ _op = fused_op(
         differentiable=_differentiable,
         finish=_finish,
         note=_strides,
+        keeps=_keeps_signs,
     ),
 )
-
-
-def weighted_l1(operands: Operands, settings: Settings) -> Tensor:
-    """Differentiable loss."""
-    # Signs spare the backward pass both images; a gradient of the weight needs the images anyway. A traced call does
-    # without, so that dynamic sizes are not specialised on their divisibility.
-    keep = (
-        settings.reduction != NONE
-        and not torch.compiler.is_compiling()
-        and not records(operands.weight)
-        and records(*operands)
-        and allocate.can_keep_signs(operands)
-    )
-    return _op(operands, settings, keep=keep)[0]

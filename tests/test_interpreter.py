@@ -1,0 +1,46 @@
+"""The gates on Triton's kernels, in its interpreter.
+
+It is chosen when triton is first imported and rules out compiling in the same process, so it has processes of its own,
+with fewer cases: it takes milliseconds per program.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from helpers.process import ROOT, environment
+
+from srkernels import _triton
+
+GATES = {
+    "values": ["test_parity.py"],
+    "the rest": [
+        "test_gradients.py::test_gradcheck",
+        "test_algebra.py::test_invariants",
+        "test_memory.py::test_every_output_element_is_written",
+        "test_registration.py::test_opcheck",
+        "test_autocast.py",
+        "test_large.py",
+    ],
+}
+
+
+@pytest.mark.long
+@pytest.mark.skipif(_triton.why_no_interpreter() is not None, reason=str(_triton.why_no_interpreter()))
+@pytest.mark.parametrize("gates", GATES.values(), ids=GATES)
+def test_gates_in_the_interpreter(gates: list[str]) -> None:
+    options = ["-q", "-x", "-p", "no:cacheprovider", "--backend", "triton", "--reduced"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, *(f"tests/{gate}" for gate in gates)],
+        env=environment(TRITON_INTERPRET="1"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
+    assert "triton: " not in done.stdout, "the backend that was to be tested was skipped"
