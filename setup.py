@@ -83,7 +83,7 @@ def cpu_rules(objects: Path, output: Path) -> list[str]:
         flags += ["-O1", "-g1", sanitize, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
         link.append(sanitize)
     levels = {"baseline": [], **(X86_LEVELS if platform.machine().lower() in ("x86_64", "amd64") else {})}
-    units = [(CSRC / "bind_cpu.cpp", "bind_cpu.o", [])]
+    units = [(CSRC / "bind" / "cpu.cpp", "bind_cpu.o", [])]
     for source in sorted((CSRC / "cpu").glob("*.cpp")):
         units += [(source, f"{source.stem}.{isa}.o", [f"-DSRK_ISA={isa}", *extra]) for isa, extra in levels.items()]
     # Without these flags the files compile to "not available".
@@ -114,7 +114,7 @@ def cuda_rules(objects: Path, output: Path) -> list[str]:
         raise Unavailable("no nvcc was there at build time")
     flags = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", *cuda_targets(), *includes()]
     link = ["-shared", "-cudart=static"]
-    units = [(CSRC / "bind_cuda.cpp", "bind_cuda.o", [])]
+    units = [(CSRC / "bind" / "cuda.cpp", "bind_cuda.o", [])]
     units += [(source, f"{source.stem}.cuda.o", []) for source in sorted((CSRC / "cuda").glob("*.cu"))]
     return compile_and_link(nvcc, "-MMD -MF $out.d", flags, link, units, objects, output)
 

@@ -40,8 +40,10 @@ def _of_the_whole(config: pytest.Config) -> bool:
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """A whole run takes every core, a process with one torch thread on each; a GPU is one process's alone."""
     option = config.option
+    # Not in a worker, or in a run that a test starts: each would start as many again.
+    outermost = "PYTEST_XDIST_WORKER" not in os.environ
     plain = getattr(option, "numprocesses", 0) is None and not (option.usepdb or option.collectonly)
-    if plain and _of_the_whole(config) and not torch.cuda.is_available():
+    if outermost and plain and _of_the_whole(config) and not torch.cuda.is_available():
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         option.numprocesses = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         option.dist, option.loadscopereorder = "loadgroup", False

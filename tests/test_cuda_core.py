@@ -69,7 +69,7 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     flags = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Werror", "-Wall", "-Wno-unknown-pragmas"]
     flags += [f"-I{ROOT / 'tests' / 'cuda_emulation'}", f"-I{CSRC}", *_pybind11_includes()]
     objects = []
-    for source in (*SOURCES, CSRC / "bind_cuda.cpp"):
+    for source in (*SOURCES, CSRC / "bind" / "cuda.cpp"):
         objects.append(str(folder / f"{source.stem}.o"))
         command = [compiler, *flags, "-x", "c++", "-c", str(source), "-o", objects[-1]]
         done = subprocess.run(command, capture_output=True, text=True)

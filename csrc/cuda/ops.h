@@ -1,4 +1,4 @@
-// Launchers of the CUDA core, in plain C++: what csrc/bind_cuda.cpp calls.
+// Launchers of the CUDA core, in plain C++: what csrc/bind/cuda.cpp calls.
 #pragma once
 #include "../common/haar.h"
 #include "../common/weighted_l1.h"

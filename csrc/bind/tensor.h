@@ -6,8 +6,7 @@
 
 #include <stdexcept>
 
-#include "common/haar.h"
-#include "common/weighted_l1.h"
+#include "common/types.h"
 
 namespace srk {
 
@@ -103,54 +102,6 @@ struct Tensor {
     return {dtype(), data(), raw.ndim ? strides() : Strides{}};
   }
 };
-
-// How the high bands lie in their tensor (allocate.py): (N, 3C, h, w), (N, C, 3, h, w),
-// (3, N, C, h, w) or added up (N, C, h, w).
-enum class BandLayout : int { band_major, channel_major, stacked, sum };
-
-inline BandStrides band_strides(const Tensor& high, BandLayout layout) {
-  if (!high.given()) return {};
-  const bool four = layout == BandLayout::band_major || layout == BandLayout::sum;
-  high.require(four ? 4 : 5);
-  const int64_t* s = high.raw.strides;
-  switch (layout) {
-    case BandLayout::band_major:
-      return {s[0], high.raw.shape[1] / 3 * s[1], s[1], s[2], s[3]};
-    case BandLayout::channel_major:
-      return {s[0], s[2], s[1], s[3], s[4]};
-    case BandLayout::stacked:
-      return {s[1], s[0], s[2], s[3], s[4]};
-    case BandLayout::sum:
-      break;
-  }
-  return {s[0], 0, s[1], s[2], s[3]};
-}
-
-inline HaarArguments haar_arguments(const Tensor& x, const Tensor& low, const Tensor& high,
-                                    const HaarPlan& plan, int layout, int pad, Launch launch) {
-  return {x.dtype(),   x.shape(),
-          x.data(),    x.strides(),
-          low.data(),  low.operand().stride,
-          high.data(), band_strides(high, BandLayout(layout)),
-          plan,        Pad(pad),
-          launch};
-}
-
-inline WeightedL1Arguments weighted_l1_arguments(const Tensor& input, const Tensor& target,
-                                                 const Tensor& weight, const Tensor& statistics,
-                                                 int reduction, bool align_corners, Launch launch) {
-  WeightedL1Arguments a{};
-  a.shape = input.shape();
-  a.input = input.operand();
-  a.target = target.operand();
-  a.weight = weight.operand();
-  a.weight_shape = weight.given() ? weight.shape() : Shape{1, 1, 1, 1};
-  a.statistics = statistics.data();
-  a.reduction = Reduction(reduction);
-  a.align_corners = align_corners;
-  a.launch = launch;
-  return a;
-}
 
 }  // namespace srk
 

@@ -1,7 +1,9 @@
 // Python module srkernels._cuda. Nothing is allocated here and nothing waits; importing it needs no
 // driver.
 #include "cuda/ops.h"
+#include "haar.h"
 #include "tensor.h"
+#include "weighted_l1.h"
 
 namespace py = pybind11;
 using srk::Tensor;
