@@ -69,6 +69,11 @@ def runs_here(flags: list[str]) -> bool:
     return all(flag[2:].replace("-", "") in features for flag in flags if flag.startswith("-m"))
 
 
+def object_name(folder: Path, source: Path) -> str:
+    """Two ops may have files of one name: ``haar/analysis.cpp`` of the folder gives ``haar_analysis``."""
+    return "_".join(source.relative_to(folder).with_suffix("").parts)
+
+
 def cpu_rules(objects: Path, output: Path) -> list[str]:
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if not compiler or not shutil.which(compiler.split()[0]):
@@ -84,8 +89,9 @@ def cpu_rules(objects: Path, output: Path) -> list[str]:
         link.append(sanitize)
     levels = {"baseline": [], **(X86_LEVELS if platform.machine().lower() in ("x86_64", "amd64") else {})}
     units = [(CSRC / "bind" / "cpu.cpp", "bind_cpu.o", [])]
-    for source in sorted((CSRC / "cpu").glob("*.cpp")):
-        units += [(source, f"{source.stem}.{isa}.o", [f"-DSRK_ISA={isa}", *extra]) for isa, extra in levels.items()]
+    for source in sorted({*(CSRC / "cpu").rglob("*.cpp")} - {*(CSRC / "cpu" / "amx").glob("*.cpp")}):
+        name = object_name(CSRC / "cpu", source)
+        units += [(source, f"{name}.{isa}.o", [f"-DSRK_ISA={isa}", *extra]) for isa, extra in levels.items()]
     # Without these flags the files compile to "not available".
     amx = [*X86_LEVELS["avx512"], *AMX] if "avx512" in levels and understands(compiler, AMX) else []
     for source in sorted((CSRC / "cpu" / "amx").glob("*.cpp")):
@@ -115,7 +121,8 @@ def cuda_rules(objects: Path, output: Path) -> list[str]:
     flags = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", *cuda_targets(), *includes()]
     link = ["-shared", "-cudart=static"]
     units = [(CSRC / "bind" / "cuda.cpp", "bind_cuda.o", [])]
-    units += [(source, f"{source.stem}.cuda.o", []) for source in sorted((CSRC / "cuda").glob("*.cu"))]
+    for source in sorted((CSRC / "cuda").rglob("*.cu")):
+        units.append((source, f"{object_name(CSRC / 'cuda', source)}.cuda.o", []))
     return compile_and_link(nvcc, "-MMD -MF $out.d", flags, link, units, objects, output)
 
 

@@ -6,7 +6,7 @@
 #include "activation.h"
 #include "amx.h"
 #include "cpu/activation.h"
-#include "cpu/haar.h"
+#include "cpu/haar/haar.h"
 #include "cpu/isa.h"
 #include "cpu/weighted_l1.h"
 #include "haar.h"

@@ -1,6 +1,6 @@
 // Haar transform on CPU: one entry per instruction set.
 #pragma once
-#include "../common/haar.h"
+#include "../../common/haar.h"
 
 namespace srk {
 
