@@ -8,7 +8,7 @@
 #include "cpu/activation.h"
 #include "cpu/haar/haar.h"
 #include "cpu/isa.h"
-#include "cpu/weighted_l1.h"
+#include "cpu/weighted_l1/weighted_l1.h"
 #include "haar.h"
 #include "signature.h"
 #include "tensor.h"

@@ -1,7 +1,7 @@
 // Weighted L1 loss on CPU: one entry per instruction set. The weight and its gradient are in the
 // compute type: fp64 if the images are, which then both are, fp32 otherwise.
 #pragma once
-#include "../common/weighted_l1.h"
+#include "../../common/weighted_l1.h"
 
 namespace srk {
 
