@@ -1,12 +1,26 @@
-// Backward pass through an activation on CPU, between two convolutions' gradients.
+// Backward pass through an activation on CPU, between two convolutions' gradients. It computes
 //
-//   out = scale * grad * act'(z)        d loss / d bias  = sum of out over images and pixels
-//   act'(z) = 1, and for z not above 0: relu 0, leaky_relu its slope, prelu its channel's
-//                                       d loss / d slope = sum of scale * grad * z over z not above
-//                                       0
+//   for (n, c, y, x) {
+//     g = scale * grad[n][c][y][x];
+//     z = kept[n][c][y][x];                      // what went into the activation
+//     if (!(z > 0)) {                            // not without an activation
+//       slope_sum[c] += z * g;                   // prelu
+//       g = below[c] * g;                        // relu: 0; leaky_relu and prelu: the slope
+//     }
+//     bias_sum[c] += g;
+//     out[n][c][y][x] = g;
+//   }
 //
-// The tensors are cut into blocks of a fixed size, whose sums are added in order: the result does
-// not depend on the number of threads.
+// where the sums over images and pixels are the gradients of the slope and of the bias.
+//
+// 1. Cut the tensors into blocks of a fixed size, which the threads share out (run).
+// 2. Channels side by side (channels_last): a vector holds neighbouring channels, and each lane has
+//    its own slope and its own sum (channel_vectors). Otherwise a block lies in one channel: a
+//    vector holds neighbouring pixels, whose lanes are added up (plane).
+// 3. Sum some values in fp32, then go on in double: fp32 alone would lose digits over an image.
+// 4. Add up the blocks' sums in order: the result is the same on any number of threads (add_up).
+//
+// relu_in_place is the loop x[i] = x[i] <= 0 ? 0 : x[i] on vectors.
 #include "activation.h"
 
 #include "buffer.h"

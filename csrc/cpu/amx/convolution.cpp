@@ -1,18 +1,31 @@
-// 3x3 convolution with its epilogue on Intel AMX, bf16 channels_last.
+// 3x3 convolution with its epilogue on Intel AMX, bf16 channels_last. It computes
 //
-// For one tap and 32 input channels that is a matrix product of pixels x channels by the filters.
-// The sums of four rows of 16 pixels x 16 output channels stay in registers while all taps and
-// input channels pass: nine tiles are loaded for twelve products, since a row of pixels serves up
-// to three rows of sums. The pixels come from a copy with zeros around it, the filters from a copy
-// in tiles; both stay in the second cache.
+//   for (n, y, x, o) {
+//     s = bias[o];
+//     for (ty, tx, i)                            // 3 x 3 taps, input channels
+//       s += weight[o][i][ty][tx] * input[n][y + ty - 1][x + tx - 1][i];   // 0 beyond the image
+//     s = activation(s);                         // or s *= activation'(kept[n][y][x][o])
+//     output[n][y][x][o] = scale * s + residual[n][y][x][o];
+//     sums[o] += output[n][y][x][o];
+//   }
 //
-// The tile products leave the other units idle, and hide what these do if it comes in small
-// portions between them: the epilogue of the sums before, and the copy of the next rows.
+// A tile register holds 16 rows of 64 bytes. One instruction multiplies a tile of 16 pixels x 32
+// input channels by one of 32 input x 16 output channels and adds the product to a tile of sums: it
+// is the loop above for one tap.
+//
+// 1. pack_filters copies the filters into such tiles, Copy the pixels with zeros around them; both
+//    copies stay in the second cache.
+// 2. add_up keeps the sums of four rows of 16 pixels x 16 output channels in registers while all
+//    taps and input channels pass. A row of pixels serves up to three rows of sums, so nine tiles
+//    are loaded for twelve products.
+// 3. Epilogue turns sums into what is stored.
+// 4. run deals four rows of a strip of columns at a time to the threads. The products leave the
+//    processor's other units idle, which do the epilogue of the sums before and the copy of the
+//    next rows in the meantime, in small portions between the products.
+// 5. The sums of each channel are taken for every four rows by themselves and added in order: the
+//    result does not depend on the number of threads.
 //
 // Zeros beyond the image are multiplied like pixels: filters that are not finite give NaN there.
-//
-// The sums of each channel are taken for every four rows by themselves and added in order: the
-// result does not depend on the number of threads.
 #include "convolution.h"
 
 #include "../parallel.h"

@@ -1,20 +1,27 @@
-// Gradients of 3x3 convolutions' filters on Intel AMX, bf16 channels_last:
+// Gradients of 3x3 convolutions' filters on Intel AMX, bf16 channels_last. It computes
 //
-//   out[o][i][ty][tx] = sum over images, rows y, columns x of grad[y][x][o] *
-//   input[y+ty-1][x+tx-1][i]
+//   for (o, i, ty, tx) {
+//     sum = 0;
+//     for (n, y, x)
+//       sum += grad[n][y][x][o] * input[n][y + ty - 1][x + tx - 1][i];   // 0 beyond the image
+//     out[o][i][ty][tx] = scale * sum;
+//   }
 //
-// For one tap that is a matrix product whose long side is the pixels. A tile holds 16 input
-// channels x 32 pixels, so the input is transposed, row by row, with zeros around it; a shift by tx
-// is then a shift of the tile's address. The other operand holds pairs of pixels side by side,
-// which is what the tile product takes. A row of the input meets three rows of the gradient, one
-// for each row of the filters, whose tiles stay in registers: two tiles are loaded for three
-// products. The few rows of a band are there so that what 16 x 16 channels read of it fits the
-// first cache, over which the three shifts pass.
+// For one tap that is a matrix product whose long side is the pixels. One instruction multiplies a
+// tile of 16 input channels x 32 pixels by one of 32 pixels x 16 output channels and adds the
+// product to a tile of sums.
+//
+// 1. transpose_row makes rows of pixels for each input channel, with zeros around: a shift by tx is
+//    then a shift of the tile's address. pair_row puts two pixels of the gradient side by side,
+//    which is how the instruction takes its other operand.
+// 2. add_block keeps the tiles of three rows of the gradient in registers, for a row of the input
+//    meets three of them, one for each row of the filters: two tiles are loaded for three products.
+//    It works on a band of a few rows, of which what 16 x 16 channels read fits the first cache:
+//    the three shifts pass over it in turn.
+// 3. The bands are dealt to a fixed number of shares, whose sums store_block adds in order: the
+//    result does not depend on the number of threads.
 //
 // Zeros beyond the image are multiplied like pixels: an infinity that meets them gives NaN.
-//
-// The bands are dealt to a fixed number of shares, whose sums are added in order: the result does
-// not depend on the number of threads.
 #include "weight_gradient.h"
 
 #include "../parallel.h"
