@@ -49,7 +49,7 @@ from srkernels.ops.weighted_l1.arguments import Operands, Saved, Settings
 
 ROOT = Path(__file__).parents[1]
 CSRC = ROOT / "csrc"
-SOURCES = tuple(sorted((CSRC / "cuda").glob("*.cu")))
+SOURCES = tuple(sorted((CSRC / "cuda").rglob("*.cu")))
 
 
 # the kernels on the host
@@ -70,7 +70,7 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     flags += [f"-I{ROOT / 'tests' / 'cuda_emulation'}", f"-I{CSRC}", *_pybind11_includes()]
     objects = []
     for source in (*SOURCES, CSRC / "bind" / "cuda.cpp"):
-        objects.append(str(folder / f"{source.stem}.o"))
+        objects.append(str(folder / f"{source.parent.name}_{source.stem}.o"))
         command = [compiler, *flags, "-x", "c++", "-c", str(source), "-o", objects[-1]]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[:4000]
