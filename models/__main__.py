@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from models.data import InputError
-from models.run import Interrupted, RunError
+from models.train.run import Interrupted, RunError
 
 # Name, module (its `main(arguments)` gives the exit code), and what the list says. Modules are imported when named.
 COMMANDS = {
-    "demo": ("models.demo", "trains a method in miniature on bundled photographs"),
-    "dasr": ("models.dasr.command", "trains DASR on folders of pictures"),
-    "usrda": ("models.usrda.command", "trains USR-DA on folders of pictures"),
-    "subimages": ("models.subimages", "cuts photographs into squares that load fast"),
-    "upscale": ("models.upscale", "enlarges pictures with a trained network"),
-    "evaluate": ("models.evaluate", "PSNR, SSIM and LPIPS of a folder of results"),
-    "ablate": ("models.ablate", "trains the rows of a paper's ablation tables in miniature"),
-    "profile": ("models.profile", "where the time of a training step goes"),
+    "demo": ("models.commands.demo.command", "trains a method in miniature on bundled photographs"),
+    "dasr": ("models.commands.dasr", "trains DASR on folders of pictures"),
+    "usrda": ("models.commands.usrda", "trains USR-DA on folders of pictures"),
+    "subimages": ("models.commands.subimages", "cuts photographs into squares that load fast"),
+    "upscale": ("models.commands.upscale", "enlarges pictures with a trained network"),
+    "evaluate": ("models.commands.evaluate", "PSNR, SSIM and LPIPS of a folder of results"),
+    "ablate": ("models.commands.ablate.command", "trains the rows of a paper's ablation tables in miniature"),
+    "profile": ("models.commands.profile.command", "where the time of a training step goes"),
 }
 
 

@@ -26,9 +26,9 @@ from torch.nn import functional as F
 from models.dasr.build import WeightFiles, build_dsn_step, build_srn_step
 from models.dasr.config import DASRConfig, PerceptualConfig, load_preset
 from models.dasr.steps import DSNStep, SRNStep
-from models.losses import DistanceLoss
+from models.data.resize import bicubic
 from models.networks import LPIPS
-from models.resize import bicubic
+from models.train.losses import DistanceLoss
 from srkernels.ops.haar.spec import published_highpass
 
 from ..timing import Call

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 import srkernels
-from models.loop import LoopConfig
-from models.losses import FeatureLoss
 from models.networks import VGG19Features
 from models.networks.blocks import kaiming_init
+from models.train.loop import LoopConfig
+from models.train.losses import FeatureLoss
 
 from .. import timing
 from ..record import verdicts

@@ -14,12 +14,12 @@ from models.dasr.config import DASRConfig, DiscriminatorConfig, PerceptualConfig
 from models.dasr.losses import Perceptual
 from models.dasr.steps import DSNStep, Players, SRNStep
 from models.data import InputError
-from models.frequency import FrequencyFilter, frequency_filter
-from models.loop import LoopConfig
-from models.losses import DistanceLoss, FeatureLoss, GANLoss
 from models.networks import DSN, DeResNet, PatchDiscriminator, RRDBNet
 from models.networks.blocks import kaiming_init, recompute_blocks, zero_init
-from models.weight_files import load_lpips, load_network, load_vgg
+from models.networks.frequency import FrequencyFilter, frequency_filter
+from models.networks.weight_options import load_lpips, load_network, load_vgg
+from models.train.loop import LoopConfig
+from models.train.losses import DistanceLoss, FeatureLoss, GANLoss
 
 
 @dataclass(frozen=True)

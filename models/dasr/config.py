@@ -11,11 +11,11 @@ import torch
 from models import config as config_files
 from models.config import check_betas, check_counts, check_crop, check_number, preset_names
 from models.data import InputError
-from models.frequency import frequency_filter
-from models.loop import LoopConfig
-from models.losses import GANForm
 from models.networks import PatchDiscriminator
-from models.schedule import ScheduleConfig
+from models.networks.frequency import frequency_filter
+from models.train.loop import LoopConfig
+from models.train.losses import GANForm
+from models.train.schedule import ScheduleConfig
 
 PRESETS = Path(__file__).parent / "presets"
 

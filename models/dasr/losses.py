@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import srkernels
-from models.losses import DistanceLoss, FeatureLoss, widen
+from models.train.losses import DistanceLoss, FeatureLoss, widen
 
 Perceptual = FeatureLoss | DistanceLoss
 LowPass = Callable[[Tensor], Tensor]

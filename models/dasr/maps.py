@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.dasr.config import MapsConfig
-from models.frequency import FrequencyFilter
 from models.networks import PatchDiscriminator
+from models.networks.frequency import FrequencyFilter
 
 
 class DistanceMap(nn.Module):

@@ -13,8 +13,6 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from models import distributed
-from models.checkpoint import write_whole
 from models.config import dump_yaml, to_mapping
 from models.dasr.build import WeightFiles, build_dsn_step, build_filter, build_srn_step, check_scale
 from models.dasr.config import DASRConfig, DSNConfig, SRNConfig
@@ -24,8 +22,10 @@ from models.data import (
     BadImages,
     FolderSource,
     InputError,
+    Inputs,
     MapSource,
     PatchDataset,
+    Picture,
     Selected,
     Source,
     Stream,
@@ -36,25 +36,18 @@ from models.data import (
     to_tensor,
     write_picture,
 )
-from models.loop import History, Stage, train
+from models.data.files import write_whole
+from models.data.resize import bicubic
+from models.evaluate.examples import TILES, TRIED_SIDE, Example, enlarged, resized, sr_examples, tried
+from models.evaluate.tiling import shrink_tiled
+from models.evaluate.validation import validate
 from models.networks import DSN, DeResNet, PatchDiscriminator
-from models.resize import bicubic
-from models.run import Run, set_aside
-from models.tiling import shrink_tiled
-from models.training import (
-    TILES,
-    TRIED_SIDE,
-    Inputs,
-    cached,
-    enlarged,
-    loader,
-    newest_weights,
-    resized,
-    sr_examples,
-    tried,
-)
-from models.validation import Example, Pixels, validate
-from models.weight_files import load_network
+from models.networks.weight_options import load_network
+from models.train import distributed
+from models.train.batches import cached, loader
+from models.train.checkpoint import newest_weights
+from models.train.loop import History, Stage, train
+from models.train.run import Run, set_aside
 
 
 @dataclass(frozen=True)
@@ -118,7 +111,7 @@ def train_dsn(context: Context) -> History:
         for name, lr, hr in pairs:
             yield Example(name, hr, {"bicubic": resized(hr, 1 / config.scale)}, lr)
 
-    def infer(generator: nn.Module, hr: Pixels) -> Pixels:
+    def infer(generator: nn.Module, hr: Picture) -> Picture:
         image = to_tensor(hr, context.device)[None]
         # Not the compiled one, which would be compiled anew for every size.
         return to_pixels(
@@ -226,7 +219,7 @@ def train_srn(context: Context) -> History:
     def examples() -> Iterator[Example]:
         return sr_examples(inputs, config.scale, config.srn.crop // config.scale)
 
-    def infer(generator: nn.Module, lr: Pixels) -> Pixels:
+    def infer(generator: nn.Module, lr: Picture) -> Picture:
         return enlarged(generator, config.scale, lr, context.device)
 
     return _train("srn", context, step, config.srn, streams, examples, infer, border=config.scale)
@@ -239,7 +232,7 @@ def _train(
     options: DSNConfig | SRNConfig,
     streams: Sequence[Stream],
     examples: Callable[[], Iterable[Example]],
-    infer: Callable[[nn.Module, Pixels], Pixels],
+    infer: Callable[[nn.Module, Picture], Picture],
     border: int,
 ) -> History:
     """Puts a step, its patches and its validation together and trains to the end of the schedule."""
@@ -321,7 +314,7 @@ def _bicubic_lr(scale: int) -> Callable[[Tensor], Tensor]:
     return lambda hr: bicubic(hr, 1 / scale).clamp(0, 1)
 
 
-def _whole_cells(hr: Pixels, scale: int) -> Pixels:
+def _whole_cells(hr: Picture, scale: int) -> Picture:
     """The HR picture without what does not make a whole place of a Haar map: sides are multiples of 2 * scale."""
     height, width = (side - side % (2 * scale) for side in hr.shape[:2])
     return hr[:height, :width]

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import cached
 from torch.optim import Optimizer
 
-from models import distributed
 from models.dasr import losses
-from models.frequency import FrequencyFilter
-from models.losses import GANLoss
-from models.resize import bicubic
+from models.data.resize import bicubic
+from models.networks.frequency import FrequencyFilter
+from models.train import distributed
+from models.train.losses import GANLoss
 
 Batch = Mapping[str, Tensor]
 Losses = dict[str, Tensor]

@@ -6,6 +6,8 @@ from models.data.images import (
     IMAGE_SUFFIXES,
     InputError,
     Photo,
+    Picture,
+    Pixels,
     as_rgb,
     bundled_photos,
     check_writable,
@@ -19,7 +21,9 @@ from models.data.images import (
     to_tensor,
     write_picture,
 )
+from models.data.inputs import HeldOut, Inputs, Pairs
 from models.data.patches import BadImage, BadImages, PatchDataset, Stream, Unusable, make_loader, read_usable
+from models.data.resize import imresize
 from models.data.sources import (
     ArraySource,
     Cached,
@@ -31,7 +35,6 @@ from models.data.sources import (
     open_source,
     write_lmdb,
 )
-from models.resize import imresize
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -40,11 +43,16 @@ __all__ = [
     "BadImages",
     "Cached",
     "FolderSource",
+    "HeldOut",
     "InputError",
+    "Inputs",
     "LMDBSource",
     "MapSource",
+    "Pairs",
     "PatchDataset",
     "Photo",
+    "Picture",
+    "Pixels",
     "Selected",
     "Source",
     "Stream",

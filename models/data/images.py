@@ -13,7 +13,7 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
-from models.checkpoint import write_whole
+from models.data.files import write_whole
 
 # A loader's worker, which is a fork, would wait for ever for the threads of a pool that its parent had started.
 cv2.setNumThreads(0)
@@ -29,7 +29,8 @@ _KEEPS: dict[str, tuple[tuple[type, ...], tuple[int, ...]]] = {
 }
 _TO_RGB = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}
 
-Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+Picture = NDArray[np.uint8]  # (H, W, 3), RGB
+Pixels = Picture | NDArray[np.uint16]  # (H, W, C), grey, RGB or RGBA
 
 
 class InputError(Exception):
@@ -41,7 +42,7 @@ class Photo:
     """An image in memory: `pixels` is uint8 RGB, (H, W, 3)."""
 
     name: str
-    pixels: NDArray[np.uint8]
+    pixels: Picture
 
 
 def read_photo(path: Path) -> Photo:
@@ -160,7 +161,7 @@ def as_rgb(pixels: Pixels) -> Pixels:
     return pixels.repeat(3, axis=2) if pixels.shape[2] == 1 else pixels[..., :3]
 
 
-def eight_bit_rgb(pixels: Pixels) -> NDArray[np.uint8]:
+def eight_bit_rgb(pixels: Pixels) -> Picture:
     """(H, W, C) of either depth as uint8 RGB; 16 bits are rounded to 8."""
     pixels = as_rgb(pixels)
     return pixels if pixels.dtype == np.uint8 else np.rint(pixels / 257).astype(np.uint8)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from models.data.resize import bicubic
 from models.networks.blocks import ResidualBlock, check_scale, conv3x3, zero_init
-from models.resize import bicubic
 
 
 class DeResNet(nn.Module):

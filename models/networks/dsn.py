@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.data.resize import bicubic
 from models.networks.blocks import ReLUResidualBlock, check_scale, conv3x3, kaiming_init, zero_init
-from models.resize import bicubic
 from srkernels import conv2d_act
 
 

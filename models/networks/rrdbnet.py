@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.data.resize import bicubic
 from models.networks.blocks import RRDB, check_scale, conv3x3, zero_init
-from models.resize import bicubic
 from srkernels import conv2d_act
 
 

@@ -6,9 +6,9 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from models.data.resize import bicubic
 from models.networks.blocks import ResidualDenseBlock, kaiming_init, zero_init
 from models.networks.rrdbnet import Decoder
-from models.resize import bicubic
 from srkernels.nn import Conv2dAct
 
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.checkpoint import write_whole
+from models.data.files import write_whole
 from models.networks.de_resnet import DeResNet
 from models.networks.discriminators import PatchDiscriminator, VGGDiscriminator
 from models.networks.dsn import DSN

@@ -10,12 +10,12 @@ from torch import nn
 from torch.optim import Adam
 
 from models.data import InputError
-from models.losses import FeatureLoss
 from models.networks import USRDAGenerator, VGG19Features
 from models.networks.blocks import recompute_blocks
+from models.networks.weight_options import load_network, load_vgg
+from models.train.losses import FeatureLoss
 from models.usrda.config import USRDAConfig
 from models.usrda.steps import USRDAStep
-from models.weight_files import load_network, load_vgg
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from models import config as config_files
-from models import distributed
 from models.config import check_betas, check_counts, check_crop, check_number, preset_names
 from models.data import InputError
-from models.loop import LoopConfig
 from models.networks import PatchDiscriminator, VGG19Features, VGGDiscriminator
-from models.schedule import ScheduleConfig
+from models.train import distributed
+from models.train.loop import LoopConfig
+from models.train.schedule import ScheduleConfig
 from models.usrda.steps import LossWeights
 from models.usrda.synthesis import SynthesisConfig
 

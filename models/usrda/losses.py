@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.losses import squared_distance, widen
+from models.train.losses import squared_distance, widen
 
 
 def alignment_loss(score_t: Tensor, score_s: Tensor) -> Tensor:

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import cached
 from torch.optim import Optimizer
 
-from models import distributed
-from models.losses import FeatureLoss, widen
 from models.networks import USRDAGenerator
+from models.train import distributed
+from models.train.losses import FeatureLoss, widen
 from models.usrda import losses
 
 Batch = Mapping[str, Tensor]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.data import PatchDataset, Stream
-from models.resize import bicubic
+from models.data.resize import bicubic
 
 # First word of seeds, which patches do not use (models.data.patches).
 _SOURCE_LR = 3

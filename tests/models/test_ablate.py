@@ -10,14 +10,13 @@ import cv2
 import numpy as np
 import pytest
 
-from models import ablate
-from models.dasr.ablation import METHOD, tables
+from models.commands.ablate import command as ablate
+from models.commands.ablate import dasr, usrda
 from models.dasr.config import load_preset
 from models.data import InputError, Photo
-from models.photographs import CAMERA, Domains
-from models.usrda import ablation as usrda
+from models.data.photographs import CAMERA, Domains
+from models.evaluate.validation import Score
 from models.usrda import config as usrda_config
-from models.validation import Score
 
 TINY = [
     *("--dsn.num-block", "1", "--dsn.num-feat", "4", "--dsn.crop", "32", "--dsn.batch", "1"),
@@ -50,7 +49,7 @@ def written_weights(out: Path) -> dict[Path, int]:
 
 def test_rows_are_the_papers():
     whole = load_preset("tiny")
-    first, second = tables(replace(whole, source="bicubic", weighting=False))
+    first, second = dasr.tables(replace(whole, source="bicubic", weighting=False))
     seen = [(row.config.dsn.input, row.config.dsn.discriminator.frequency) for row in first.rows]
     assert seen == [("bicubic", "gbfs"), ("hr", "rgb"), ("hr", "gbfs"), ("hr", "haar")]
     assert all((row.config.source, row.config.weighting) == ("dsn", True) for row in first.rows)
@@ -146,7 +145,7 @@ def test_a_run_of_usrda_is_written_and_not_trained_again(tmp_path, monkeypatch, 
 
 
 def test_order_is_compared_seed_by_seed():
-    table = tables(load_preset("tiny"))[0]
+    table = dasr.tables(load_preset("tiny"))[0]
     table = replace(table, rows=table.rows[:3])  # by PSNR the paper has hr-gbfs > bicubic-gbfs > hr-rgb
 
     def notes(**psnr: tuple[float, ...]) -> str:
@@ -179,4 +178,4 @@ def test_unusable_options(tmp_path, capsys):
         with pytest.raises(InputError, match=message):
             ablate.main(arguments)
     assert not (tmp_path / "run").exists()
-    assert (METHOD.title, usrda.METHOD.title) == ("DASR", "USR-DA")
+    assert (dasr.ABLATION.title, usrda.ABLATION.title) == ("DASR", "USR-DA")

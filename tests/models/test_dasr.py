@@ -15,14 +15,14 @@ import yaml
 from helpers.training import equal, finish, flat, load, stop_at, write_noise
 
 from models.__main__ import main
+from models.commands.dasr import parse
 from models.config import dump_yaml
 from models.dasr.build import WeightFiles, build_dsn_step, build_srn_step
-from models.dasr.command import parse
 from models.dasr.config import DASRConfig, load_preset, presets
 from models.dasr.stages import Context, load_distance
 from models.data import InputError
 from models.networks import LPIPS
-from models.run import read_table
+from models.train.run import read_table
 
 ROOT = Path(__file__).parents[2]
 # A run of a second: four updates of each stage on 16-pixel LR patches.

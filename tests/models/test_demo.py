@@ -10,12 +10,12 @@ import torch
 import yaml
 
 from models.__main__ import main
+from models.commands.demo.command import DemoOptions, run_demo
 from models.dasr.config import DASRConfig, PretrainedSchedule, load_preset
 from models.data import InputError, read_photo
-from models.demo import DemoOptions, run_demo
+from models.data.photographs import CLEAN_HR, HELD_OUT, REAL_LR, bundled_domains
 from models.networks import load_weights
-from models.photographs import CLEAN_HR, HELD_OUT, REAL_LR, bundled_domains
-from models.schedule import ScheduleConfig
+from models.train.schedule import ScheduleConfig
 from models.usrda.config import load_preset as load_usrda_preset
 
 

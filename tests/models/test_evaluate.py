@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from models import metrics
+from models.commands.evaluate import EvaluateOptions, main, run_evaluate
 from models.data import InputError, to_tensor, write_picture
-from models.evaluate import EvaluateOptions, main, run_evaluate
+from models.evaluate import metrics
 from models.networks import LPIPS
 
 

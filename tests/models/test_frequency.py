@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.frequency import RGB, AveragePool, Gaussian, Haar, HaarSum, frequency_filter
+from models.networks.frequency import RGB, AveragePool, Gaussian, Haar, HaarSum, frequency_filter
 
 # One cell per colour: top left, top right, bottom left, bottom right.
 CELLS = torch.tensor([[1.0, 0.6, 0.4, 0.0], [0.2, 0.2, 0.2, 0.2], [0.0, 1.0, 0.0, 1.0]]).view(1, 3, 2, 2)

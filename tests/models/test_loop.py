@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from models import checkpoint
-from models.checkpoint import TrainingStates, write_whole
 from models.data import InputError
-from models.loop import LoopConfig, Stage, train
 from models.networks import RRDBNet
-from models.run import Interrupted, Run, RunError, read_table
+from models.train import checkpoint
+from models.train.checkpoint import TrainingStates, write_whole
+from models.train.loop import LoopConfig, Stage, train
+from models.train.run import Interrupted, Run, RunError, read_table
 
 CPU = torch.device("cpu")
 CONFIG = LoopConfig(report_every=3, validate_every=4, save_every=2, keep_checkpoints=2, tensorboard=False, ema=0.9)

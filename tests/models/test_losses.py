@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from models.dasr import losses
-from models.losses import DistanceLoss, FeatureLoss, GANLoss, squared_distance
+from models.train.losses import DistanceLoss, FeatureLoss, GANLoss, squared_distance
 
 LN2, LN3 = math.log(2), math.log(3)
 

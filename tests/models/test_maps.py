@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from models.dasr.config import MapsConfig
 from models.dasr.maps import DistanceMap, spread
-from models.frequency import frequency_filter
 from models.networks import PatchDiscriminator
+from models.networks.frequency import frequency_filter
 
 
 def overlap_average(scores: torch.Tensor, box: int, jump: int, first: int, size: tuple[int, int]) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models import metrics
+from models.evaluate import metrics
 
 skimage_metrics = pytest.importorskip("skimage.metrics")
 

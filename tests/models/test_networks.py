@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 import srkernels
 from bench.steps.plain import PLAIN
+from models.data.resize import bicubic
 from models.networks import DSN, DeResNet, PatchDiscriminator, RRDBNet, VGG19Features
-from models.resize import bicubic
 
 
 def count(network: nn.Module) -> int:

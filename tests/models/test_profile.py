@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from models import profile
-from models.dasr import profiling as dasr
+from models.commands.profile import command as profile
+from models.commands.profile import dasr, usrda
 from models.data import ArraySource, InputError, make_loader
-from models.device import to_device
-from models.usrda import profiling as usrda
+from models.train.device import to_device
 
 CPU = torch.device("cpu")
 DASR = [
@@ -25,10 +24,10 @@ USRDA = [
     *(option for name in "fty" for option in (f"--discriminator-{name}.num-feat", "4")),
     *("--crop", "96", "--batch", "1"),
 ]
-METHODS = {
-    "dsn": ("dasr", dasr.METHOD, DASR),
-    "srn": ("dasr", dasr.METHOD, DASR),
-    "usrda": ("usrda", usrda.METHOD, USRDA),
+STAGES = {
+    "dsn": ("dasr", dasr.PROFILE, DASR),
+    "srn": ("dasr", dasr.PROFILE, DASR),
+    "usrda": ("usrda", usrda.PROFILE, USRDA),
 }
 ALWAYS = {profile.WAIT, profile.TRANSFER, profile.REST, "optimisers"}
 
@@ -44,7 +43,7 @@ PARTS = {
 
 
 def subject(tmp_path: Path, stage: str, *options: str) -> tuple[profile.Subject, profile.LoopConfig]:
-    name, method, networks = METHODS[stage]
+    name, method, networks = STAGES[stage]
     command = profile.parse(name, method, [*networks, "--run.workers", "0", *options])
     rng = np.random.default_rng(0)
     hr, lr = ([rng.integers(0, 256, (side, side, 3), dtype=np.uint8)] for side in (96, 24))
@@ -52,7 +51,7 @@ def subject(tmp_path: Path, stage: str, *options: str) -> tuple[profile.Subject,
     return method.prepare(stage, command.config, *sources, tmp_path, CPU), command.config.run
 
 
-@pytest.mark.parametrize("stage", METHODS)
+@pytest.mark.parametrize("stage", STAGES)
 def test_parts_sum_to_the_step(tmp_path, stage):
     found = profile.measure(*subject(tmp_path, stage), warmup=2, steps=5, device=CPU)
     assert set(found.parts) == PARTS[stage]
@@ -100,7 +99,7 @@ def test_usrdas_parts_follow_each_other(tmp_path):
     assert told[between] == profile.REST
 
 
-@pytest.mark.parametrize("stage", METHODS)
+@pytest.mark.parametrize("stage", STAGES)
 def test_the_stopwatch_changes_nothing(tmp_path, stage):
     losses = []
     for timed in (False, True):

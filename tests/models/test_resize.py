@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from models.data import imresize
-from models.resize import bicubic
+from models.data.resize import bicubic
 
 SCALES = [2, 3, 4, 1 / 2, 1 / 3, 1 / 4, 0.7, 1.3]
 

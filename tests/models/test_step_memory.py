@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 import srkernels
 from bench.timing import peak_bytes
+from models.commands import dry_run
+from models.commands.dry_run import Option, count_rows, make_batch, options
+from models.commands.usrda import main, parse
 from models.data import InputError
-from models.memory import MemoryCount, count_step, imagine, imagined, largest_batch
-from models.usrda import dry_run
+from models.train.memory import MemoryCount, count_step, imagine, imagined, largest_batch
 from models.usrda.build import WeightFiles, assemble, random_features
-from models.usrda.command import main, parse
 from models.usrda.config import DiscriminatorConfig, PerceptualConfig, USRDAConfig, load_preset
-from models.usrda.dry_run import Option, count_rows, make_batch, options
 from srkernels.ops.conv.support import onednn_runs
 
 N = 100_000

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from models.dasr.build import WeightFiles, build_dsn_step, build_srn_step
 from models.dasr.config import DASRConfig, DiscriminatorConfig, DSNConfig, MapsConfig, PerceptualConfig, SRNConfig
 from models.dasr.maps import DistanceMap
-from models.frequency import frequency_filter
-from models.losses import FeatureLoss
+from models.data.resize import bicubic
 from models.networks import PatchDiscriminator
-from models.resize import bicubic
+from models.networks.frequency import frequency_filter
+from models.train.losses import FeatureLoss
 
 CPU = torch.device("cpu")
 NO_FEATURES = PerceptualConfig("none")

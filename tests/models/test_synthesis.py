@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models.resize import bicubic
+from models.data.resize import bicubic
 from models.usrda.synthesis import SourceLR, SynthesisConfig, _blurred
 
 PLAIN = SynthesisConfig("matlab", (0, 0), (0, 0), eight_bit=False)

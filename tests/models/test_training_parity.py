@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import srkernels
+from models.data.resize import bicubic
 from models.networks import DeResNet, RRDBNet
-from models.resize import bicubic
 
 STEPS = 300
 LEARNING_RATE = 1e-4

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.commands.upscale import UpscaleOptions, main, run_upscale
 from models.data import InputError, imresize, read_image, to_pixels, to_tensor, write_picture
+from models.evaluate.tiling import enlarge_tiled, shrink_tiled
 from models.networks import DSN, DeResNet, RRDBNet, save_weights
-from models.tiling import enlarge_tiled, shrink_tiled
-from models.upscale import UpscaleOptions, main, run_upscale
 
 
 @pytest.fixture(autouse=True)

@@ -12,16 +12,16 @@ import yaml
 from helpers.training import equal, finish, flat, load, stop_at, write_noise
 
 from models.__main__ import main
+from models.commands.usrda import parse
 from models.config import dump_yaml
-from models.data import FolderSource, read_image, to_pixels, to_tensor
+from models.data import FolderSource, Inputs, read_image, to_pixels, to_tensor
+from models.evaluate.examples import resized, tried
+from models.evaluate.pictures import enlarge_nearest
 from models.networks import USRDAGenerator, load_weights, save_weights
-from models.pictures import enlarge_nearest
-from models.run import read_table
-from models.training import Inputs, resized, tried
+from models.train.run import read_table
 from models.usrda.build import WeightFiles, build_step
-from models.usrda.command import parse
 from models.usrda.config import DiscriminatorConfig, PerceptualConfig, USRDAConfig, load_preset, presets
-from models.usrda.stage import CollapseWatch, Context, draw_products
+from models.usrda.stages import CollapseWatch, Context, draw_products
 from models.usrda.steps import LossWeights
 from models.usrda.synthesis import SourceLR
 from srkernels.ops.conv.support import onednn_runs
@@ -216,7 +216,7 @@ def test_a_collapse_of_the_features_is_warned_of_once():
 
 
 def test_a_collapse_is_said_in_the_run(folders, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("models.usrda.stage._COLLAPSED", 2.0)
+    monkeypatch.setattr("models.usrda.stages._COLLAPSED", 2.0)
     assert run(*SHORT, *folders, f"--out={tmp_path / 'out'}") == 0
     assert capsys.readouterr().out.count("warning: the features' mean |f| is") == 1
 
@@ -286,7 +286,7 @@ def test_compiled_parts_are_compiled_for_crops_alone(folders, tmp_path):
 def test_the_intermediate_products_are_what_they_are_called(folders, tmp_path, monkeypatch):
     """Networks that start as bicubic: x_s and x_t as they are in the target domain, and enlarged."""
     sheets = []
-    monkeypatch.setattr("models.pictures.save_sheet", lambda path, rows, note: sheets.append(rows))
+    monkeypatch.setattr("models.evaluate.pictures.save_sheet", lambda path, rows, note: sheets.append(rows))
     config = parse([*SHORT, *folders, "--out=x"]).resolved()
     inputs = Inputs(FolderSource(tmp_path / "hr"), FolderSource(tmp_path / "lr"))
     context = Context(config, inputs, WeightFiles(), None, torch.device("cpu"), tmp_path)

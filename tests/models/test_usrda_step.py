@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from models.losses import FeatureLoss
+from models.data.resize import bicubic
 from models.networks import USRDAGenerator
-from models.resize import bicubic
+from models.train.losses import FeatureLoss
 from models.usrda import losses
 from models.usrda.steps import LossWeights, USRDAStep
 

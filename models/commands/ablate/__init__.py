@@ -1,0 +1,1 @@
+"""`python -m models ablate`: the tables of a paper in miniature."""

@@ -1,0 +1,1 @@
+"""`python -m models demo`: a method in miniature."""

@@ -1,0 +1,60 @@
+"""What a method brings to the demo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+from torch import nn
+
+from models.commands.demo.timing import Work
+from models.data.photographs import Domains
+from models.train.loop import History
+from models.train.run import Run
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class DemoJob(Generic[C]):
+    """What a method works with: its options, the pictures, the run and its device."""
+
+    config: C
+    domains: Domains
+    run: Run
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The SR network as it was before its first update and as it is, and the history of every stage, its own last."""
+
+    before: nn.Module
+    after: nn.Module
+    histories: Mapping[str, History]
+
+
+@dataclass(frozen=True)
+class DemoParts(Generic[C]):
+    """What a method brings.
+
+    Attributes:
+        title: its name.
+        config, load_preset, check: its options.
+        train: all its stages, into the run's folder.
+        timed: what goes into the timing table, with how many calls make one pair's.
+        ops: those of srkernels that it calls.
+        draw: its own pictures, into a folder.
+    """
+
+    title: str
+    config: type[C]
+    load_preset: Callable[[str], C]
+    check: Callable[[C], None]
+    train: Callable[[DemoJob[C]], Trained]
+    timed: Callable[[DemoJob[C]], Sequence[tuple[str, Work, int]]]
+    ops: tuple[str, ...]
+    draw: Callable[[DemoJob[C], Path], None]

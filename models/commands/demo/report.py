@@ -1,0 +1,169 @@
+"""What the demo says at its end: scores, tables, pictures, `metrics.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+import srkernels
+from models.commands.demo.timing import Timing
+from models.data import Photo, write_picture
+from models.data.photographs import SCALE, Domains
+from models.evaluate import metrics, pictures
+from models.evaluate.validation import Picture, Score
+from models.train.loop import History
+
+CONVENTION = metrics.convention(SCALE, y_channel=False)
+
+
+@dataclass(frozen=True)
+class Results:
+    """Scores of every held-out picture, in the order of `Domains.held_out`."""
+
+    bicubic: list[Score]
+    untrained: list[Score]
+    trained: list[Score]
+
+    def named(self) -> dict[str, list[Score]]:
+        return {"bicubic": self.bicubic, "ours, step 0": self.untrained, "ours, trained": self.trained}
+
+    def gain(self) -> Score:
+        """Mean of trained minus mean of untrained."""
+        before, after = mean(self.untrained), mean(self.trained)
+        return Score(after.psnr - before.psnr, after.ssim - before.ssim)
+
+    def learned(self) -> bool:
+        """Whether both means rose by at least the last digit that is shown, 0.01 dB and 0.0001."""
+        return self.gain().psnr >= 0.01 and self.gain().ssim >= 0.0001
+
+
+def mean(scores: Sequence[Score]) -> Score:
+    return Score(sum(s.psnr for s in scores) / len(scores), sum(s.ssim for s in scores) / len(scores))
+
+
+def roles_table(domains: Domains) -> Table:
+    """Which picture plays which role, with sizes in pixels."""
+
+    def names(photos: Sequence[Photo]) -> str:
+        return ", ".join(f"{photo.name} {photo.pixels.shape[1]}x{photo.pixels.shape[0]}" for photo in photos)
+
+    table = Table("role", "pictures (width x height)", title="Pictures, each in one role", title_justify="left")
+    table.add_row("clean HR", names(domains.clean_hr))
+    table.add_row("real LR, unpaired", names(domains.real_lr))
+    table.add_row("held out, LR", names([lr for lr, _ in domains.held_out]))
+    return table
+
+
+def result_table(domains: Domains, results: Results) -> Table:
+    """PSNR and SSIM of bicubic and of the network before and after training."""
+    table = Table(title=f"Held-out pictures, PSNR (dB)/SSIM ({CONVENTION})", title_justify="left")
+    table.add_column("picture")
+    for name in (*results.named(), "gain"):
+        table.add_column(name, justify="right")
+    names = [hr.name for _, hr in domains.held_out]
+    for name, *scores in (
+        *zip(names, *results.named().values(), strict=True),
+        ("mean", *(mean(scores) for scores in results.named().values())),
+    ):
+        _, before, after = scores
+        cells = [f"{value.psnr:.2f}/{value.ssim:.4f}" for value in scores]
+        gain = f"{after.psnr - before.psnr:+.2f}/{after.ssim - before.ssim:+.4f}"
+        table.add_row(name, *cells, gain, style="bold" if name == "mean" else None)
+    return table
+
+
+def timing_table(timings: Sequence[Timing], ops: Sequence[str], pairs: int, device: torch.device) -> Table:
+    """Medians of interleaved runs on the reference ops and on the automatic choice, which is told for each op."""
+    picture = torch.empty(1, 3, 8, 8, device=device)
+    features = torch.empty(1, 32, 8, 8, device=device).contiguous(memory_format=torch.channels_last)
+    filters = torch.empty(32, 32, 3, 3, device=device)
+    of_pictures = ("haar_highpass", "weighted_l1_loss")
+    given = {op: (picture,) if op in of_pictures else (features, filters) for op in ops}
+    chosen = [srkernels.explain(op, *inputs).splitlines()[0] for op, inputs in given.items()]
+    table = Table(
+        title=f"Time per step, medians of {pairs} interleaved pairs",
+        title_justify="left",
+        caption="\n".join(chosen),
+        caption_justify="left",
+    )
+    table.add_column("work")
+    for name in ("reference ops", "automatic choice", "ratio"):
+        table.add_column(name, justify="right")
+    for timing in timings:
+        table.add_row(timing.what, f"{timing.reference:.3f} ms", f"{timing.automatic:.3f} ms", f"{timing.ratio:.2f}x")
+    return table
+
+
+def draw(
+    folder: Path,
+    domains: Domains,
+    by_bicubic: Sequence[Picture],
+    ours: Sequence[Picture],
+    results: Results,
+    histories: Mapping[str, History],
+) -> None:
+    """Writes `sheet.png` of the first four held-out pictures, `curves.png`, and every picture as `<name>_x4.png`."""
+
+    def caption(value: Score) -> str:
+        return f"{value.psnr:.2f} dB / {value.ssim:.4f}"
+
+    rows = []
+    for (lr, hr), before, after, score_before, score_after in zip(
+        domains.held_out, by_bicubic, ours, results.bicubic, results.trained, strict=True
+    ):
+        write_picture(folder / f"{hr.name}_x{SCALE}.png", after)
+        cells = (
+            pictures.SheetCell("LR", pictures.enlarge_nearest(lr.pixels, SCALE), f"nearest x{SCALE}"),
+            pictures.SheetCell("bicubic", before, caption(score_before)),
+            pictures.SheetCell("ours", after, caption(score_after)),
+            pictures.SheetCell("reference", hr.pixels, "PSNR / SSIM"),
+        )
+        rows.append((hr.name, cells))
+    note = (
+        f"Held-out pictures. PSNR / SSIM of the whole picture ({CONVENTION}); "
+        "the window is where the reference has most edges."
+    )
+    pictures.save_sheet(folder / "sheet.png", rows[:4], note)
+
+    baseline = mean(results.bicubic)
+    pictures.save_curves(folder / "curves.png", histories, {"psnr": baseline.psnr, "ssim": baseline.ssim})
+
+
+def save_metrics(
+    path: Path,
+    domains: Domains,
+    results: Results,
+    timings: Sequence[Timing],
+    sr_network: History,
+    seconds: Mapping[str, float],
+    device: torch.device,
+) -> None:
+    """Writes every number of the run, its convention and the machine as JSON."""
+    record = {
+        "convention": CONVENTION,
+        "learned": results.learned(),
+        "gain": results.gain()._asdict(),
+        "mean": {name: mean(scores)._asdict() for name, scores in results.named().items()},
+        "held_out": {
+            hr.name: {name: scores[index]._asdict() for name, scores in results.named().items()}
+            for index, (_, hr) in enumerate(domains.held_out)
+        },
+        "held_out_curve": [{"update": done, **values} for done, values in sr_network.measured],
+        "milliseconds": [{**dataclasses.asdict(timing), "ratio": timing.ratio} for timing in timings],
+        "seconds": dict(seconds),
+        "machine": {
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+            "threads": torch.get_num_threads(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "srkernels": srkernels.__version__,
+        },
+    }
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

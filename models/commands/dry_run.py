@@ -1,0 +1,146 @@
+"""`python -m models usrda --dry-run`: the memory that a training step needs, by the options that save some."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import nn
+from torch.optim import Optimizer
+
+import srkernels
+from models.data import InputError
+from models.train.memory import MemoryCount, count_step, imagine, imagined, largest_batch
+from models.train.run import make_console
+from models.usrda.build import WeightFiles, assemble, random_features
+from models.usrda.config import USRDAConfig
+from models.usrda.steps import Batch, USRDAStep
+
+
+@dataclass(frozen=True)
+class Option:
+    """What saves memory. `backend` is that of srkernels if it is asked for by name, None if ops choose."""
+
+    precision: str
+    recompute: bool
+    backend: str | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a step needs on a batch as configured, and the largest batch that fits the card, 0 for none."""
+
+    option: Option
+    count: MemoryCount
+    largest: int
+
+
+def print_memory(config: USRDAConfig, preset: str, card: float) -> None:
+    """Counts and prints; nothing is computed. `card` is a GPU's memory in GB of 1e9 bytes; else InputError."""
+    if not 0 < card < math.inf:
+        raise InputError(f"--card-gb must be a positive number, got {card:g}")
+    console = make_console()
+    rows = count_rows(config, 1e9 * card, options(), console)
+    console.print(table(rows, config, preset, card), *conditions(config), sep="\n", highlight=False)
+
+
+def options() -> list[Option]:
+    """All there are; the backend that is asked for by name is the environment's, or the one for GPUs."""
+    named = _named_backend() or "triton"
+    return [Option(*each) for each in product(("fp32", "bf16"), (False, True), (None, named))]
+
+
+def count_rows(
+    config: USRDAConfig, limit: float, wanted: Sequence[Option], console: Console | None = None
+) -> list[Row]:
+    """The configuration with each option, on a card of `limit` bytes; progress is shown on the console."""
+    rows = []
+    built = {recompute: _build(config, recompute) for recompute in {option.recompute for option in wanted}}
+    shown = console is not None and console.is_terminal
+    with imagined():
+        for step, networks in built.values():
+            imagine(networks, _optimizers(step))
+        for option in track(wanted, "counting", console=console, transient=True, disable=not shown):
+            step, networks = built[option.recompute]
+            # fp16 has the size of bf16, in which some CPUs have ops that they choose before eager PyTorch.
+            step = replace(step, precision=torch.float16 if option.precision == "bf16" else None)
+            with srkernels.use_backend(option.backend):
+                count = functools.cache(functools.partial(_count, config, step, networks))
+                rows.append(Row(option, count(config.batch), largest_batch(count, limit, config.batch)))
+    return rows
+
+
+def _build(config: USRDAConfig, recompute: bool) -> tuple[USRDAStep, list[nn.Module]]:
+    """The step on the meta device, and all networks that are there in a run."""
+    config = replace(config, run=replace(config.run, recompute=recompute, compile=False))
+    with torch.device("meta"):
+        features = random_features(config)
+        step = assemble(config, features, WeightFiles(), torch.device("meta"))
+    networks = [step.generator, step.discriminators]
+    if features is not None:
+        networks.append(features)
+    if config.run.ema:
+        networks.append(copy.deepcopy(step.generator))
+    return step, networks
+
+
+def _optimizers(step: USRDAStep) -> tuple[Optimizer, Optimizer]:
+    return step.optimizer_g, step.optimizer_d
+
+
+def _count(config: USRDAConfig, step: USRDAStep, networks: Sequence[nn.Module], batch: int) -> MemoryCount:
+    return count_step(step, make_batch(config, batch), networks, _optimizers(step))
+
+
+def make_batch(config: USRDAConfig, batch: int) -> Batch:
+    """Of the shapes that a step is given, uninitialised."""
+    sides = {"source_lr": config.lr_crop, "hr": config.crop, "real_lr": config.lr_crop}
+    layout = config.run.layout
+    return {name: torch.empty(batch, 3, side, side).contiguous(memory_format=layout) for name, side in sides.items()}
+
+
+def _named_backend() -> str | None:
+    return os.environ.get("SRKERNELS_BACKEND") or None
+
+
+def table(rows: Sequence[Row], config: USRDAConfig, preset: str, card: float) -> Table:
+    """Gigabytes of 1e9 bytes; the run as configured is marked."""
+    chosen = Option(config.run.precision, config.run.recompute, _named_backend())
+    shown = Table("", "precision", "recompute", "ops", title=f"{preset}: GB of a step on a batch of {config.batch}")
+    for name in ("networks", "gradients", "optimiser", "activations", "peak", f"batch in\n{card:g} GB"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        option, count = row.option, row.count
+        sizes = (count.networks, count.gradients, count.optimizer, count.activations, count.peak)
+        shown.add_row(
+            ">" if option == chosen else "",
+            option.precision,
+            "yes" if option.recompute else "no",
+            option.backend or "automatic",
+            *(f"{size / 1e9:.2f}" for size in sizes),
+            str(row.largest or "none"),
+            style="bold" if option == chosen else None,
+        )
+    return shown
+
+
+def conditions(config: USRDAConfig) -> list[str]:
+    """What was counted and what was not."""
+    named = _named_backend() or "triton"
+    lines = [
+        f"> the run as configured; crops of {config.crop} (HR) and {config.lr_crop} pixels (LR); 1 GB is 1e9 bytes",
+        "counted: all tensors of one process when a step needs most; no picture is read, nothing is computed",
+        "not counted: cuDNN's workspaces, the CUDA context, what the allocator loses between blocks",
+        "ops: automatic is eager PyTorch for convolutions on a GPU, whatever they keep; kernels asked for by name,",
+        f"SRKERNELS_BACKEND={named}, keep less and have not been timed against cuDNN yet",
+    ]
+    return [*lines, "--run.compile is left out of the count"] if config.run.compile else lines

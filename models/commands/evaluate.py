@@ -1,0 +1,143 @@
+"""`python -m models evaluate`: how close SR pictures come to their HR pictures."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from rich.progress import track
+from rich.table import Table
+
+from models.data import IMAGE_SUFFIXES, InputError, Picture, list_files, read_photo, to_tensor
+from models.data.files import write_whole
+from models.evaluate import metrics
+from models.networks.weight_options import load_lpips
+from models.train.run import make_console
+
+Row = tuple[str, list[float]]
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Measures PSNR and SSIM, in RGB and in Y, and LPIPS if its weights are given, of SR pictures against HR ones.
+
+    Pictures belong together by name: baby.png goes with baby.png, or with one more word behind an underscore, such as
+    baby_x4.png or baby_out.png. All are measured as 8-bit RGB.
+    """
+
+    sr: Path
+    """Folder of SR pictures."""
+    hr: Path
+    """Folder of HR pictures, of the same sizes."""
+    crop_border: int = 4
+    """Pixels cut from every side before PSNR and SSIM, by convention the scale; LPIPS sees whole pictures."""
+    lpips_alex: Path | None = None
+    """torchvision's alexnet-owt-7be5be79.pth; needs --lpips-lin."""
+    lpips_lin: Path | None = None
+    """LPIPS v0.1's alex.pth (richzhang/PerceptualSimilarity, weights/v0.1); needs --lpips-alex."""
+    csv: Path | None = None
+    """A file for the numbers, a line per picture and one for the mean."""
+
+
+@dataclass(frozen=True)
+class _Measure:
+    name: str
+    convention: str
+    digits: int
+    of: Callable[[Picture, Picture], float]
+
+
+def main(arguments: Sequence[str]) -> int:
+    return run_evaluate(tyro.cli(EvaluateOptions, args=arguments, prog="python -m models evaluate"))
+
+
+def run_evaluate(options: EvaluateOptions) -> int:
+    """Prints a table, writes `options.csv`, and returns 0. One pair of pictures is in memory at a time.
+
+    Raises InputError if a folder is empty, a picture has no partner or not its size, or weights cannot be used.
+    """
+    measures = _measures(options)
+    pairs = _pairs(options.sr, options.hr)
+    rows = [(hr.stem, _measure(measures, sr, hr)) for sr, hr in track(pairs, description="evaluate", transient=True)]
+    rows.append(("mean", [float(np.mean(column)) for column in zip(*(values for _, values in rows), strict=True)]))
+    make_console().print(_table(measures, rows))
+    if options.csv is not None:
+        _write_csv(options.csv, measures, rows)
+    return 0
+
+
+def _pairs(sr_folder: Path, hr_folder: Path) -> list[tuple[Path, Path]]:
+    hr_paths = list_files(hr_folder, IMAGE_SUFFIXES, "image")
+    names = {path.stem for path in hr_paths}
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in list_files(sr_folder, IMAGE_SUFFIXES, "image"):
+        name = path.stem if path.stem in names else path.stem.rpartition("_")[0]
+        if name not in names:
+            raise InputError(f"{path} has no HR picture of its name in {hr_folder}")
+        found[name].append(path)
+    for path in hr_paths:
+        if len(found[path.stem]) != 1:
+            several = ", ".join(sr.name for sr in found[path.stem]) or "none"
+            raise InputError(f"{path} must have one SR picture of its name in {sr_folder}, found {several}")
+    return [(found[path.stem][0], path) for path in hr_paths]
+
+
+def _measures(options: EvaluateOptions) -> list[_Measure]:
+    if options.crop_border < 0:
+        raise InputError(f"--crop-border must not be negative, got {options.crop_border}")
+    measures = []
+    for y_channel in (False, True):
+        how = {"crop_border": options.crop_border, "y_channel": y_channel}
+        for name, digits, of in (("PSNR (dB)", 2, metrics.psnr), ("SSIM", 4, metrics.ssim)):
+            measures.append(_Measure(name, metrics.convention(**how), digits, partial(of, **how)))
+    if options.lpips_alex is not None or options.lpips_lin is not None:
+        measures.append(_Measure("LPIPS", "v0.1 Alex, RGB, crop 0, uint8", 4, _lpips(options)))
+    return measures
+
+
+def _lpips(options: EvaluateOptions) -> Callable[[Picture, Picture], float]:
+    network = load_lpips(options.lpips_alex, options.lpips_lin, "--lpips")
+
+    @torch.inference_mode()
+    def measure(sr: Picture, hr: Picture) -> float:
+        return float(network(to_tensor(sr)[None], to_tensor(hr)[None]))
+
+    return measure
+
+
+def _measure(measures: Sequence[_Measure], sr_path: Path, hr_path: Path) -> list[float]:
+    sr, hr = read_photo(sr_path).pixels, read_photo(hr_path).pixels
+    try:
+        return [measure.of(sr, hr) for measure in measures]
+    except ValueError as error:
+        raise InputError(f"cannot compare {sr_path} with {hr_path}: {error}") from error
+
+
+def _table(measures: Sequence[_Measure], rows: Sequence[Row]) -> Table:
+    table = Table("picture")
+    for measure in measures:
+        table.add_column(f"{measure.name}\n{measure.convention}", justify="right")
+    for name, values in rows:
+        cells = [f"{value:.{measure.digits}f}" for measure, value in zip(measures, values, strict=True)]
+        table.add_row(name, *cells, style="bold" if (name, values) is rows[-1] else None)
+    return table
+
+
+def _write_csv(path: Path, measures: Sequence[_Measure], rows: Sequence[Row]) -> None:
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["picture", *(f"{measure.name}, {measure.convention}" for measure in measures)])
+            writer.writerows([name, *values] for name, values in rows)
+
+    try:
+        write_whole(path, write)
+    except OSError as error:
+        raise InputError(f"--csv: cannot write {path}: {error.strerror}") from error

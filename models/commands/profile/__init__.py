@@ -1,0 +1,1 @@
+"""`python -m models profile`: where the time of a step goes."""

@@ -1,0 +1,131 @@
+"""DASR's two steps, taken apart for `python -m models profile`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.commands.profile.parts import ProfileParts, Subject, random_weights
+from models.commands.profile.stopwatch import REST, Stopwatch, Timed, timed_both_ways, timed_optimizer
+from models.dasr.build import WeightFiles, build_dsn_step, build_filter, build_srn_step
+from models.dasr.config import DASRConfig, PerceptualConfig, check, load_preset
+from models.dasr.losses import Perceptual
+from models.dasr.maps import DistanceMap
+from models.dasr.stages import dsn_streams, srn_streams
+from models.dasr.steps import DSNStep, SRNStep
+from models.data import (
+    InputError,
+    Inputs,
+    PatchDataset,
+    Source,
+    eight_bit_rgb,
+    to_pixels,
+    to_tensor,
+    write_picture,
+)
+from models.data.resize import bicubic
+from models.networks import LPIPS, VGG19Features
+from models.train.loop import LoopConfig
+from models.train.losses import DistanceLoss, FeatureLoss
+
+# Generated pairs that are made up for stage srn; patches are drawn from these over and over.
+_PAIRS = 16
+
+
+def prepare(stage: str, config: DASRConfig, hr: Source, real_lr: Source, folder: Path, device: torch.device) -> Subject:
+    """The step of a stage with fresh networks, and its patches."""
+    torch.manual_seed(config.run.seed)
+    none = PerceptualConfig("none")
+    bare = replace(config, dsn=replace(config.dsn, perceptual=none), srn=replace(config.srn, perceptual=none))
+    notes: tuple[str, ...] = ()
+    if stage == "dsn":
+        options, step = config.dsn, build_dsn_step(bare, WeightFiles(), device)
+        streams = dsn_streams(bare, Inputs(hr, real_lr))
+    else:
+        options, step = config.srn, build_srn_step(bare, WeightFiles(), device, _distance(bare, device))
+        _write_pairs(hr, config.scale, build_filter(config.dsn.discriminator).stride, folder)
+        streams = srn_streams(bare, Inputs(hr, real_lr), folder)
+        notes += ("bicubic LR pictures and constant maps stand in for generated ones: the time is the same",)
+    if options.perceptual.network != "none":
+        step = replace(step, features=_random_features(options.perceptual, config.run, device))
+        notes += (random_weights(options.perceptual.network),)
+    return Subject(
+        PatchDataset(streams, config.run.seed, grey_images="convert"),
+        options.batch,
+        step,
+        lambda watch: timed(step, watch),
+        notes,
+    )
+
+
+def timed(step: DSNStep | SRNStep, watch: Stopwatch) -> Callable[[Mapping[str, Tensor]], object]:
+    """The step on the same networks, what it calls being timed."""
+    players, both = step.players, partial(timed_both_ways, watch)
+    gan = SimpleNamespace(
+        generator=both(players.gan.generator, "adversarial losses"),
+        discriminator=both(players.gan.discriminator, "adversarial losses"),
+    )
+    inside = replace(
+        step,
+        players=replace(
+            players,
+            generator=both(players.generator, "generator"),
+            discriminator=both(players.discriminator, "discriminator"),
+            optimizer_g=timed_optimizer(watch, players.optimizer_g),
+            optimizer_d=timed_optimizer(watch, players.optimizer_d),
+            view=both(players.view, "what D sees"),
+            gan=gan,
+        ),
+        features=None if step.features is None else both(step.features, "perceptual loss"),
+    )
+    if isinstance(inside, SRNStep) and inside.distance is not None:
+        inside = replace(inside, distance=Timed(watch, inside.distance, "distance map"))
+
+    def update(batch: Mapping[str, Tensor]) -> None:
+        with inside.players.autocast():
+            loss_g, terms = inside.forward(batch)
+        # Behind D's backward pass, for its own loss, comes the generator's, which begins with a sum.
+        loss_g.register_hook(lambda gradient: watch.part(REST))
+        inside.players.update(loss_g, terms["discriminator"])
+
+    return update
+
+
+def _distance(config: DASRConfig, device: torch.device) -> DistanceMap | None:
+    if not config.weighted or not config.maps.on_the_fly:
+        return None
+    discriminator = build_dsn_step(config, WeightFiles(), device).players.discriminator
+    view = build_filter(config.dsn.discriminator)
+    return DistanceMap(discriminator, view, config.maps).to(device).requires_grad_(False).eval()
+
+
+def _write_pairs(hr: Source, scale: int, stride: int, folder: Path) -> None:
+    """Bicubic LR pictures and constant maps of the first HR pictures, in the form that stage maps leaves."""
+    for index in range(min(_PAIRS, len(hr))):
+        try:
+            pixels = eight_bit_rgb(hr.read(index))
+        except InputError:
+            continue
+        height, width = (side - side % (2 * scale) for side in pixels.shape[:2])
+        lr = bicubic(to_tensor(pixels[:height, :width])[None], 1 / scale)[0]
+        write_picture(folder / "lr" / f"{hr.names[index]}.png", to_pixels(lr))
+        (folder / "maps").mkdir(exist_ok=True)
+        constant = np.full([side // stride for side in lr.shape[1:]], 0.5, dtype=np.float32)
+        np.save(folder / "maps" / f"{hr.names[index]}.npy", constant)
+
+
+def _random_features(perceptual: PerceptualConfig, run: LoopConfig, device: torch.device) -> Perceptual:
+    if perceptual.network == "vgg19":
+        features = VGG19Features(perceptual.layers).to(device, memory_format=run.layout)
+        return FeatureLoss(features, perceptual.map_resize)
+    return DistanceLoss(LPIPS().to(device, memory_format=run.layout))
+
+
+PROFILE = ProfileParts(config=DASRConfig, load_preset=load_preset, check=check, stages=("dsn", "srn"), prepare=prepare)

@@ -1,0 +1,87 @@
+"""`python -m models usrda`: trains USR-DA on folders of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from models.commands.dry_run import print_memory
+from models.commands.training import TrainCommand
+from models.config import option_of
+from models.train.checkpoint import newest_weights
+from models.train.device import pick_device
+from models.train.distributed import process_group
+from models.train.run import Run
+from models.usrda.build import WeightFiles
+from models.usrda.config import REGULARISATION, USRDAConfig, check, load_preset
+from models.usrda.stages import Context, train_usrda
+
+
+@dataclass(frozen=True)
+class USRDACommand(TrainCommand):
+    """Trains USR-DA: encoder, both decoders and all discriminators together, end to end.
+
+    A preset states every number; any of them can be overridden here. Folders hold png, jpg or webp pictures of 8 or 16
+    bits, or are databases in BasicSR's layout (*.lmdb). Runs under torchrun too.
+    """
+
+    preset: str = "paper-unpaired"
+    """paper-unpaired, paper-paired, bicubic-source, unofficial, tiny, or a YAML file of that form."""
+    align: bool = True
+    """--no-align leaves out L_align (Table 3)."""
+    regularisation: bool = True
+    """--no-regularisation leaves out L_res, L_sty, L_idt and L_cyc (Table 3)."""
+    base: bool = False
+    """Leaves out both (Table 3): encoder and G_SR on the source domain alone."""
+    dry_run: bool = False
+    """Trains nothing: prints the memory that a step needs, counted; without pictures, weights or a GPU."""
+    card_gb: float = 24.0
+    """Memory of the GPU that --dry-run looks for the largest batch for, in GB of 1e9 bytes."""
+    weights: WeightFiles = field(default_factory=WeightFiles)
+    config: Annotated[USRDAConfig, tyro.conf.arg(name="")] = field(default_factory=USRDAConfig)
+
+    def resolved(self) -> USRDAConfig:
+        """The configuration with the short options in it. Raises InputError naming what cannot be used."""
+        config = self.config
+        if self.base or not self.align:
+            config = config.without("align")
+        if self.base or not self.regularisation:
+            config = config.without(*REGULARISATION)
+        check(config)
+        return config
+
+
+def parse(arguments: Sequence[str]) -> USRDACommand:
+    """The command line; the preset it names gives the defaults of all that it does not."""
+    preset = option_of(arguments, "preset", USRDACommand.preset)
+    flags = [each for each in (each.replace("_", "-") for each in arguments) if each in ("--dry-run", "--no-dry-run")]
+    path = Path() if flags[-1:] == ["--dry-run"] else tyro.MISSING  # a dry run reads and writes none
+    default = USRDACommand(hr=path, lr=path, out=path, preset=preset, config=load_preset(preset))
+    return tyro.cli(
+        USRDACommand, args=arguments, default=default, prog="python -m models usrda", description=USRDACommand.__doc__
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Trains as the command line says; 0 when it is done. Raises what `models.train.loop.train` raises."""
+    command = parse(arguments)
+    if command.dry_run:
+        print_memory(command.resolved(), command.preset, command.card_gb)
+        return 0
+    with process_group(pick_device(command.device)) as device:
+        config = command.resolved()  # here, where the number of ranks is known
+        inputs = command.inputs(config.scale)
+        command.start(command.out)
+        run = Run(command.out)
+        try:
+            train_usrda(Context(config, inputs, command.weights, run, device, command.out))
+            run.say(f"done: {command.out}")
+            weights = newest_weights(command.out, "generator", config.schedule.updates)
+            run.say(f"enlarge pictures with: python -m models upscale --weights {weights} IN OUT")
+        finally:
+            run.close()
+    return 0

@@ -1,0 +1,191 @@
+"""Pictures a run leaves behind, as PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from models.data import Picture
+from models.data.files import write_whole
+from models.train.loop import History
+
+matplotlib.use("Agg")
+
+
+@dataclass(frozen=True)
+class SheetCell:
+    """A picture at HR size and the line under it."""
+
+    title: str
+    pixels: Picture
+    caption: str
+
+
+def enlarge_nearest(pixels: Picture, scale: int) -> Picture:
+    return pixels.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def busiest_window(pixels: Picture, side: int, step: int = 4) -> tuple[slice, slice]:
+    """The square window with most edges, found on the reference alone; its corner is a multiple of `step` pixels."""
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    height, width = grey.shape
+    side = min(side, height, width)
+    edges = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
+    sums = cv2.integral(edges)
+    window = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+    window = window[::step, ::step]
+    top, left = (step * int(index) for index in np.unravel_index(window.argmax(), window.shape))
+    return slice(top, top + side), slice(left, left + side)
+
+
+def save_sheet(path: Path, rows: Sequence[tuple[str, Sequence[SheetCell]]], note: str, side: int = 160) -> None:
+    """One row per picture, one column per way of enlarging it; each shows the same window of `side` HR pixels.
+
+    `rows` holds (name, cells), the reference last. Captions stand under the pictures, `note` at the bottom.
+    """
+    columns = len(rows[0][1])
+    figure = Figure(figsize=(2.9 * columns, 3.05 * len(rows) + 0.7), dpi=130, layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for index, (name, cells) in enumerate(rows):
+        window = busiest_window(cells[-1].pixels, side)
+        for axis, cell in zip(axes[index], cells, strict=True):
+            axis.imshow(cell.pixels[window], interpolation="nearest")
+            _bare(axis)
+            if index == 0:
+                axis.set_title(cell.title, fontsize=13, fontweight="bold")
+            axis.set_xlabel(cell.caption, fontsize=10)
+        axes[index][0].set_ylabel(name, fontsize=12)
+    figure.supxlabel(note, fontsize=9)
+    write_whole(path, figure.savefig)
+
+
+def save_maps(path: Path, rows: Sequence[tuple[str, Picture, Picture, NDArray[np.float32]]]) -> None:
+    """Per row: the bicubic LR picture, the generated one, and the domain-distance map laid over the latter.
+
+    `rows` holds (name, bicubic LR, generated LR, map (h/2, w/2)); all maps share one colour scale.
+    """
+    values = np.concatenate([row[3].ravel() for row in rows])
+    low, high = (float(value) for value in np.quantile(values, (0.01, 0.99)))
+    aspects = [row[1].shape[0] / row[1].shape[1] for row in rows]
+    figure = Figure(figsize=(12, 3.6 * sum(aspects) + 0.6), dpi=110, layout="constrained")
+    axes = figure.subplots(len(rows), 3, squeeze=False, height_ratios=aspects)
+    titles = ("bicubic LR", "generated LR", "distance map over it")
+    shown = None
+    for index, (name, bicubic_lr, generated, distance) in enumerate(rows):
+        height, width = generated.shape[:2]
+        axes[index][0].imshow(bicubic_lr, interpolation="nearest")
+        axes[index][1].imshow(generated, interpolation="nearest")
+        axes[index][2].imshow(cv2.cvtColor(generated, cv2.COLOR_RGB2GRAY), cmap="gray", interpolation="nearest")
+        resized = cv2.resize(distance, (width, height), interpolation=cv2.INTER_LINEAR)
+        shown = axes[index][2].imshow(resized, cmap="viridis", vmin=low, vmax=high, alpha=0.6)
+        axes[index][0].set_ylabel(name, fontsize=12)
+        for axis, title in zip(axes[index], titles, strict=True):
+            _bare(axis)
+            if index == 0:
+                axis.set_title(title, fontsize=13, fontweight="bold")
+    bar = figure.colorbar(shown, ax=axes[:, 2], shrink=0.8)
+    bar.set_label("D's score: weight of the L1 loss\n(high = looks like real LR)", fontsize=10)
+    write_whole(path, figure.savefig)
+
+
+def save_curves(path: Path, stages: Mapping[str, History], baseline: Mapping[str, float]) -> None:
+    """Losses of every stage, and what the last one measured on held-out pictures against `baseline` (dashed)."""
+    title, last = list(stages.items())[-1]
+    names = list(last.measured[0][1]) if last.measured else []
+    figure = Figure(figsize=(4.6 * (len(stages) + len(names)), 3.8), dpi=110, layout="constrained")
+    axes = figure.subplots(1, len(stages) + len(names), squeeze=False)[0]
+    for axis, (name, history) in zip(axes, stages.items(), strict=False):
+        for loss, (steps, values) in history.losses.items():
+            axis.plot(steps, values, label=loss)
+        axis.set(title=f"stage {name}", xlabel="update", ylabel="loss (before its weight)", yscale="log")
+        axis.legend(fontsize=9, ncols=1 + len(history.losses) // 6)
+    for axis, name in zip(axes[len(stages) :], names, strict=True):
+        axis.plot(
+            [done for done, _ in last.measured], [values[name] for _, values in last.measured], "o-", label="ours"
+        )
+        axis.axhline(baseline[name], color="gray", linestyle="--", label="bicubic")
+        axis.ticklabel_format(useOffset=False)
+        axis.set(title=f"held-out {name.upper()}, mean", xlabel=f"update of stage {title}", ylabel=name.upper())
+        axis.legend(fontsize=9)
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    write_whole(path, figure.savefig)
+
+
+def _bare(axis: matplotlib.axes.Axes) -> None:
+    axis.set_xticks([])
+    axis.set_yticks([])
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One measure of several rows, ours (with a spread, 0 for none) and those of a paper; higher is better."""
+
+    title: str
+    labels: Sequence[str]
+    ours: Sequence[float]
+    spread: Sequence[float]
+    paper: Sequence[float]
+    digits: int
+
+
+def save_comparison(path: Path, panels: Sequence[Sequence[Panel]]) -> None:
+    """Bars of how far each row lies from the mean of its panel's rows, ours beside the paper's, values written on them.
+
+    `panels` is a grid; the panels of a line have the same rows. A shared zero lets numbers of two settings, which are
+    far apart, be compared by their order and their differences.
+    """
+    heights = [len(line[0].labels) + 1.2 for line in panels]
+    figure = Figure(figsize=(6.4 * len(panels[0]) + 1, 0.62 * sum(heights) + 0.8), dpi=130, layout="constrained")
+    grid = figure.subplots(len(panels), len(panels[0]), squeeze=False, height_ratios=heights)
+    for axes, line in zip(grid, panels, strict=True):
+        for axis, panel in zip(axes, line, strict=True):
+            _bars(axis, panel)
+        for axis in axes[1:]:
+            axis.set_yticklabels([])
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=10, frameon=False)
+    write_whole(path, figure.savefig)
+
+
+def _bars(axis: matplotlib.axes.Axes, panel: Panel) -> None:
+    at = np.arange(len(panel.labels))
+    spread = np.array(panel.spread)
+    series = (
+        ("ours, in miniature", "#3572b0", -0.2, np.array(panel.ours), spread),
+        ("paper", "#c3c7cc", 0.2, np.array(panel.paper), np.zeros_like(spread)),
+    )
+    reach = 0.0
+    for label, colour, shift, values, error in series:
+        far = values - values.mean()
+        reach = max(reach, float((abs(far) + error).max()))
+        axis.barh(at + shift, far, height=0.38, color=colour, label=label)
+        if error.any():
+            axis.errorbar(far, at + shift, xerr=error, fmt="none", ecolor="#1b2a3a", elinewidth=1.2, capsize=3)
+        for place, offset, value, wide in zip(at + shift, far, values, error, strict=True):
+            right = offset >= 0
+            axis.annotate(
+                f"{value:.{panel.digits}f}",
+                (offset + (wide if right else -wide), place),
+                xytext=(4 if right else -4, 0),
+                textcoords="offset points",
+                ha="left" if right else "right",
+                va="center",
+                fontsize=9,
+            )
+    reach = 1.4 * reach or 1.0
+    axis.set_xlim(-reach, reach)
+    axis.set_ylim(len(at) - 0.4, -0.6)
+    axis.set_yticks(at, panel.labels, fontsize=10)
+    axis.set_title(panel.title, fontsize=12, fontweight="bold")
+    axis.set_xlabel("difference from the mean of these rows", fontsize=9)
+    axis.axvline(0, color="#1b2a3a", linewidth=0.8)
+    axis.grid(axis="x", alpha=0.3)
+    axis.set_axisbelow(True)

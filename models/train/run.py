@@ -1,0 +1,133 @@
+"""The folder a run leaves behind, and what is said on the way."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import os
+import resource
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from models.data import InputError
+from models.data.files import write_whole
+from models.train import distributed
+
+
+def make_console(quiet: bool = False) -> Console:
+    """Of the terminal's width or, where there is none, of one that tables fit in."""
+    return Console(width=None if Console().is_terminal else 110, quiet=quiet)
+
+
+class RunError(Exception):
+    """Training cannot go on (a loss that is not finite, a disk that is full); the message is for the user."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop (SIGTERM, SIGINT) and has saved its state."""
+
+
+class Run:
+    """A run's folder, and what is said on the way: shown, and written to `train_<name>_<time>.log`.
+
+    Only the main rank shows and writes. Raises InputError if the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.console = make_console(quiet=not distributed.is_main())
+        self._log_file: io.TextIOBase = io.StringIO()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if distributed.is_main():
+                now = datetime.now().strftime("%Y%m%d_%H%M%S")
+                self._log_file = (folder / f"train_{folder.name}_{now}.log").open("a", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"cannot make the run's folder {folder}: {error.strerror}") from error
+        self._log = Console(file=self._log_file, width=110)
+
+    def say(self, *renderables: RenderableType, style: str | None = None) -> None:
+        """Prints lines, taken as they are, and tables."""
+        for renderable in renderables:
+            lines = isinstance(renderable, str)  # a line of figures is easier to read, and to search, unbroken
+            for console in (self.console, self._log):
+                console.print(renderable, style=style, highlight=False, markup=False, soft_wrap=lines)
+        self._log_file.flush()
+
+    def say_anywhere(self, line: str) -> None:
+        """Prints a line on whatever rank it is said."""
+        if distributed.is_main():
+            self.say(line)
+        else:
+            print(f"rank {distributed.rank()}: {line}", flush=True)
+
+    def progress(self, *columns: str) -> Progress:
+        """A progress bar; `columns` are the names of task fields to show behind the times."""
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            *(TextColumn(f"{{task.fields[{name}]}}") for name in columns),
+            console=self.console,
+        )
+
+    def close(self) -> None:
+        self._log_file.close()
+
+
+def set_aside(folder: Path) -> None:
+    """Keeps what an earlier run left in `folder` under another name. Raises InputError if that is refused."""
+    folder = folder.resolve()
+    if not folder.exists():
+        return
+    now = datetime.now().strftime("%Y%m%d_%H%M%S")
+    first = folder.with_name(f"{folder.name}_archived_{now}")
+    numbered = (first.with_name(f"{first.name}_{number}") for number in itertools.count(2))
+    try:
+        folder.rename(first if not first.exists() else next(path for path in numbered if not path.exists()))
+    except OSError as error:
+        raise InputError(f"cannot set the earlier run {folder} aside: {error.strerror}") from error
+
+
+class Table:
+    """A CSV file of numbers by step, `step` first. Rows beyond `upto`, which a resumed run will write again, go."""
+
+    def __init__(self, path: Path, columns: Sequence[str], upto: int) -> None:
+        self._path, self._columns = path, ("step", *columns)
+        kept = [row for row in read_table(path) if row["step"] <= upto] if path.exists() else []
+        if distributed.is_main():
+            write_whole(path, lambda temporary: self._write(temporary, "w", kept))
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        self._write(self._path, "a", [{"step": step, **values}])
+
+    def _write(self, path: Path, mode: str, rows: Sequence[Mapping[str, float]]) -> None:
+        with path.open(mode, newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns)
+            if mode == "w":
+                writer.writeheader()
+            writer.writerows(rows)
+
+
+def read_table(path: Path) -> list[dict[str, float]]:
+    """The rows that a `Table` wrote; an empty cell is left out of its row."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            {key: int(cell) if key == "step" else float(cell) for key, cell in row.items() if cell}
+            for row in csv.DictReader(file)
+        ]
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory this process has held so far, in GB: allocated on the GPU, or resident on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if os.uname().sysname == "Darwin" else 1024) / 1e9

@@ -1,0 +1,168 @@
+"""USR-DA's one stage: its patches, its step in the loop, and what is drawn of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from models.config import dump_yaml, to_mapping
+from models.data import Inputs, Picture, Stream, to_pixels, to_tensor
+from models.evaluate import pictures
+from models.evaluate.examples import enlarged, middle, sr_examples, tried
+from models.evaluate.validation import validate
+from models.networks import USRDAGenerator
+from models.train import distributed
+from models.train.batches import cached, loader
+from models.train.loop import History, Stage, train
+from models.train.run import Run, read_table
+from models.usrda.build import WeightFiles, build_step
+from models.usrda.config import USRDAConfig
+from models.usrda.synthesis import SourceDataset, SourceLR
+
+# Features have collapsed when their mean |f| is less than this part of the highest there was.
+_COLLAPSED = 0.1
+
+# Side of what is shown of an intermediate product, in LR pixels.
+_SHOWN_SIDE = 96
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the stage works with; it lives in the run's folder, or in a row's of an ablation."""
+
+    config: USRDAConfig
+    inputs: Inputs
+    weights: WeightFiles
+    run: Run
+    device: torch.device
+    folder: Path
+
+    def record(self) -> None:
+        """Leaves the configuration in the folder."""
+        if distributed.is_main():
+            (self.folder / "config.yaml").write_text(dump_yaml(self.config), encoding="utf-8")
+
+
+def make_dataset(config: USRDAConfig, inputs: Inputs) -> SourceDataset:
+    """Patches `hr` with `source_lr` made from them, and unrelated `real_lr`."""
+    run = config.run
+    streams = (
+        Stream(("hr",), (cached(inputs.hr, run),), (config.crop,), config.augment),
+        Stream(("real_lr",), (cached(inputs.real_lr, run),), (config.lr_crop,), config.augment),
+    )
+    source_lr = SourceLR(config.synthesis, config.scale, run.seed)
+    return SourceDataset(
+        streams,
+        source_lr,
+        run.seed,
+        bad_images=run.bad_images,
+        grey_images=run.grey_images,
+        max_bad=run.max_bad_images,
+    )
+
+
+def train_usrda(context: Context) -> History:
+    """Trains all networks to the end of the schedule. Raises what `models.train.loop.train` raises."""
+    config, inputs, device = context.config, context.inputs, context.device
+    torch.manual_seed(config.run.seed)
+    step = build_step(config, context.weights, device)
+    dataset = make_dataset(config, inputs)
+    folder, losses = context.folder / "visualization", context.folder / "losses.csv"
+
+    def judge(generator: nn.Module, done: int) -> dict[str, float]:
+        if config.restyles:
+            draw_products(context, generator, folder / f"{done}_domains.png")
+        examples = sr_examples(inputs, config.scale, config.lr_crop)
+        return validate(
+            lambda lr: enlarged(generator, config.scale, lr, device), examples, config.scale, folder / f"{done}.png"
+        )
+
+    stage = Stage(
+        "usrda",
+        networks={
+            "generator": step.generator,
+            **{f"discriminator_{name}": network for name, network in step.discriminators.items()},
+        },
+        optimizers={"generator": step.optimizer_g, "discriminators": step.optimizer_d},
+        steps=config.schedule.updates,
+        step=lambda done, batch: step(batch),
+        losses=step.names,
+        statistics=step.statistics,
+        schedule=config.schedule.factor,
+        batches=loader(dataset, config.batch, config.schedule.updates, config.run, device, "--batch"),
+        images=dataset.total,
+        validate=judge,
+        measures=("psnr", "ssim"),
+        watch=CollapseWatch(read_table(losses) if losses.exists() else ()),
+        accepted=context.record,
+    )
+    return train(stage, context.run, context.folder, config.run, settings_of(config), device)
+
+
+class CollapseWatch:
+    """Warns, once, of features that shrink away: alignment and feature identity are easiest met by small ones."""
+
+    def __init__(self, reports: Iterable[Mapping[str, float]] = ()) -> None:
+        """`reports` are those of the run before it was resumed."""
+        self._highest, self._warned = 0.0, False
+        for report in reports:
+            self(report)
+
+    def __call__(self, means: Mapping[str, float]) -> str:
+        scale = means["scale_s"]
+        self._highest = max(self._highest, scale)
+        if self._warned or scale >= _COLLAPSED * self._highest:
+            return ""
+        self._warned = True
+        return (
+            f"the features' mean |f| is {scale:.3g}, it was {self._highest:.3g}: they collapse. "
+            "Lower --loss.align and --loss.idt, or try --detach-source."
+        )
+
+
+@torch.inference_mode()
+def draw_products(context: Context, generator: nn.Module, path: Path) -> None:
+    """The intermediate products of the paper's Figure 5, of the first training pictures of either domain.
+
+    A row is one picture of each domain: x_s, x_s->t and y of the source domain, x_t, x_t->t and y of the target domain.
+    """
+    assert isinstance(generator, USRDAGenerator)
+    config, scale = context.config, context.config.scale
+    source_lr = SourceLR(config.synthesis, scale, config.run.seed)
+    # Both cut to one size, so that they can stand in one row.
+    hr = [pixels for _, pixels in tried(context.inputs.hr, config.crop, scale * _SHOWN_SIDE)]
+    lr = [pixels for _, pixels in tried(context.inputs.real_lr, config.lr_crop, _SHOWN_SIDE)]
+    if not hr or not lr:
+        return  # whoever reads patches says why
+    side = min(min(each.shape[0] // by, each.shape[1] // by) for many, by in ((hr, scale), (lr, 1)) for each in many)
+    rows = []
+    for number, (large, small) in enumerate(zip(hr, lr, strict=False)):
+        x_s = to_pixels(source_lr(to_tensor(middle(large, scale * side)), number))
+        cells = []
+        for name, x in (("s", x_s), ("t", middle(small, side))):
+            restyled, y = _products(generator, x, context.device)
+            for title, pixels in ((f"x_{name}", x), (f"x_{name}→t", restyled)):
+                cells.append(pictures.SheetCell(title, pictures.enlarge_nearest(pixels, scale), ""))
+            cells.append(pictures.SheetCell(f"y from x_{name}", y, ""))
+        rows.append((str(number + 1), cells))
+    pictures.save_sheet(path, rows, "s: source domain, synthesised from HR; t: target domain, real LR of other scenes")
+
+
+def _products(generator: USRDAGenerator, x: Picture, device: torch.device) -> tuple[Picture, Picture]:
+    """x->t and y, whole: what is shown is small."""
+    given = to_tensor(x, device)[None]
+    with torch.compiler.set_stance("force_eager"):
+        features = generator.encoder(given)
+        restyled, y = generator.to_target(features, given), generator.super_resolve(features, given)
+    return to_pixels(restyled[0]), to_pixels(y[0])
+
+
+def settings_of(config: USRDAConfig) -> dict[str, object]:
+    """What must be the same when the run is resumed, and nothing that only says how to go about it."""
+    whole = to_mapping(config)
+    del whole["schedule"]["steps"]  # training longer is no other run
+    return {**whole, "run": {key: whole["run"][key] for key in ("seed", "precision", "ema")}}
