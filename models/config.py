@@ -1,4 +1,4 @@
-"""Options as dataclasses: read from YAML with unknown and missing keys refused, written back as YAML."""
+"""Options as dataclasses: read from YAML that states what differs from the defaults, and written back in full."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def load_yaml(options: type[T], path: Path) -> T:
-    """Reads the dataclass `options` from a YAML file that states every field; InputError names what is wrong."""
+    """Reads the dataclass `options` from a YAML file; InputError names what is wrong."""
     try:
         mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -71,9 +71,12 @@ def load_preset(options: type[T], folder: Path, name: str) -> T:
 
 
 def from_mapping(options: type[T], mapping: object, where: str) -> T:
-    """Builds the dataclass `options` from nested mappings. Raises InputError naming the key: `where: dsn.batch ...`."""
+    """Builds the dataclass `options` from nested mappings; a key that is left out keeps its default.
+
+    Raises InputError naming the key that is wrong: `where: dsn.batch ...`.
+    """
     try:
-        return _build(options, mapping, "")
+        return _build(options(), mapping, "")
     except _Wrong as error:
         raise InputError(f"{where}: {error}") from None
 
@@ -102,18 +105,19 @@ class _Wrong(Exception):
     pass
 
 
-def _build(kind: Any, value: object, key: str) -> Any:
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(value, Mapping):
-            raise _Wrong(f"{key or 'the file'} must be a mapping, got {value!r}")
-        hints = typing.get_type_hints(kind)
-        names = [item.name for item in dataclasses.fields(kind)]
-        prefix = f"{key}." if key else ""
-        for what, keys in (("unknown", set(value) - set(names)), ("missing", set(names) - set(value))):
-            if keys:
-                raise _Wrong(f"{what} key {', '.join(sorted(f'{prefix}{name}' for name in keys))}")
-        return kind(**{name: _build(hints[name], value[name], prefix + name) for name in names})
-    return _plain(kind, value, key)
+def _build(default: Any, mapping: object, key: str) -> Any:
+    """The dataclass `default` with the values of `mapping` in it; `key` leads there and is "" for the whole file."""
+    if not isinstance(mapping, Mapping):
+        raise _Wrong(f"{key or 'the file'} must be a mapping, got {mapping!r}")
+    hints, prefix = typing.get_type_hints(type(default)), f"{key}." if key else ""
+    if unknown := set(mapping) - set(hints):
+        raise _Wrong(f"unknown key {', '.join(sorted(f'{prefix}{name}' for name in unknown))}")
+    values = {}
+    for name, value in mapping.items():
+        old = getattr(default, name)
+        build, start = (_build, old) if dataclasses.is_dataclass(old) else (_plain, hints[name])
+        values[name] = build(start, value, prefix + name)
+    return dataclasses.replace(default, **values)
 
 
 def _plain(kind: Any, value: object, key: str) -> Any:

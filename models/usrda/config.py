@@ -1,4 +1,4 @@
-"""Every number of a USR-DA run. Presets are YAML files that state all of them; the command line is made from these."""
+"""Every number of a USR-DA run. Presets are YAML files of what differs; the command line is made from these."""
 
 from __future__ import annotations
 
