@@ -198,13 +198,16 @@ def test_naive_step_has_the_gradients_of_ours(options: dict[str, bool]) -> None:
     step = usrda_steps.make(config, "naive eager", CPU)
     batch = usrda_steps.make_batch(config, 2, "naive eager", CPU)
     batch = {name: value.double() for name, value in batch.items()}
-    for network in (step.generator, step.discriminators):
+    for network in (step.players.generator, step.players.discriminator):
         network.double()
     other = copy.deepcopy(step)
     losses = {name: loss.item() for name, loss in usrda_steps.naive_step(step, batch).items()}
     wanted = {name: loss.item() for name, loss in other(batch).items()}
     assert losses == pytest.approx({name: wanted[name] for name in losses})
-    for made, ours in ((step.generator, other.generator), (step.discriminators, other.discriminators)):
+    for made, ours in (
+        (step.players.generator, other.players.generator),
+        (step.players.discriminator, other.players.discriminator),
+    ):
         for (name, parameter), (_, of_ours) in zip(made.named_parameters(), ours.named_parameters(), strict=True):
             assert of_ours.grad is not None and float(of_ours.grad.abs().max()) > 0, name
             torch.testing.assert_close(parameter.grad, of_ours.grad, rtol=1e-8, atol=1e-12)

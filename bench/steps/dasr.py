@@ -116,7 +116,7 @@ def make_batch(stage: str, config: DASRConfig, count: int, form: str, device: to
 
 def published_dsn_step(step: DSNStep, batch: Mapping[str, Tensor]) -> dict[str, float]:
     """One update as published, both losses ahead of both steps, which is the order that today's PyTorch accepts."""
-    g, d, gan = step.players.generator, step.players.discriminator, step.players.gan
+    g, d, gan = step.players.generator, step.players.discriminator, step.gan
     target = bicubic(batch["hr"], 1 / step.scale).clamp(0, 1)
     fake = g(batch["hr"])
     real_logits, fake_logits = d(published_highpass(batch["real_lr"])), d(published_highpass(fake))
@@ -142,7 +142,7 @@ def published_dsn_step(step: DSNStep, batch: Mapping[str, Tensor]) -> dict[str, 
 
 def published_srn_step(step: SRNStep, batch: Mapping[str, Tensor]) -> dict[str, float]:
     """One update as published: Haar of both halves of the batch, of which half is used; G steps first, then D."""
-    g, d, gan = step.players.generator, step.players.discriminator, step.players.gan
+    g, d, gan = step.players.generator, step.players.discriminator, step.gan
     hr, real = batch["hr"], batch["other_hr"]
     weight = F.interpolate(batch["weight"], size=hr.shape[-2:], mode="bilinear", align_corners=False)
     both = g(torch.cat((batch["fake_lr"], batch["real_lr"])))

@@ -79,7 +79,7 @@ def calls(config: USRDAConfig, cpu_crop: int, device: torch.device, count: int) 
                 if form == "naive eager":
                     found = {name: loss.item() for name, loss in found.items()}
             # So that the next update's peak counts its gradients, whenever a form lets go of the last ones.
-            for optimizer in (step.optimizer_g, step.optimizer_d):
+            for optimizer in (step.players.optimizer_g, step.players.optimizer_d):
                 optimizer.zero_grad()
             return found
 
@@ -97,7 +97,7 @@ def make(config: USRDAConfig, form: str, device: torch.device) -> USRDAStep:
         features = random_features(options.layers, plain=plain, input_norm=options.input_norm)
     torch.manual_seed(0)
     step = assemble(replace(config, run=run), features, WeightFiles(), device)
-    generator = step.generator
+    generator = step.players.generator
     if config.bicubic_skip:
         for decoder in (generator.decoder_sr, generator.decoder_t):
             # It starts at zero, and losses would say nothing of what lies before it. Drawn elsewhere, as some releases
@@ -120,30 +120,30 @@ def make_batch(config: USRDAConfig, count: int, form: str, device: torch.device)
 
 def naive_step(step: USRDAStep, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """One update: a phase of the discriminators, a phase of the generators, then both step."""
-    players, device = step.discriminators, batch["hr"].device
-    step.optimizer_d.zero_grad()
-    with torch.autocast(device.type, step.precision, enabled=step.precision is not None):
+    players, discriminators = step.players, step.players.discriminator
+    players.optimizer_d.zero_grad()
+    with players.autocast():
         of_players = _discriminators_phase(step, batch)
         loss_d = torch.stack([*of_players.values()]).sum() * (0.5 if step.halve else 1)
     loss_d.backward()
-    of_loss_d = [parameter.grad for parameter in players.parameters()]
+    of_loss_d = [parameter.grad for parameter in discriminators.parameters()]
 
-    step.optimizer_d.zero_grad()
-    step.optimizer_g.zero_grad()
-    with torch.autocast(device.type, step.precision, enabled=step.precision is not None):
+    players.optimizer_d.zero_grad()
+    players.optimizer_g.zero_grad()
+    with players.autocast():
         terms = _generators_phase(step, batch)
         loss_g = torch.stack([getattr(step.weights, name) * term for name, term in terms.items()]).sum()
     loss_g.backward()  # gives gradients of the discriminators' weights, too
-    for parameter, gradient in zip(players.parameters(), of_loss_d, strict=True):
+    for parameter, gradient in zip(discriminators.parameters(), of_loss_d, strict=True):
         parameter.grad = gradient
-    step.optimizer_d.step()
-    step.optimizer_g.step()
+    players.optimizer_d.step()
+    players.optimizer_g.step()
     return {name: term.detach() for name, term in {**terms, **of_players}.items()}
 
 
 def _discriminators_phase(step: USRDAStep, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Eqs. 2 and 6, and the same for D_y. What the generators make has a graph, which is cut off at D's input alone."""
-    g, d = step.generator, step.discriminators
+    g, d = step.players.generator, step.players.discriminator
     x_s, x_t, y_s = batch["source_lr"], batch["real_lr"], batch["hr"]
     f_t, f_s, x_st = g.encoder(x_t), g.encoder(x_s), _restyled(g, x_s)
     terms = {
@@ -159,7 +159,7 @@ def _discriminators_phase(step: USRDAStep, batch: Mapping[str, Tensor]) -> dict[
 
 def _generators_phase(step: USRDAStep, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Eqs. 1, 3, 4, 5, 7 and 8."""
-    g, d = step.generator, step.discriminators
+    g, d = step.players.generator, step.players.discriminator
     x_s, x_t, y_s = batch["source_lr"], batch["real_lr"], batch["hr"]
 
     def reconstruction(image: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ from models.train.run import Run
 class DASRCommand(TrainCommand):
     """Trains DASR: the down-sampling network (dsn), its LR pictures and distance maps (maps), the SR network (srn).
 
-    A preset states every number; any of them can be overridden here. Folders hold png, jpg or webp pictures of 8 or 16
-    bits, or are databases in BasicSR's layout (*.lmdb). Runs under torchrun too.
+    A preset gives every number a value; any of them can be overridden here. Folders hold png, jpg or webp pictures of 8
+    or 16 bits, or are databases in BasicSR's layout (*.lmdb). Runs under torchrun too.
     """
 
     preset: str = "paper"

@@ -72,7 +72,8 @@ def count_rows(
         for option in track(wanted, "counting", console=console, transient=True, disable=not shown):
             step, networks = built[option.recompute]
             # fp16 has the size of bf16, in which some CPUs have ops that they choose before eager PyTorch.
-            step = replace(step, precision=torch.float16 if option.precision == "bf16" else None)
+            precision = torch.float16 if option.precision == "bf16" else None
+            step = replace(step, players=replace(step.players, precision=precision))
             with srkernels.use_backend(option.backend):
                 count = functools.cache(functools.partial(_count, config, step, networks))
                 rows.append(Row(option, count(config.batch), largest_batch(count, limit, config.batch)))
@@ -85,16 +86,16 @@ def _build(config: USRDAConfig, recompute: bool) -> tuple[USRDAStep, list[nn.Mod
     with torch.device("meta"):
         features = random_features(config)
         step = assemble(config, features, WeightFiles(), torch.device("meta"))
-    networks = [step.generator, step.discriminators]
+    networks = [step.players.generator, step.players.discriminator]
     if features is not None:
         networks.append(features)
     if config.run.ema:
-        networks.append(copy.deepcopy(step.generator))
+        networks.append(copy.deepcopy(step.players.generator))
     return step, networks
 
 
 def _optimizers(step: USRDAStep) -> tuple[Optimizer, Optimizer]:
-    return step.optimizer_g, step.optimizer_d
+    return step.players.optimizer_g, step.players.optimizer_d
 
 
 def _count(config: USRDAConfig, step: USRDAStep, networks: Sequence[nn.Module], batch: int) -> MemoryCount:

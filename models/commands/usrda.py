@@ -25,8 +25,8 @@ from models.usrda.stages import Context, train_usrda
 class USRDACommand(TrainCommand):
     """Trains USR-DA: encoder, both decoders and all discriminators together, end to end.
 
-    A preset states every number; any of them can be overridden here. Folders hold png, jpg or webp pictures of 8 or 16
-    bits, or are databases in BasicSR's layout (*.lmdb). Runs under torchrun too.
+    A preset gives every number a value; any of them can be overridden here. Folders hold png, jpg or webp pictures of 8
+    or 16 bits, or are databases in BasicSR's layout (*.lmdb). Runs under torchrun too.
     """
 
     preset: str = "paper-unpaired"

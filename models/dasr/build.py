@@ -12,7 +12,7 @@ from torch.optim import Adam
 
 from models.dasr.config import DASRConfig, DiscriminatorConfig, PerceptualConfig
 from models.dasr.losses import Perceptual
-from models.dasr.steps import DSNStep, Players, SRNStep
+from models.dasr.steps import DSNStep, SRNStep
 from models.data import InputError
 from models.networks import DSN, DeResNet, PatchDiscriminator, RRDBNet
 from models.networks.blocks import kaiming_init, recompute_blocks, zero_init
@@ -20,6 +20,7 @@ from models.networks.frequency import FrequencyFilter, frequency_filter
 from models.networks.weight_options import load_lpips, load_network, load_vgg
 from models.train.loop import LoopConfig
 from models.train.losses import DistanceLoss, FeatureLoss, GANLoss
+from models.train.players import Players
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def build_dsn_step(config: DASRConfig, weights: WeightFiles, device: torch.devic
         kind = DSN if dsn.network == "dsn" else DeResNet
         generator = kind(dsn.num_feat, dsn.num_block, scale=scale, bicubic_skip=dsn.bicubic_skip)
     return DSNStep(
-        _players(generator, dsn.discriminator, dsn.learning_rate, dsn.betas, config.run, device),
+        *_players(generator, dsn.discriminator, dsn.learning_rate, dsn.betas, config.run, device),
         scale=config.scale,
         content=dsn.content_weight,
         perceptual=dsn.perceptual_weight,
@@ -85,7 +86,7 @@ def build_srn_step(
             if srn.bicubic_skip:
                 zero_init(generator.conv_last)
     return SRNStep(
-        _players(generator, srn.discriminator, srn.learning_rate, srn.betas, config.run, device),
+        *_players(generator, srn.discriminator, srn.learning_rate, srn.betas, config.run, device),
         content=srn.content_weight,
         perceptual=srn.perceptual_weight,
         adversarial=srn.adversarial_weight,
@@ -129,7 +130,8 @@ def _players(
     betas: tuple[float, float],
     run: LoopConfig,
     device: torch.device,
-) -> Players:
+) -> tuple[Players, FrequencyFilter, GANLoss]:
+    """Both players, H(.) and the adversarial loss between them."""
     view = build_filter(options).to(device)
     discriminator = PatchDiscriminator(
         view.channels,
@@ -147,12 +149,11 @@ def _players(
         generator.compile(dynamic=False)
     for network in (generator, discriminator):
         network.to(device, memory_format=run.layout)
-    return Players(
+    players = Players(
         generator,
         discriminator,
         Adam(generator.parameters(), learning_rate, betas=betas, fused=run.fused_adam),
         Adam(discriminator.parameters(), options.learning_rate, betas=betas, fused=run.fused_adam),
-        view,
-        GANLoss(options.gan, options.halve),
         run.autocast,
     )
+    return players, view, GANLoss(options.gan, options.halve)

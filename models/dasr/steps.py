@@ -4,97 +4,60 @@ Wei, Gu, Li, Timofte, Jin, Song: "Unsupervised Real-world Image Super Resolution
 Real LR pictures y_r are the target domain, LR pictures y_g that the down-sampling network makes the source domain, x_r
 are HR pictures. H(.) is the discriminators' view of a picture, its high Haar bands by default.
 
-Both steps differentiate two losses from one forward pass, each with respect to its own player's weights alone: no
-weight gradient of D is computed for G's loss, and D's loss does not travel back through G. Both players are judged as
-they were before the step, as in the published code. Nothing in a step waits for the device.
+A step runs the generator once for both domains; how its two losses update the two players: `models.train.players`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import cached
-from torch.optim import Optimizer
 
 from models.dasr import losses
 from models.data.resize import bicubic
 from models.networks.frequency import FrequencyFilter
-from models.train import distributed
 from models.train.losses import GANLoss
-
-Batch = Mapping[str, Tensor]
-Losses = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Players:
-    """A generator and its discriminator, each with its optimiser; `view` is H(.), `precision` that of autocast."""
-
-    generator: nn.Module
-    discriminator: nn.Module
-    optimizer_g: Optimizer
-    optimizer_d: Optimizer
-    view: FrequencyFilter
-    gan: GANLoss
-    precision: torch.dtype | None = None
-
-    def autocast(self) -> torch.autocast:
-        """The context that forward passes run in: autocast to `precision`, or none."""
-        device = next(self.generator.parameters()).device
-        return torch.autocast(device.type, self.precision, enabled=self.precision is not None)
-
-    def update(self, loss_g: Tensor, loss_d: Tensor | None) -> None:
-        """Steps G, and D where it has a loss, from one shared forward pass."""
-        if loss_d is not None:
-            self.optimizer_d.zero_grad()
-            loss_d.backward(inputs=_trainable(self.discriminator), retain_graph=True)
-        self.optimizer_g.zero_grad()
-        loss_g.backward(inputs=_trainable(self.generator))
-        if loss_d is not None:
-            distributed.average_gradients(self.discriminator.parameters())
-            self.optimizer_d.step()
-        distributed.average_gradients(self.generator.parameters())
-        self.optimizer_g.step()
+from models.train.players import Batch, Losses, Players
 
 
 class Step(ABC):
-    """What both steps do with their losses; `players` and the two forward passes are theirs."""
+    """What both steps have in common: how two players are updated by L_G and L_D, or the generator by content alone."""
 
     players: Players
 
     @abstractmethod
-    def forward(self, batch: Batch) -> tuple[Tensor, Losses]:
-        """L_G, and its terms before their weights together with L_D."""
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Losses]:
+        """L_G, L_D, and all terms before their weights."""
 
     @abstractmethod
     def forward_content(self, batch: Batch) -> Tensor:
         """The content loss alone, (weighted and) in the source domain."""
 
     def __call__(self, batch: Batch) -> Losses:
-        """One update of both players; gives the terms before their weights, detached."""
-        # One estimate of every spectral norm for all that the discriminator sees in a step.
-        with self.players.autocast(), cached():
-            loss_g, terms = self.forward(batch)
-        self.players.update(loss_g, terms["discriminator"])
-        return {name: term.detach() for name, term in terms.items()}
+        """One update of both players; returns the terms before their weights, detached."""
+        return self.players.update(lambda: self.forward(batch))
 
     def pretrain(self, batch: Batch) -> Losses:
         """One update of the generator with the content loss alone."""
-        with self.players.autocast():
+
+        def forward() -> tuple[Tensor, None, Losses]:
             content = self.forward_content(batch)
-        self.players.update(content, None)
-        return {"content": content.detach()}
+            return content, None, {"content": content}
+
+        return self.players.update(forward)
 
 
 @dataclass(frozen=True)
 class DSNStep(Step):
-    """Trains the down-sampling network, Eqs. 1 to 4. The batch holds `hr` (N, 3, sh, sw) and `real_lr` (N, 3, h, w).
+    """Trains the down-sampling network, Eqs. 1 to 4.
+
+    The batch holds `hr` x_r (N, 3, sh, sw) and `real_lr` y_r (N, 3, h, w).
 
     Attributes:
+        view: H(.), what the discriminator sees of a picture.
         content, perceptual, adversarial: alpha, beta and gamma of Eq. 4.
         features: phi; None drops the perceptual term.
         low: low-pass in front of the content loss; None compares RGB as the paper does.
@@ -102,6 +65,8 @@ class DSNStep(Step):
     """
 
     players: Players
+    view: FrequencyFilter
+    gan: GANLoss
     scale: int
     content: float
     perceptual: float
@@ -114,37 +79,39 @@ class DSNStep(Step):
 
     def generate(self, generator: nn.Module, hr: Tensor) -> tuple[Tensor, Tensor]:
         """y_g = DSN(x_r) and the bicubic picture y_b."""
-        bicubic_lr = bicubic(hr, 1 / self.scale).clamp(0, 1)
-        return generator(bicubic_lr if self.bicubic_input else hr), bicubic_lr
+        y_b = bicubic(hr, 1 / self.scale).clamp(0, 1)
+        return generator(y_b if self.bicubic_input else hr), y_b
 
     def forward_content(self, batch: Batch) -> Tensor:
         return losses.content_loss(*self.generate(self.players.generator, batch["hr"]), self.low)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Losses]:
-        d, view, gan = self.players.discriminator, self.players.view, self.players.gan
-        fake_lr, bicubic_lr = self.generate(self.players.generator, batch["hr"])
-        fake_logits, real_logits = d(view(fake_lr)), d(view(batch["real_lr"]))
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Losses]:
+        d, view, gan = self.players.discriminator, self.view, self.gan
+        y_r = batch["real_lr"]
+        y_g, y_b = self.generate(self.players.generator, batch["hr"])
+        score_g, score_r = d(view(y_g)), d(view(y_r))
 
         terms = {
-            "content": losses.content_loss(fake_lr, bicubic_lr, self.low),
-            "adversarial": gan.generator(fake_logits, real_logits),
+            "content": losses.content_loss(y_g, y_b, self.low),
+            "adversarial": gan.generator(score_g, score_r),
         }
         loss_g = self.content * terms["content"] + self.adversarial * terms["adversarial"]
         if self.features is not None:
-            terms["perceptual"] = losses.perceptual_loss(fake_lr, bicubic_lr, self.features)
+            terms["perceptual"] = losses.perceptual_loss(y_g, y_b, self.features)
             loss_g = loss_g + self.perceptual * terms["perceptual"]
-        terms["discriminator"] = gan.discriminator(real_logits, fake_logits)
-        return loss_g, terms
+        terms["discriminator"] = gan.discriminator(score_r, score_g)
+        return loss_g, terms["discriminator"], terms
 
 
 @dataclass(frozen=True)
 class SRNStep(Step):
     """Trains the SR network, Eqs. 5 and 6.
 
-    The batch holds generated `fake_lr` (N, 3, h, w) and its `hr` (N, 3, sh, sw), the map `weight` (N, 1, h', w') of any
-    size, `real_lr` (N, 3, h, w) and unrelated `other_hr` (N, 3, sh, sw).
+    The batch holds generated `fake_lr` y_g (N, 3, h, w) and its `hr` x_r (N, 3, sh, sw), the map `weight` w
+    (N, 1, h', w') of any size, `real_lr` y_r (N, 3, h, w) and unrelated `other_hr` (N, 3, sh, sw).
 
     Attributes:
+        view: H(.), what the discriminator sees of a picture.
         content, perceptual, adversarial: alpha, beta and gamma of Eq. 6.
         low_band: weight of the LL loss of the published code; `low` gives LL.
         features: phi; None drops the perceptual term.
@@ -156,6 +123,8 @@ class SRNStep(Step):
     """
 
     players: Players
+    view: FrequencyFilter
+    gan: GANLoss
     content: float
     perceptual: float
     adversarial: float
@@ -179,33 +148,29 @@ class SRNStep(Step):
         sr = self.players.generator(batch["fake_lr"])
         return losses.weighted_content_loss(sr, batch["hr"], self.weight(batch))
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Losses]:
-        d, view, gan = self.players.discriminator, self.players.view, self.players.gan
-        fake_lr, hr = batch["fake_lr"], batch["hr"]
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Losses]:
+        d, view, gan, srn = self.players.discriminator, self.view, self.gan, self.players.generator
+        y_g, x_r = batch["fake_lr"], batch["hr"]
         if self.domain_gap:
-            sr, judged = self.players.generator(torch.cat((fake_lr, batch["real_lr"]))).chunk(2)
+            x_g, judged = srn(torch.cat((y_g, batch["real_lr"]))).chunk(2)
             real = batch["other_hr"]
         else:
-            sr = judged = self.players.generator(fake_lr)
-            real = hr
-        fake_logits, real_logits = d(view(judged)), d(view(real))
-        weight = self.weight(batch)
+            x_g = judged = srn(y_g)
+            real = x_r
+        score_fake, score_real = d(view(judged)), d(view(real))
+        w = self.weight(batch)
 
         terms = {
-            "content": losses.weighted_content_loss(sr, hr, weight),
-            "adversarial": gan.generator(fake_logits, real_logits),
+            "content": losses.weighted_content_loss(x_g, x_r, w),
+            "adversarial": gan.generator(score_fake, score_real),
         }
         loss_g = self.content * terms["content"] + self.adversarial * terms["adversarial"]
         if self.features is not None:
-            on_features = weight if self.weigh_features else None
-            terms["perceptual"] = losses.weighted_perceptual_loss(sr, hr, on_features, self.features)
+            on_features = w if self.weigh_features else None
+            terms["perceptual"] = losses.weighted_perceptual_loss(x_g, x_r, on_features, self.features)
             loss_g = loss_g + self.perceptual * terms["perceptual"]
         if self.low is not None:
-            terms["low_band"] = losses.low_band_loss(sr, hr, self.low)
+            terms["low_band"] = losses.low_band_loss(x_g, x_r, self.low)
             loss_g = loss_g + self.low_band * terms["low_band"]
-        terms["discriminator"] = gan.discriminator(real_logits, fake_logits)
-        return loss_g, terms
-
-
-def _trainable(network: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in network.parameters() if parameter.requires_grad]
+        terms["discriminator"] = gan.discriminator(score_real, score_fake)
+        return loss_g, terms["discriminator"], terms

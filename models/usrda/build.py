@@ -14,6 +14,7 @@ from models.networks import USRDAGenerator, VGG19Features
 from models.networks.blocks import recompute_blocks
 from models.networks.weight_options import load_network, load_vgg
 from models.train.losses import FeatureLoss
+from models.train.players import Players
 from models.usrda.config import USRDAConfig
 from models.usrda.steps import USRDAStep
 
@@ -62,10 +63,7 @@ def assemble(
         for network in (generator, discriminators)
     )
     return USRDAStep(
-        generator,
-        discriminators,
-        optimizer_g,
-        optimizer_d,
+        Players(generator, discriminators, optimizer_g, optimizer_d, run.autocast),
         config.loss,
         config.perceptual_weight,
         config.adversarial_weight,
@@ -73,7 +71,6 @@ def assemble(
         detach_source=config.detach_source,
         halve=config.halve,
         real_twice=config.real_twice,
-        precision=run.autocast,
     )
 
 

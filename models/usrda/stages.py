@@ -84,10 +84,10 @@ def train_usrda(context: Context) -> History:
     stage = Stage(
         "usrda",
         networks={
-            "generator": step.generator,
-            **{f"discriminator_{name}": network for name, network in step.discriminators.items()},
+            "generator": step.players.generator,
+            **{f"discriminator_{name}": network for name, network in step.players.discriminator.items()},
         },
-        optimizers={"generator": step.optimizer_g, "discriminators": step.optimizer_d},
+        optimizers={"generator": step.players.optimizer_g, "discriminators": step.players.optimizer_d},
         steps=config.schedule.updates,
         step=lambda done, batch: step(batch),
         losses=step.names,

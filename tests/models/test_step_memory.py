@@ -69,7 +69,7 @@ def test_only_what_is_trained_has_a_state():
     step, networks, optimizers = build(config, "cpu")
     batch = {name: torch.rand_like(value) for name, value in make_batch(config, config.batch).items()}
     found = count_step(step, batch, networks, optimizers).optimizer
-    trained = [*step.generator.encoder.parameters(), *step.generator.decoder_sr.parameters()]
+    trained = [*step.players.generator.encoder.parameters(), *step.players.generator.decoder_sr.parameters()]
     assert found == sum(2 * parameter.nbytes + 4 for parameter in trained)
     assert imagined_count(config).optimizer == found
 
@@ -137,8 +137,8 @@ def build(config: USRDAConfig, device: str):
     with torch.device(device):
         phi = random_features(config)
         step = assemble(config, phi, WeightFiles(), torch.device(device))
-    networks = [step.generator, step.discriminators, *([] if phi is None else [phi])]
-    return step, networks, [step.optimizer_g, step.optimizer_d]
+    networks = [step.players.generator, step.players.discriminator, *([] if phi is None else [phi])]
+    return step, networks, [step.players.optimizer_g, step.players.optimizer_d]
 
 
 def imagined_count(
@@ -147,7 +147,7 @@ def imagined_count(
     step, networks, optimizers = build(config, "meta")
     with imagined(), srkernels.use_backend(backend):
         imagine(networks, optimizers)
-        step = replace(step, precision=precision or step.precision)
+        step = replace(step, players=replace(step.players, precision=precision or step.players.precision))
         return count_step(step, make_batch(config, config.batch), networks, optimizers)
 
 

@@ -258,13 +258,13 @@ def test_what_the_options_say_is_built(tmp_path):
     options += ["--run.recompute", "--run.precision=bf16", "--adversarial-weight=0.2", "--perceptual-weight=0.4"]
     config = parse([*SHORT, "--hr=x", "--lr=x", "--out=x", *options]).resolved()
     step = build_step(config, WeightFiles(), torch.device("cpu"))
-    assert step.detach_source and step.halve and step.real_twice and step.precision is torch.bfloat16
+    assert step.detach_source and step.halve and step.real_twice and step.players.precision is torch.bfloat16
     assert (step.adversarial, step.perceptual, step.weights) == (0.2, 0.4, config.loss)
-    for optimizer in (step.optimizer_g, step.optimizer_d):
+    for optimizer in (step.players.optimizer_g, step.players.optimizer_d):
         defaults = optimizer.defaults
         assert (defaults["lr"], defaults["betas"], defaults["amsgrad"]) == (0.3, (0.5, 0.6), True)
-    assert step.generator.decoder_t.body[0].rdb1.save == "recompute"
-    assert step.generator.sizes == {name: getattr(config, name) for name in step.generator.sizes}
+    assert step.players.generator.decoder_t.body[0].rdb1.save == "recompute"
+    assert step.players.generator.sizes == {name: getattr(config, name) for name in step.players.generator.sizes}
 
 
 def test_compiled_parts_are_compiled_for_crops_alone(folders, tmp_path):
@@ -290,7 +290,7 @@ def test_the_intermediate_products_are_what_they_are_called(folders, tmp_path, m
     config = parse([*SHORT, *folders, "--out=x"]).resolved()
     inputs = Inputs(FolderSource(tmp_path / "hr"), FolderSource(tmp_path / "lr"))
     context = Context(config, inputs, WeightFiles(), None, torch.device("cpu"), tmp_path)
-    draw_products(context, build_step(config, WeightFiles(), context.device).generator, tmp_path / "a.png")
+    draw_products(context, build_step(config, WeightFiles(), context.device).players.generator, tmp_path / "a.png")
     ((_, cells), *_), ((name, first), *_) = sheets[0], tried(inputs.real_lr, 16, 22)
     shown = {cell.title: cell.pixels for cell in cells}
     assert list(shown) == ["x_s", "x_s→t", "y from x_s", "x_t", "x_t→t", "y from x_t"]
@@ -314,7 +314,7 @@ def test_the_presets_take_two_steps_at_full_network_size(preset, vgg_file):
     config = replace(config, crop=crop, run=replace(config.run, precision=precision))
     torch.manual_seed(0)
     step = build_step(config, WeightFiles(vgg_file), torch.device("cpu"))
-    assert sum(p.numel() for p in step.generator.parameters()) == 149_504 + 16_733_123 + 7_306_755
+    assert sum(p.numel() for p in step.players.generator.parameters()) == 149_504 + 16_733_123 + 7_306_755
     sides = {"source_lr": crop // 4, "real_lr": crop // 4, "hr": crop}
     batch = {name: torch.rand(count, 3, side, side) for name, side in sides.items()}
     first, second = step(batch), step(batch)

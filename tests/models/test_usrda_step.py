@@ -14,6 +14,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from models.data.resize import bicubic
 from models.networks import USRDAGenerator
 from models.train.losses import FeatureLoss
+from models.train.players import Players
 from models.usrda import losses
 from models.usrda.steps import LossWeights, USRDAStep
 
@@ -62,7 +63,8 @@ class Score(nn.Module):
 def test_every_term_of_the_objective_by_hand():
     """From x_s = 0.5, x_t = 0.3, y_s = 0.7: f_s 1, f_t 0.6, x_st 0.6, x_tt 0.4, f~_s 1.2, y_ss 0.5, y_sts 0.6."""
     critics = nn.ModuleDict({"f": Score(0.5), "t": Score(2.0), "y": Score(1.0)})
-    step = replace(make(), generator=ByHand(), discriminators=critics, features=None)
+    made = make()
+    step = replace(made, players=replace(made.players, generator=ByHand(), discriminator=critics), features=None)
     values = {"source_lr": (0.5, 2), "real_lr": (0.3, 2), "hr": (0.7, 4)}
     batch = {name: torch.full((1, 3, side, side), value) for name, (value, side) in values.items()}
     loss_g, loss_d, terms = step.forward(batch)
@@ -111,10 +113,12 @@ def make(weights: LossWeights = ALL, **changes) -> USRDAStep:
         network.double()
     return replace(
         USRDAStep(
-            generator,
-            discriminators,
-            torch.optim.Adam(generator.parameters(), 1e-3, betas=(0.9, 0.99)),
-            torch.optim.Adam(discriminators.parameters(), 1e-3, betas=(0.9, 0.99)),
+            Players(
+                generator,
+                discriminators,
+                torch.optim.Adam(generator.parameters(), 1e-3, betas=(0.9, 0.99)),
+                torch.optim.Adam(discriminators.parameters(), 1e-3, betas=(0.9, 0.99)),
+            ),
             weights,
             perceptual=0.2,
             adversarial=0.3,
@@ -132,8 +136,8 @@ def make_batch() -> dict[str, torch.Tensor]:
 
 def naive(step: USRDAStep, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Eqs. 1 to 9 one after the other, every network called anew for every term."""
-    g = step.generator
-    df, dt, dy = (step.discriminators[name] for name in "fty")
+    g = step.players.generator
+    df, dt, dy = (step.players.discriminator[name] for name in "fty")
     phi, w = step.features.features, step.weights
     xs, xt, ys = batch["source_lr"], batch["real_lr"], batch["hr"]
 
@@ -197,12 +201,14 @@ SINGLE = {
 @pytest.mark.parametrize("row", {**TABLE_3, **SINGLE})
 def test_a_step_is_the_written_out_one(row, options):
     step, batch = make({**TABLE_3, **SINGLE}[row], **options), make_batch()
-    before = copy.deepcopy((step.generator.state_dict(), step.discriminators.state_dict()))
+    before = copy.deepcopy((step.players.generator.state_dict(), step.players.discriminator.state_dict()))
     terms = step(batch)
-    found = [[p.grad for p in network.parameters()] for network in (step.generator, step.discriminators)]
-    step.generator.load_state_dict(before[0])
-    step.discriminators.load_state_dict(before[1])
-    for network, loss, gradients in zip((step.generator, step.discriminators), naive(step, batch), found, strict=True):
+    found = [[p.grad for p in network.parameters()] for network in (step.players.generator, step.players.discriminator)]
+    step.players.generator.load_state_dict(before[0])
+    step.players.discriminator.load_state_dict(before[1])
+    for network, loss, gradients in zip(
+        (step.players.generator, step.players.discriminator), naive(step, batch), found, strict=True
+    ):
         wanted = torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)
         for got, want in zip(gradients, wanted, strict=True):
             assert (got is None) == (want is None or not want.any())
@@ -241,7 +247,7 @@ def computed(step: USRDAStep) -> dict[str, int]:
         return lambda module, given: seen.__setitem__(name, seen[name] + len(given[0]) // 2)
 
     for name in seen:
-        getattr(step.generator, name).register_forward_pre_hook(count(name))
+        getattr(step.players.generator, name).register_forward_pre_hook(count(name))
     step(make_batch())
     return seen
 
@@ -256,7 +262,7 @@ def test_every_tensor_is_computed_once():
 def test_a_discriminator_is_one_function_in_a_step():
     """A spectral norm is estimated once, and not anew for every picture that is judged."""
     step, seen = make(), []
-    spectral_norm(step.discriminators["y"])
-    step.discriminators["y"].register_forward_hook(lambda module, given, score: seen.append(module.weight))
+    spectral_norm(step.players.discriminator["y"])
+    step.players.discriminator["y"].register_forward_hook(lambda module, given, score: seen.append(module.weight))
     step(make_batch())
     assert len(seen) == 3 and all(weight is seen[0] for weight in seen)

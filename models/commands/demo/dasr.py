@@ -66,12 +66,12 @@ def _in_bf16(step: DSNStep | SRNStep, batch: Mapping[str, Tensor]) -> Work:
 
 def _dsn_ops(step: DSNStep, batch: Mapping[str, Tensor]) -> Work:
     """The op calls of one `DSNStep`, forward and backward, on tensors of its shapes."""
-    return _view_pair(step.players.view, batch["real_lr"])
+    return _view_pair(step.view, batch["real_lr"])
 
 
 def _srn_ops(step: SRNStep, batch: Mapping[str, Tensor]) -> Work:
     """The op calls of one `SRNStep` but for its convolutions, forward and backward, on tensors of its shapes."""
-    view, hr = _view_pair(step.players.view, batch["other_hr"]), batch["hr"]
+    view, hr = _view_pair(step.view, batch["other_hr"]), batch["hr"]
     sr = torch.rand_like(hr, requires_grad=True)
 
     def work() -> None:

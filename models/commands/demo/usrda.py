@@ -31,7 +31,7 @@ def _trained(job: DemoJob[USRDAConfig]) -> USRDAGenerator:
 def _train(job: DemoJob[USRDAConfig]) -> Trained:
     history = train_usrda(_context(job))
     torch.manual_seed(job.config.run.seed)  # the network as it was before its first update
-    before = build_step(job.config, WeightFiles(), job.device).generator
+    before = build_step(job.config, WeightFiles(), job.device).players.generator
     return Trained(before, _trained(job), {"usrda": history})
 
 
@@ -39,7 +39,9 @@ def _timed(job: DemoJob[USRDAConfig]) -> Sequence[tuple[str, Work, int]]:
     # Networks of their own: timing must not go on training the ones that are judged.
     step = build_step(job.config, WeightFiles(), job.device)
     batch = first_batch(make_dataset(job.config, _context(job).inputs), job.config.batch, job.config.run, job.device)
-    plain, cast = (replace(step, precision=precision) for precision in (None, torch.bfloat16))
+    plain, cast = (
+        replace(step, players=replace(step.players, precision=precision)) for precision in (None, torch.bfloat16)
+    )
     return (("whole step", lambda: plain(batch), 1), ("whole step, bf16 autocast", lambda: cast(batch), 1))
 
 

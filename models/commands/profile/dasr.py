@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from models.commands.profile.parts import ProfileParts, Subject, random_weights
-from models.commands.profile.stopwatch import REST, Stopwatch, Timed, timed_both_ways, timed_optimizer
+from models.commands.profile.stopwatch import Stopwatch, Timed, timed_both_ways, timed_optimizer, timed_update
 from models.dasr.build import WeightFiles, build_dsn_step, build_filter, build_srn_step
 from models.dasr.config import DASRConfig, PerceptualConfig, check, load_preset
 from models.dasr.losses import Perceptual
@@ -69,8 +69,8 @@ def timed(step: DSNStep | SRNStep, watch: Stopwatch) -> Callable[[Mapping[str, T
     """The step on the same networks, what it calls being timed."""
     players, both = step.players, partial(timed_both_ways, watch)
     gan = SimpleNamespace(
-        generator=both(players.gan.generator, "adversarial losses"),
-        discriminator=both(players.gan.discriminator, "adversarial losses"),
+        generator=both(step.gan.generator, "adversarial losses"),
+        discriminator=both(step.gan.discriminator, "adversarial losses"),
     )
     inside = replace(
         step,
@@ -80,22 +80,14 @@ def timed(step: DSNStep | SRNStep, watch: Stopwatch) -> Callable[[Mapping[str, T
             discriminator=both(players.discriminator, "discriminator"),
             optimizer_g=timed_optimizer(watch, players.optimizer_g),
             optimizer_d=timed_optimizer(watch, players.optimizer_d),
-            view=both(players.view, "what D sees"),
-            gan=gan,
         ),
+        view=both(step.view, "what D sees"),
+        gan=gan,
         features=None if step.features is None else both(step.features, "perceptual loss"),
     )
     if isinstance(inside, SRNStep) and inside.distance is not None:
         inside = replace(inside, distance=Timed(watch, inside.distance, "distance map"))
-
-    def update(batch: Mapping[str, Tensor]) -> None:
-        with inside.players.autocast():
-            loss_g, terms = inside.forward(batch)
-        # Behind D's backward pass, for its own loss, comes the generator's, which begins with a sum.
-        loss_g.register_hook(lambda gradient: watch.part(REST))
-        inside.players.update(loss_g, terms["discriminator"])
-
-    return update
+    return timed_update(watch, inside)
 
 
 def _distance(config: DASRConfig, device: torch.device) -> DistanceMap | None:

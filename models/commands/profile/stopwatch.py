@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -83,3 +83,18 @@ def timed_both_ways(watch: Stopwatch, work: Callable[..., Any], name: str) -> Ti
 def timed_optimizer(watch: Stopwatch, optimizer: Optimizer) -> SimpleNamespace:
     """What a step calls of its optimiser."""
     return SimpleNamespace(zero_grad=optimizer.zero_grad, step=Timed(watch, optimizer.step, "optimisers"))
+
+
+def timed_update(watch: Stopwatch, step: Any) -> Callable[[Mapping[str, Tensor]], object]:
+    """The update of a step whose parts are timed."""
+
+    def update(batch: Mapping[str, Tensor]) -> None:
+        def forward() -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+            loss_g, loss_d, terms = step.forward(batch)
+            # D's backward pass, for its own loss, is followed by the generator's, which begins with a sum.
+            loss_g.register_hook(lambda gradient: watch.part(REST))
+            return loss_g, loss_d, terms
+
+        step.players.update(forward)
+
+    return update

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.commands.profile.parts import ProfileParts, Subject, random_weights
-from models.commands.profile.stopwatch import REST, Stopwatch, Timed, timed_both_ways, timed_optimizer
+from models.commands.profile.stopwatch import Stopwatch, timed_both_ways, timed_optimizer, timed_update
 from models.data import Inputs, Source
 from models.train.losses import FeatureLoss
 from models.usrda.build import WeightFiles, assemble, random_features
@@ -34,25 +34,26 @@ def prepare(
     return Subject(dataset, config.batch, step, lambda watch: timed(step, watch), notes)
 
 
-def timed(step: USRDAStep, watch: Stopwatch) -> USRDAStep:
+def timed(step: USRDAStep, watch: Stopwatch) -> Callable[[Mapping[str, Tensor]], object]:
     """The step on the same networks, what it calls being timed."""
-    g, both = step.generator, partial(timed_both_ways, watch)
-    return replace(
-        step,
+    players, both = step.players, partial(timed_both_ways, watch)
+    g = players.generator
+    inside = replace(
+        players,
         generator=SimpleNamespace(
             encoder=both(g.encoder, "encoder"),
             to_target=both(g.to_target, "G_t"),
             super_resolve=both(g.super_resolve, "G_SR"),
-            # The step asks for these between the two backward passes: what follows is no part of the discriminators.
-            parameters=Timed(watch, g.parameters, REST),
+            parameters=g.parameters,
         ),
-        discriminators=nn.ModuleDict(
-            {name: both(network, "discriminators") for name, network in step.discriminators.items()}
+        discriminator=nn.ModuleDict(
+            {name: both(network, "discriminators") for name, network in players.discriminator.items()}
         ),
-        optimizer_g=timed_optimizer(watch, step.optimizer_g),
-        optimizer_d=timed_optimizer(watch, step.optimizer_d),
-        features=None if step.features is None else _TimedFeatures(step.features, watch),
+        optimizer_g=timed_optimizer(watch, players.optimizer_g),
+        optimizer_d=timed_optimizer(watch, players.optimizer_d),
     )
+    features = None if step.features is None else _TimedFeatures(step.features, watch)
+    return timed_update(watch, replace(step, players=inside, features=features))
 
 
 class _TimedFeatures:
