@@ -1,0 +1,138 @@
+"""Which room of `models` may import which; imports inside functions and modules named in strings count too."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import srkernels
+
+ROOT = Path(__file__).parents[2]
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted((ROOT / "models").rglob("*.py"))
+}
+
+# Room -> the rooms that it may import besides itself.
+ARROWS = {
+    "data": set(),
+    "networks": {"data"},
+    "train": {"data", "networks"},
+    "evaluate": {"data", "networks", "train"},
+    "config": {"data"},
+    "dasr": {"config", "data", "networks", "train", "evaluate"},
+    "usrda": {"config", "data", "networks", "train", "evaluate"},
+    "commands": {"config", "data", "networks", "train", "evaluate", "dasr", "usrda"},
+    "__main__": {"commands", "data", "train"},
+}
+PUBLIC = {"srkernels", "srkernels.nn", "srkernels.functional"}
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Everything a module imports, as dotted names; of `from a import b` it is a.b. Relative imports are not used."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"line {node.lineno}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and node.value in FILES and node.value != "models":
+            yield node.value  # for importlib
+
+
+def module_of(name: str) -> str:
+    """The module that defines `name`, which may be a module itself."""
+    return name if name in FILES else name.rpartition(".")[0]
+
+
+def graph(sources: dict[str, str]) -> dict[str, set[str]]:
+    """Module to the modules of `models` that it imports."""
+    return {
+        module: {module_of(name) for name in imports(ast.parse(source)) if name.split(".")[0] == "models"}
+        for module, source in sources.items()
+    }
+
+
+def turned(arrows: dict[str, set[str]]) -> list[str]:
+    """The imports that go against ARROWS."""
+    found = []
+    for module, targets in arrows.items():
+        for target in targets:
+            room, other = (f"{name}.".split(".")[1] for name in (module, target))
+            if other != room and other not in ARROWS.get(room, set()):
+                found.append(f"{module} imports {target}")
+    return sorted(found)
+
+
+def circles(arrows: dict[str, set[str]]) -> list[str]:
+    """Modules that import themselves by way of others; a package imports what its __init__ does."""
+    rest = {module: targets & arrows.keys() for module, targets in arrows.items()}
+    while free := [module for module, targets in rest.items() if not targets]:
+        for module in free:
+            del rest[module]
+        rest = {module: targets - set(free) for module, targets in rest.items()}
+    return sorted(rest)
+
+
+def private(source: str) -> list[str]:
+    """What a module uses of srkernels beyond its public names."""
+    tree = ast.parse(source)
+    names = [name for name in imports(tree) if name.split(".")[0] == "srkernels"]
+    names += [
+        f"srkernels.{node.attr}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "srkernels"
+    ]
+    known = {f"srkernels.{name}" for name in srkernels.__all__} | {"srkernels.__version__"}
+    return [
+        name
+        for name in names
+        if name not in PUBLIC | known and not (name.rpartition(".")[0] in PUBLIC - {"srkernels"} and "._" not in name)
+    ]
+
+
+SOURCES = {module: path.read_text(encoding="utf-8") for module, path in FILES.items()}
+
+
+def test_every_room_imports_only_what_it_may():
+    assert turned(graph(SOURCES)) == []
+
+
+def test_nothing_imports_itself_by_way_of_others():
+    assert circles(graph(SOURCES)) == []
+
+
+def test_models_uses_the_public_names_of_srkernels():
+    assert {module: found for module, source in SOURCES.items() if (found := private(source))} == {}
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "check"),
+    [
+        ("models.data.images", "def late():\n    from models.dasr.config import DASRConfig\n", turned),
+        ("models.networks.dsn", "from models.train import loop\n", turned),
+        ("models.train.loop", "import models.commands.dasr\n", turned),
+        ("models.dasr.steps", "from models.usrda import losses\n", turned),
+        ("models.usrda.stages", "import_module('models.commands.usrda')\n", turned),
+        ("models.data.images", "from models.data import Stream\n", circles),
+        ("models.train.run", "def late():\n    from models.train.loop import train\n", circles),
+    ],
+)
+def test_an_arrow_the_other_way_is_found(module, line, check):
+    assert check(graph({**SOURCES, module: f"{SOURCES[module]}\n{line}"}))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from srkernels.ops.haar import native\n",
+        "import srkernels._dispatch\n",
+        "from srkernels import _dispatch\n",
+        "import srkernels\nsrkernels._dispatch\n",
+    ],
+)
+def test_a_private_name_is_found(line):
+    assert private(line)
