@@ -12,7 +12,7 @@ from models.commands.training import TrainCommand
 from models.config import option_of
 from models.dasr.build import WeightFiles
 from models.dasr.config import DASRConfig, Frequency, check, load_preset
-from models.dasr.stages import Context, run_stages
+from models.dasr.stages import DASRJob, run_stages
 from models.train import distributed
 from models.train.checkpoint import newest_weights
 from models.train.device import pick_device
@@ -73,8 +73,7 @@ def main(arguments: Sequence[str]) -> int:
         command.start(command.out / of_stage)
         run = Run(command.out)
         try:
-            context = Context(config, inputs, command.weights, run, device)
-            run_stages(context, command.stage)
+            run_stages(DASRJob(config, inputs, command.weights, run, device), command.stage)
             run.say(f"done: {command.out}")
             if command.stage in ("srn", "all"):
                 weights = newest_weights(command.out / "srn", "generator", config.srn.schedule.updates)

@@ -20,10 +20,11 @@ from torch.optim import Optimizer
 import srkernels
 from models.data import InputError
 from models.train.memory import MemoryCount, count_step, imagine, imagined, largest_batch
+from models.train.players import Batch
 from models.train.run import make_console
 from models.usrda.build import WeightFiles, assemble, random_features
 from models.usrda.config import USRDAConfig
-from models.usrda.steps import Batch, USRDAStep
+from models.usrda.steps import USRDAStep
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Row:
+class MemoryRow:
     """What a step needs on a batch as configured, and the largest batch that fits the card, 0 for none."""
 
     option: Option
@@ -61,7 +62,7 @@ def options() -> list[Option]:
 
 def count_rows(
     config: USRDAConfig, limit: float, wanted: Sequence[Option], console: Console | None = None
-) -> list[Row]:
+) -> list[MemoryRow]:
     """The configuration with each option, on a card of `limit` bytes; progress is shown on the console."""
     rows = []
     built = {recompute: _build(config, recompute) for recompute in {option.recompute for option in wanted}}
@@ -72,11 +73,10 @@ def count_rows(
         for option in track(wanted, "counting", console=console, transient=True, disable=not shown):
             step, networks = built[option.recompute]
             # fp16 has the size of bf16, in which some CPUs have ops that they choose before eager PyTorch.
-            precision = torch.float16 if option.precision == "bf16" else None
-            step = replace(step, players=replace(step.players, precision=precision))
+            step = step.in_precision(torch.float16 if option.precision == "bf16" else None)
             with srkernels.use_backend(option.backend):
                 count = functools.cache(functools.partial(_count, config, step, networks))
-                rows.append(Row(option, count(config.batch), largest_batch(count, limit, config.batch)))
+                rows.append(MemoryRow(option, count(config.batch), largest_batch(count, limit, config.batch)))
     return rows
 
 
@@ -113,7 +113,7 @@ def _named_backend() -> str | None:
     return os.environ.get("SRKERNELS_BACKEND") or None
 
 
-def table(rows: Sequence[Row], config: USRDAConfig, preset: str, card: float) -> Table:
+def table(rows: Sequence[MemoryRow], config: USRDAConfig, preset: str, card: float) -> Table:
     """Gigabytes of 1e9 bytes; the run as configured is marked."""
     chosen = Option(config.run.precision, config.run.recompute, _named_backend())
     shown = Table("", "precision", "recompute", "ops", title=f"{preset}: GB of a step on a batch of {config.batch}")

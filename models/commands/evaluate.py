@@ -21,7 +21,7 @@ from models.evaluate import metrics
 from models.networks.weight_options import load_lpips
 from models.train.run import make_console
 
-Row = tuple[str, list[float]]
+PictureRow = tuple[str, list[float]]
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _measure(measures: Sequence[_Measure], sr_path: Path, hr_path: Path) -> list
         raise InputError(f"cannot compare {sr_path} with {hr_path}: {error}") from error
 
 
-def _table(measures: Sequence[_Measure], rows: Sequence[Row]) -> Table:
+def _table(measures: Sequence[_Measure], rows: Sequence[PictureRow]) -> Table:
     table = Table("picture")
     for measure in measures:
         table.add_column(f"{measure.name}\n{measure.convention}", justify="right")
@@ -130,7 +130,7 @@ def _table(measures: Sequence[_Measure], rows: Sequence[Row]) -> Table:
     return table
 
 
-def _write_csv(path: Path, measures: Sequence[_Measure], rows: Sequence[Row]) -> None:
+def _write_csv(path: Path, measures: Sequence[_Measure], rows: Sequence[PictureRow]) -> None:
     def write(temporary: Path) -> None:
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)

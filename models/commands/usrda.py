@@ -18,7 +18,7 @@ from models.train.distributed import process_group
 from models.train.run import Run
 from models.usrda.build import WeightFiles
 from models.usrda.config import REGULARISATION, USRDAConfig, check, load_preset
-from models.usrda.stages import Context, train_usrda
+from models.usrda.stages import USRDAJob, train_usrda
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
         command.start(command.out)
         run = Run(command.out)
         try:
-            train_usrda(Context(config, inputs, command.weights, run, device, command.out))
+            train_usrda(USRDAJob(config, inputs, command.weights, run, device))
             run.say(f"done: {command.out}")
             weights = newest_weights(command.out, "generator", config.schedule.updates)
             run.say(f"enlarge pictures with: python -m models upscale --weights {weights} IN OUT")

@@ -47,7 +47,7 @@ def build_dsn_step(config: DASRConfig, weights: WeightFiles, device: torch.devic
     generator: nn.Module
     if weights.dsn is not None:
         generator = load_network(weights.dsn, "--weights.dsn", (DSN, DeResNet))
-        check_scale(generator, "--weights.dsn", 1 if dsn.input == "bicubic" else config.scale)
+        check_scale_of_file(generator, "--weights.dsn", 1 if dsn.input == "bicubic" else config.scale)
     else:
         # The published generator for bicubic input is DeResNet without its down-sampling.
         scale = 1 if dsn.input == "bicubic" else config.scale
@@ -76,7 +76,7 @@ def build_srn_step(
     generator: nn.Module
     if weights.srn is not None:
         generator = load_network(weights.srn, "--weights.srn", (RRDBNet,))
-        check_scale(generator, "--weights.srn", config.scale)
+        check_scale_of_file(generator, "--weights.srn", config.scale)
     else:
         generator = RRDBNet(
             srn.num_feat, srn.num_block, srn.num_grow_ch, scale=config.scale, bicubic_skip=srn.bicubic_skip
@@ -112,7 +112,7 @@ def build_features(
     return DistanceLoss(distance.to(device, memory_format=run.layout))
 
 
-def check_scale(network: nn.Module, option: str, scale: int) -> None:
+def check_scale_of_file(network: nn.Module, option: str, scale: int) -> None:
     """Raises InputError if a network from a file is of another scale than the run."""
     if network.scale != scale:
         raise InputError(f"{option} holds a network of scale {network.scale}, the run needs {scale}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,7 @@ import yaml
 from torch import Tensor, nn
 
 from models.config import dump_yaml, to_mapping
-from models.dasr.build import WeightFiles, build_dsn_step, build_filter, build_srn_step, check_scale
+from models.dasr.build import WeightFiles, build_dsn_step, build_filter, build_srn_step, check_scale_of_file
 from models.dasr.config import DASRConfig, DSNConfig, SRNConfig
 from models.dasr.maps import DistanceMap
 from models.dasr.steps import DSNStep, SRNStep
@@ -44,45 +44,29 @@ from models.evaluate.validation import validate
 from models.networks import DSN, DeResNet, PatchDiscriminator
 from models.networks.weight_options import load_network
 from models.train import distributed
-from models.train.batches import cached, loader
+from models.train.batches import loader, with_cache
 from models.train.checkpoint import newest_weights
+from models.train.job import TrainingJob
 from models.train.loop import History, Stage, train
-from models.train.run import Run, set_aside
+from models.train.run import set_aside
+
+DASRJob = TrainingJob[DASRConfig, WeightFiles]
 
 
-@dataclass(frozen=True)
-class Context:
-    """What every stage works with. A stage lives in a folder of its own and takes what the one before left in its."""
-
-    config: DASRConfig
-    inputs: Inputs
-    weights: WeightFiles
-    run: Run
-    device: torch.device
-
-    def folder(self, stage: str) -> Path:
-        return self.run.folder / stage
-
-    def record(self) -> None:
-        """Leaves the configuration in the run's folder."""
-        if distributed.is_main():
-            (self.run.folder / "config.yaml").write_text(dump_yaml(self.config), encoding="utf-8")
-
-
-def run_stages(context: Context, which: Literal["dsn", "maps", "srn", "all"]) -> dict[str, History]:
+def run_stages(job: DASRJob, which: Literal["dsn", "maps", "srn", "all"]) -> dict[str, History]:
     """Runs one stage, or all that the configuration needs; gives the history of those that train."""
-    run, config = context.run, context.config
-    _check_names(context.inputs.hr)
+    run, config = job.run, job.config
+    _check_names(job.inputs.hr)
     histories = {}
-    if which == "dsn" or (which == "all" and config.source == "dsn" and context.weights.dsn is None):
+    if which == "dsn" or (which == "all" and config.source == "dsn" and job.weights.dsn is None):
         run.say("Stage dsn: the down-sampling network learns the look of the real LR pictures", style="bold")
-        histories["dsn"] = train_dsn(context)
+        histories["dsn"] = train_dsn(job)
     if which in ("maps", "all"):
         run.say("Stage maps: an LR picture and a domain-distance map for every HR picture", style="bold")
-        write_pairs(context)
+        write_pairs(job)
     if which in ("srn", "all"):
         run.say("Stage srn: the SR network learns from those pairs and from real LR", style="bold")
-        histories["srn"] = train_srn(context)
+        histories["srn"] = train_srn(job)
     return histories
 
 
@@ -90,16 +74,16 @@ def dsn_streams(config: DASRConfig, inputs: Inputs) -> list[Stream]:
     """The patches of stage dsn."""
     dsn = config.dsn
     return [
-        Stream(("hr",), (cached(inputs.hr, config.run),), (dsn.crop,), dsn.augment),
-        Stream(("real_lr",), (cached(inputs.real_lr, config.run),), (dsn.crop // config.scale,), dsn.augment),
+        Stream(("hr",), (with_cache(inputs.hr, config.run),), (dsn.crop,), dsn.augment),
+        Stream(("real_lr",), (with_cache(inputs.real_lr, config.run),), (dsn.crop // config.scale,), dsn.augment),
     ]
 
 
-def train_dsn(context: Context) -> History:
+def train_dsn(job: DASRJob) -> History:
     """Stage dsn: the down-sampling network, and the discriminator that will judge its pictures."""
-    config, inputs = context.config, context.inputs
+    config, inputs = job.config, job.inputs
     torch.manual_seed(config.run.seed)
-    step = build_dsn_step(config, context.weights, context.device)
+    step = build_dsn_step(config, job.weights, job.device)
     streams = dsn_streams(config, inputs)
 
     def examples() -> Iterator[Example]:
@@ -112,30 +96,30 @@ def train_dsn(context: Context) -> History:
             yield Example(name, hr, {"bicubic": resized(hr, 1 / config.scale)}, lr)
 
     def infer(generator: nn.Module, hr: Picture) -> Picture:
-        image = to_tensor(hr, context.device)[None]
+        image = to_tensor(hr, job.device)[None]
         # Not the compiled one, which would be compiled anew for every size.
         return to_pixels(
             shrink_tiled(lambda x: step.generate(generator.forward, x)[0], config.scale, image, **TILES)[0]
         )
 
-    return _train("dsn", context, step, config.dsn, streams, examples, infer, border=0)
+    return _train("dsn", job, step, config.dsn, streams, examples, infer, border=0)
 
 
-def write_pairs(context: Context) -> None:
+def write_pairs(job: DASRJob) -> None:
     """Stage maps: for every HR picture a generated LR picture (8-bit PNG) and its domain-distance map (`.npy`).
 
     Pictures are streamed; those whose files exist are left as they are, so a stage that was stopped goes on where it
     was. One that stage srn could not use is named and left out, as `run.bad_images` and `run.grey_images` say.
     """
-    config, source, folder = context.config, context.inputs.hr, context.folder("generated")
-    generate = load_generator(context) if config.source == "dsn" else _bicubic_lr(config.scale)
-    distance = load_distance(context) if config.weighted and not config.maps.on_the_fly else None
+    config, source, folder = job.config, job.inputs.hr, job.folder("generated")
+    generate = load_generator(job) if config.source == "dsn" else _bicubic_lr(config.scale)
+    distance = load_distance(job) if config.weighted and not config.maps.on_the_fly else None
     least = max(config.srn.crop, config.scale * (distance.margin + 1) if distance is not None else 0)
-    context.record()
-    _set_aside_other_pairs(context, folder)
-    bad = BadImages(len(source), config.run.max_bad_images, context.run.say_anywhere)
+    job.record(dump_yaml(config))
+    _set_aside_other_pairs(job, folder)
+    bad = BadImages(len(source), config.run.max_bad_images, job.run.say_anywhere)
     mine = range(distributed.rank(), len(source), distributed.world_size())
-    with context.run.progress() as progress:
+    with job.run.progress() as progress:
         for index in progress.track(mine, description="maps"):
             name = source.names[index]
             lr_path, map_path = folder / "lr" / f"{name}.png", folder / "maps" / f"{name}.npy"
@@ -147,26 +131,26 @@ def write_pairs(context: Context) -> None:
                 bad.note([error.to_skip()])
                 continue
             with torch.inference_mode():
-                lr = generate(to_tensor(_whole_cells(hr, config.scale), context.device)[None])
+                lr = generate(to_tensor(_whole_cells(hr, config.scale), job.device)[None])
                 if distance is not None:
                     weight = distance(lr)[0, 0].float().cpu().numpy()
                     write_whole(map_path, lambda path, weight=weight: np.save(path, weight))
             write_picture(lr_path, to_pixels(lr[0]))
     distributed.barrier()
-    context.run.say(f"  {len(list((folder / 'lr').glob('*.png')))} of {len(source)} pictures have their pair")
+    job.run.say(f"  {len(list((folder / 'lr').glob('*.png')))} of {len(source)} pictures have their pair")
 
 
-def _set_aside_other_pairs(context: Context, folder: Path) -> None:
+def _set_aside_other_pairs(job: DASRJob, folder: Path) -> None:
     """Keeps pairs that were made with other settings or weights under another name."""
-    config = to_mapping(context.config)
+    config = to_mapping(job.config)
     made = {key: config[key] for key in ("scale", "source", "maps")}
-    if context.config.source == "dsn":
+    if job.config.source == "dsn":
         made |= {"input": config["dsn"]["input"], "view": config["dsn"]["discriminator"]["frequency"]}
-        made |= {"weights": [_fingerprint(path) for path in _dsn_weights(context) if path is not None]}
+        made |= {"weights": [_fingerprint(path) for path in _dsn_weights(job) if path is not None]}
     record = folder / "made_with.yaml"
     text = yaml.safe_dump(made, sort_keys=False)
     if distributed.is_main() and folder.exists() and (not record.exists() or record.read_text("utf-8") != text):
-        context.run.say(f"  {folder} holds pairs made with other settings or weights: set aside")
+        job.run.say(f"  {folder} holds pairs made with other settings or weights: set aside")
         set_aside(folder)
     if distributed.is_main():
         folder.mkdir(exist_ok=True)
@@ -174,13 +158,13 @@ def _set_aside_other_pairs(context: Context, folder: Path) -> None:
     distributed.barrier()
 
 
-def _dsn_weights(context: Context) -> tuple[Path, Path | None]:
+def _dsn_weights(job: DASRJob) -> tuple[Path, Path | None]:
     """Files of the down-sampling network and its discriminator; only maps need the latter."""
-    config, named, updates = context.config, context.weights, context.config.dsn.schedule.updates
-    generator = named.dsn or newest_weights(context.folder("dsn"), "generator", updates)
+    config, named, updates = job.config, job.weights, job.config.dsn.schedule.updates
+    generator = named.dsn or newest_weights(job.folder("dsn"), "generator", updates)
     discriminator = named.dsn_discriminator
     if discriminator is None and (config.weighted or named.dsn is None):
-        discriminator = newest_weights(context.folder("dsn"), "discriminator", updates)
+        discriminator = newest_weights(job.folder("dsn"), "discriminator", updates)
     return generator, discriminator
 
 
@@ -199,35 +183,35 @@ def srn_streams(config: DASRConfig, inputs: Inputs, generated: Path) -> list[Str
         stride = build_filter(config.dsn.discriminator).stride
         aligned.append(("weight", Selected(MapSource(generated / "maps"), lr.names), side // stride))
     fields, sources, sides = zip(*aligned, strict=True)
-    streams = [Stream(fields, tuple(cached(source, config.run) for source in sources), sides, srn.augment)]
+    streams = [Stream(fields, tuple(with_cache(source, config.run) for source in sources), sides, srn.augment)]
     if config.domain_gap:
         streams += [
-            Stream(("real_lr",), (cached(inputs.real_lr, config.run),), (side,), srn.augment),
-            Stream(("other_hr",), (cached(inputs.hr, config.run),), (srn.crop,), srn.augment),
+            Stream(("real_lr",), (with_cache(inputs.real_lr, config.run),), (side,), srn.augment),
+            Stream(("other_hr",), (with_cache(inputs.hr, config.run),), (srn.crop,), srn.augment),
         ]
     return streams
 
 
-def train_srn(context: Context) -> History:
+def train_srn(job: DASRJob) -> History:
     """Stage srn: the SR network."""
-    config, inputs = context.config, context.inputs
+    config, inputs = job.config, job.inputs
     torch.manual_seed(config.run.seed)
-    distance = load_distance(context) if config.weighted and config.maps.on_the_fly else None
-    step = build_srn_step(config, context.weights, context.device, distance)
-    streams = srn_streams(config, inputs, context.folder("generated"))
+    distance = load_distance(job) if config.weighted and config.maps.on_the_fly else None
+    step = build_srn_step(config, job.weights, job.device, distance)
+    streams = srn_streams(config, inputs, job.folder("generated"))
 
     def examples() -> Iterator[Example]:
         return sr_examples(inputs, config.scale, config.srn.crop // config.scale)
 
     def infer(generator: nn.Module, lr: Picture) -> Picture:
-        return enlarged(generator, config.scale, lr, context.device)
+        return enlarged(generator, config.scale, lr, job.device)
 
-    return _train("srn", context, step, config.srn, streams, examples, infer, border=config.scale)
+    return _train("srn", job, step, config.srn, streams, examples, infer, border=config.scale)
 
 
 def _train(
     name: str,
-    context: Context,
+    job: DASRJob,
     step: DSNStep | SRNStep,
     options: DSNConfig | SRNConfig,
     streams: Sequence[Stream],
@@ -236,7 +220,7 @@ def _train(
     border: int,
 ) -> History:
     """Puts a step, its patches and its validation together and trains to the end of the schedule."""
-    config, device, run = context.config, context.device, context.config.run
+    config, device, run = job.config, job.device, job.config.run
     dataset = PatchDataset(streams, run.seed, run.bad_images, run.grey_images, run.max_bad_images)
     schedule = options.schedule
 
@@ -244,7 +228,7 @@ def _train(
         return step.pretrain(batch) if done < schedule.pretrain else step(batch)
 
     def judge(generator: nn.Module, done: int) -> dict[str, float]:
-        sheet = context.folder(name) / "visualization" / f"{done}.png"
+        sheet = job.folder(name) / "visualization" / f"{done}.png"
         return validate(lambda given: infer(generator, given), examples(), border, sheet)
 
     stage = Stage(
@@ -259,16 +243,16 @@ def _train(
         images=dataset.total,
         validate=judge,
         measures=("psnr", "ssim"),
-        accepted=context.record,
+        accepted=lambda: job.record(dump_yaml(config)),
     )
-    return train(stage, context.run, context.folder(name), run, settings_of(config, name), device)
+    return train(stage, job.run, job.folder(name), run, settings_of(config, name), device)
 
 
-def load_generator(context: Context) -> Callable[[Tensor], Tensor]:
+def load_generator(job: DASRJob) -> Callable[[Tensor], Tensor]:
     """The trained down-sampling network as a function of HR pictures, from `--weights.dsn` or from stage dsn."""
-    config, path = context.config, _dsn_weights(context)[0]
-    network = load_network(path, "--weights.dsn", (DSN, DeResNet), "generator").to(context.device).eval()
-    check_scale(network, "--weights.dsn", 1 if config.dsn.input == "bicubic" else config.scale)
+    config, path = job.config, _dsn_weights(job)[0]
+    network = load_network(path, "--weights.dsn", (DSN, DeResNet), "generator").to(job.device).eval()
+    check_scale_of_file(network, "--weights.dsn", 1 if config.dsn.input == "bicubic" else config.scale)
     bicubic_lr = _bicubic_lr(config.scale)
 
     def generate(hr: Tensor) -> Tensor:
@@ -277,21 +261,21 @@ def load_generator(context: Context) -> Callable[[Tensor], Tensor]:
     return lambda hr: shrink_tiled(generate, config.scale, hr, **TILES)
 
 
-def load_distance(context: Context) -> DistanceMap:
+def load_distance(job: DASRJob) -> DistanceMap:
     """What computes domain-distance maps, from `--weights.dsn-discriminator` or from stage dsn.
 
     Its view of a picture is the one that its file names; a file that names none takes the configuration's. Raises
     InputError if the two disagree.
     """
-    options, path = context.config.dsn.discriminator, _dsn_weights(context)[1]
+    options, path = job.config.dsn.discriminator, _dsn_weights(job)[1]
     assert path is not None  # maps are made where losses are weighted
     network = load_network(path, "--weights.dsn-discriminator", (PatchDiscriminator,), "discriminator")
     if network.frequency is not None:
         if network.frequency != options.frequency:
             raise InputError(f"{path} was trained on {network.frequency}, the run says --frequency {options.frequency}")
         options = replace(options, frequency_kernel=network.frequency_kernel)
-    distance = DistanceMap(network, build_filter(options), context.config.maps)
-    return distance.to(context.device).requires_grad_(False).eval()
+    distance = DistanceMap(network, build_filter(options), job.config.maps)
+    return distance.to(job.device).requires_grad_(False).eval()
 
 
 def _check_names(source: Source) -> None:

@@ -9,7 +9,7 @@ A step runs the generator once for both domains; how its two losses update the t
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,25 +20,15 @@ from models.dasr import losses
 from models.data.resize import bicubic
 from models.networks.frequency import FrequencyFilter
 from models.train.losses import GANLoss
-from models.train.players import Batch, Losses, Players
+from models.train.players import Batch, Losses, Players, Step
 
 
-class Step(ABC):
-    """What both steps have in common: how two players are updated by L_G and L_D, or the generator by content alone."""
-
-    players: Players
-
-    @abstractmethod
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Losses]:
-        """L_G, L_D, and all terms before their weights."""
+class PretrainedStep(Step):
+    """A step whose generator can be trained with the content loss alone first."""
 
     @abstractmethod
     def forward_content(self, batch: Batch) -> Tensor:
         """The content loss alone, (weighted and) in the source domain."""
-
-    def __call__(self, batch: Batch) -> Losses:
-        """One update of both players; returns the terms before their weights, detached."""
-        return self.players.update(lambda: self.forward(batch))
 
     def pretrain(self, batch: Batch) -> Losses:
         """One update of the generator with the content loss alone."""
@@ -51,7 +41,7 @@ class Step(ABC):
 
 
 @dataclass(frozen=True)
-class DSNStep(Step):
+class DSNStep(PretrainedStep):
     """Trains the down-sampling network, Eqs. 1 to 4.
 
     The batch holds `hr` x_r (N, 3, sh, sw) and `real_lr` y_r (N, 3, h, w).
@@ -104,7 +94,7 @@ class DSNStep(Step):
 
 
 @dataclass(frozen=True)
-class SRNStep(Step):
+class SRNStep(PretrainedStep):
     """Trains the SR network, Eqs. 5 and 6.
 
     The batch holds generated `fake_lr` y_g (N, 3, h, w) and its `hr` x_r (N, 3, sh, sw), the map `weight` w

@@ -65,7 +65,7 @@ def bundled_domains(seed: int) -> Domains:
     return Domains(clean_hr, real_lr, [(CAMERA.shoot(photo, rng), photo) for photo in held_out])
 
 
-def check_scale(scale: int) -> None:
+def check_bundled_scale(scale: int) -> None:
     """Raises InputError unless the scale of a run is that of the bundled pictures."""
     if scale != SCALE:
         raise InputError(f"--scale must be {SCALE}, that of the bundled pictures, got {scale}")

@@ -14,7 +14,7 @@ from models.train.device import to_device
 from models.train.loop import LoopConfig
 
 
-def cached(source: Source, run: LoopConfig) -> Source:
+def with_cache(source: Source, run: LoopConfig) -> Source:
     """The source, with as many decoded pictures kept in memory as the run allows."""
     return Cached(source, run.cache_megabytes * 2**20) if run.cache_megabytes else source
 

@@ -21,14 +21,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.data import BadImages, InputError
 from models.data.files import remove_leftovers
+from models.data.patches import Batch
 from models.networks import save_weights
 from models.train import distributed
 from models.train.checkpoint import TrainingStates
 from models.train.device import to_device
-from models.train.run import Interrupted, Run, RunError, Table, peak_memory, read_table
-
-Batch = Mapping[str, Any]
-Losses = dict[str, Tensor]
+from models.train.players import Losses
+from models.train.run import Interrupted, Run, RunError, StepTable, peak_memory, read_table
 
 # Updates between two times that ranks ask each other for a signal.
 _ASK_EVERY = 10
@@ -185,10 +184,10 @@ class _Loop:
         if stage.accepted:
             stage.accepted()
         self._bad = BadImages(stage.images, config.max_bad_images, run.say_anywhere)
-        self._losses = Table(
+        self._losses = StepTable(
             folder / "losses.csv", (*stage.losses, *stage.statistics, "learning_rate", "seconds"), self._done
         )
-        self._measured = Table(folder / "validation.csv", stage.measures, self._done)
+        self._measured = StepTable(folder / "validation.csv", stage.measures, self._done)
         self._board = self._open_board()
 
     def train(self) -> History:

@@ -26,7 +26,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-Batch = Mapping[str, Tensor]
+from models.train.players import Batch
 
 
 @dataclass(frozen=True)

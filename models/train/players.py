@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,9 @@ from torch.nn.utils.parametrize import cached
 from torch.optim import Optimizer
 
 from models.train import distributed
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Batch = Mapping[str, Tensor]
 Losses = dict[str, Tensor]
@@ -55,6 +60,24 @@ class Players:
             distributed.average_gradients(network.parameters())
             optimizer.step()
         return {name: term.detach() for name, term in terms.items()}
+
+
+class Step(ABC):
+    """A training step: one update of two players. Subclasses are dataclasses with the field `players`."""
+
+    players: Players
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Losses]:
+        """L_G, L_D, and all terms before their weights."""
+
+    def __call__(self, batch: Batch) -> Losses:
+        """One update of both players; returns the terms before their weights, detached."""
+        return self.players.update(lambda: self.forward(batch))
+
+    def in_precision(self, precision: torch.dtype | None) -> Self:
+        """The same step on the same networks, in autocast to `precision`, or in fp32 for None."""
+        return replace(self, players=replace(self.players, precision=precision))
 
 
 def _trainable(network: nn.Module) -> list[nn.Parameter]:

@@ -97,7 +97,7 @@ def set_aside(folder: Path) -> None:
         raise InputError(f"cannot set the earlier run {folder} aside: {error.strerror}") from error
 
 
-class Table:
+class StepTable:
     """A CSV file of numbers by step, `step` first. Rows beyond `upto`, which a resumed run will write again, go."""
 
     def __init__(self, path: Path, columns: Sequence[str], upto: int) -> None:
@@ -118,7 +118,7 @@ class Table:
 
 
 def read_table(path: Path) -> list[dict[str, float]]:
-    """The rows that a `Table` wrote; an empty cell is left out of its row."""
+    """The rows that a `StepTable` wrote; an empty cell is left out of its row."""
     with path.open(newline="", encoding="utf-8") as file:
         return [
             {key: int(cell) if key == "step" else float(cell) for key, cell in row.items() if cell}

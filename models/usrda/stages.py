@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,10 +14,10 @@ from models.evaluate import pictures
 from models.evaluate.examples import enlarged, middle, sr_examples, tried
 from models.evaluate.validation import validate
 from models.networks import USRDAGenerator
-from models.train import distributed
-from models.train.batches import cached, loader
+from models.train.batches import loader, with_cache
+from models.train.job import TrainingJob
 from models.train.loop import History, Stage, train
-from models.train.run import Run, read_table
+from models.train.run import read_table
 from models.usrda.build import WeightFiles, build_step
 from models.usrda.config import USRDAConfig
 from models.usrda.synthesis import SourceDataset, SourceLR
@@ -30,29 +29,15 @@ _COLLAPSED = 0.1
 _SHOWN_SIDE = 96
 
 
-@dataclass(frozen=True)
-class Context:
-    """What the stage works with; it lives in the run's folder, or in a row's of an ablation."""
-
-    config: USRDAConfig
-    inputs: Inputs
-    weights: WeightFiles
-    run: Run
-    device: torch.device
-    folder: Path
-
-    def record(self) -> None:
-        """Leaves the configuration in the folder."""
-        if distributed.is_main():
-            (self.folder / "config.yaml").write_text(dump_yaml(self.config), encoding="utf-8")
+USRDAJob = TrainingJob[USRDAConfig, WeightFiles]
 
 
 def make_dataset(config: USRDAConfig, inputs: Inputs) -> SourceDataset:
     """Patches `hr` with `source_lr` made from them, and unrelated `real_lr`."""
     run = config.run
     streams = (
-        Stream(("hr",), (cached(inputs.hr, run),), (config.crop,), config.augment),
-        Stream(("real_lr",), (cached(inputs.real_lr, run),), (config.lr_crop,), config.augment),
+        Stream(("hr",), (with_cache(inputs.hr, run),), (config.crop,), config.augment),
+        Stream(("real_lr",), (with_cache(inputs.real_lr, run),), (config.lr_crop,), config.augment),
     )
     source_lr = SourceLR(config.synthesis, config.scale, run.seed)
     return SourceDataset(
@@ -65,17 +50,17 @@ def make_dataset(config: USRDAConfig, inputs: Inputs) -> SourceDataset:
     )
 
 
-def train_usrda(context: Context) -> History:
+def train_usrda(job: USRDAJob) -> History:
     """Trains all networks to the end of the schedule. Raises what `models.train.loop.train` raises."""
-    config, inputs, device = context.config, context.inputs, context.device
+    config, inputs, device = job.config, job.inputs, job.device
     torch.manual_seed(config.run.seed)
-    step = build_step(config, context.weights, device)
+    step = build_step(config, job.weights, device)
     dataset = make_dataset(config, inputs)
-    folder, losses = context.folder / "visualization", context.folder / "losses.csv"
+    folder, losses = job.folder() / "visualization", job.folder() / "losses.csv"
 
     def judge(generator: nn.Module, done: int) -> dict[str, float]:
         if config.restyles:
-            draw_products(context, generator, folder / f"{done}_domains.png")
+            draw_products(job, generator, folder / f"{done}_domains.png")
         examples = sr_examples(inputs, config.scale, config.lr_crop)
         return validate(
             lambda lr: enlarged(generator, config.scale, lr, device), examples, config.scale, folder / f"{done}.png"
@@ -98,9 +83,9 @@ def train_usrda(context: Context) -> History:
         validate=judge,
         measures=("psnr", "ssim"),
         watch=CollapseWatch(read_table(losses) if losses.exists() else ()),
-        accepted=context.record,
+        accepted=lambda: job.record(dump_yaml(config)),
     )
-    return train(stage, context.run, context.folder, config.run, settings_of(config), device)
+    return train(stage, job.run, job.folder(), config.run, settings_of(config), device)
 
 
 class CollapseWatch:
@@ -125,17 +110,17 @@ class CollapseWatch:
 
 
 @torch.inference_mode()
-def draw_products(context: Context, generator: nn.Module, path: Path) -> None:
+def draw_products(job: USRDAJob, generator: nn.Module, path: Path) -> None:
     """The intermediate products of the paper's Figure 5, of the first training pictures of either domain.
 
     A row is one picture of each domain: x_s, x_s->t and y of the source domain, x_t, x_t->t and y of the target domain.
     """
     assert isinstance(generator, USRDAGenerator)
-    config, scale = context.config, context.config.scale
+    config, scale = job.config, job.config.scale
     source_lr = SourceLR(config.synthesis, scale, config.run.seed)
     # Both cut to one size, so that they can stand in one row.
-    hr = [pixels for _, pixels in tried(context.inputs.hr, config.crop, scale * _SHOWN_SIDE)]
-    lr = [pixels for _, pixels in tried(context.inputs.real_lr, config.lr_crop, _SHOWN_SIDE)]
+    hr = [pixels for _, pixels in tried(job.inputs.hr, config.crop, scale * _SHOWN_SIDE)]
+    lr = [pixels for _, pixels in tried(job.inputs.real_lr, config.lr_crop, _SHOWN_SIDE)]
     if not hr or not lr:
         return  # whoever reads patches says why
     side = min(min(each.shape[0] // by, each.shape[1] // by) for many, by in ((hr, scale), (lr, 1)) for each in many)
@@ -144,7 +129,7 @@ def draw_products(context: Context, generator: nn.Module, path: Path) -> None:
         x_s = to_pixels(source_lr(to_tensor(middle(large, scale * side)), number))
         cells = []
         for name, x in (("s", x_s), ("t", middle(small, side))):
-            restyled, y = _products(generator, x, context.device)
+            restyled, y = _products(generator, x, job.device)
             for title, pixels in ((f"x_{name}", x), (f"x_{name}→t", restyled)):
                 cells.append(pictures.SheetCell(title, pictures.enlarge_nearest(pixels, scale), ""))
             cells.append(pictures.SheetCell(f"y from x_{name}", y, ""))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from models.train.losses import FeatureLoss, widen
-from models.train.players import Batch, Losses, Players
+from models.train.players import Batch, Losses, Players, Step
 from models.usrda import losses
 
 
@@ -41,7 +41,7 @@ class LossWeights:
 
 
 @dataclass(frozen=True)
-class USRDAStep:
+class USRDAStep(Step):
     """One update of E, G_t and G_SR by Eq. 9, and of D_f, D_t and D_y by Eqs. 2 and 6.
 
     The batch holds `source_lr` x_s (N, 3, h, w), its `hr` y_s (N, 3, sh, sw) and `real_lr` x_t (N, 3, h, w).
@@ -75,10 +75,6 @@ class USRDAStep:
     def statistics(self) -> tuple[str, ...]:
         """What it may tell besides."""
         return ("scale_t", "scale_s", "score_t", "score_s")
-
-    def __call__(self, batch: Batch) -> Losses:
-        """One update of all networks; returns the terms, detached."""
-        return self.players.update(lambda: self.forward(batch))
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Losses]:
         """Eq. 9, the discriminators' losses, and all terms before their weights."""

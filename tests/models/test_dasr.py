@@ -19,7 +19,7 @@ from models.commands.dasr import parse
 from models.config import dump_yaml
 from models.dasr.build import WeightFiles, build_dsn_step, build_srn_step
 from models.dasr.config import DASRConfig, load_preset, presets
-from models.dasr.stages import Context, load_distance
+from models.dasr.stages import DASRJob, load_distance
 from models.data import InputError
 from models.networks import LPIPS
 from models.train.run import read_table
@@ -253,10 +253,10 @@ def test_a_published_discriminator_judges_with_its_own_kernel(folders, tmp_path)
     out = tmp_path / "out"
     run(*SHORT, *folders, f"--out={out}", "--stage=dsn", "--frequency=gbfs", "--dsn.discriminator.frequency-kernel=9")
     command = parse([*SHORT, *folders, f"--out={out}", "--frequency=gbfs"])
-    context = Context(command.resolved(), None, WeightFiles(), SimpleNamespace(folder=out), torch.device("cpu"))
-    assert load_distance(context).view.kernel == 9
+    job = DASRJob(command.resolved(), None, WeightFiles(), SimpleNamespace(folder=out), torch.device("cpu"))
+    assert load_distance(job).view.kernel == 9
     with pytest.raises(InputError, match="was trained on gbfs, the run says --frequency haar"):
-        load_distance(replace(context, config=parse([*SHORT, *folders, f"--out={out}"]).resolved()))
+        load_distance(replace(job, config=parse([*SHORT, *folders, f"--out={out}"]).resolved()))
 
 
 def test_the_presets_state_what_paper_and_code_state():

@@ -147,7 +147,7 @@ def imagined_count(
     step, networks, optimizers = build(config, "meta")
     with imagined(), srkernels.use_backend(backend):
         imagine(networks, optimizers)
-        step = replace(step, players=replace(step.players, precision=precision or step.players.precision))
+        step = step.in_precision(precision or step.players.precision)
         return count_step(step, make_batch(config, config.batch), networks, optimizers)
 
 

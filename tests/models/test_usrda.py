@@ -21,7 +21,7 @@ from models.networks import USRDAGenerator, load_weights, save_weights
 from models.train.run import read_table
 from models.usrda.build import WeightFiles, build_step
 from models.usrda.config import DiscriminatorConfig, PerceptualConfig, USRDAConfig, load_preset, presets
-from models.usrda.stages import CollapseWatch, Context, draw_products
+from models.usrda.stages import CollapseWatch, USRDAJob, draw_products
 from models.usrda.steps import LossWeights
 from models.usrda.synthesis import SourceLR
 from srkernels.ops.conv.support import onednn_runs
@@ -289,8 +289,8 @@ def test_the_intermediate_products_are_what_they_are_called(folders, tmp_path, m
     monkeypatch.setattr("models.evaluate.pictures.save_sheet", lambda path, rows, note: sheets.append(rows))
     config = parse([*SHORT, *folders, "--out=x"]).resolved()
     inputs = Inputs(FolderSource(tmp_path / "hr"), FolderSource(tmp_path / "lr"))
-    context = Context(config, inputs, WeightFiles(), None, torch.device("cpu"), tmp_path)
-    draw_products(context, build_step(config, WeightFiles(), context.device).players.generator, tmp_path / "a.png")
+    job = USRDAJob(config, inputs, WeightFiles(), None, torch.device("cpu"))
+    draw_products(job, build_step(config, WeightFiles(), job.device).players.generator, tmp_path / "a.png")
     ((_, cells), *_), ((name, first), *_) = sheets[0], tried(inputs.real_lr, 16, 22)
     shown = {cell.title: cell.pixels for cell in cells}
     assert list(shown) == ["x_s", "x_s→t", "y from x_s", "x_t", "x_t→t", "y from x_t"]

@@ -23,7 +23,7 @@ from models.commands.ablate.parts import AblationParts, PaperTable, Row, Trial
 from models.config import dump_yaml, option_of
 from models.data import InputError
 from models.data.files import write_whole
-from models.data.photographs import CAMERA, bundled_domains, check_scale
+from models.data.photographs import CAMERA, bundled_domains, check_bundled_scale
 from models.evaluate.pictures import Panel, save_comparison
 from models.evaluate.validation import Score
 from models.train.device import pick_device
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
     method = ABLATIONS[name]
     command = parse(name, method, options)
     method.check(command.config)
-    check_scale(command.config.scale)
+    check_bundled_scale(command.config.scale)
     tables = _selected(method.tables(command.config), command.rows)
     device = pick_device(command.device)
     if command.resume == "never":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,7 @@ from models.commands.ablate.parts import (
 )
 from models.dasr.build import WeightFiles
 from models.dasr.config import DASRConfig, Frequency, check_weightless, load_preset
-from models.dasr.stages import Context, train_dsn, train_srn, write_pairs
+from models.dasr.stages import DASRJob, train_dsn, train_srn, write_pairs
 from models.data.photographs import SCALE
 from models.evaluate import metrics
 from models.evaluate.examples import resized
@@ -110,25 +110,13 @@ def _whole(config: DASRConfig) -> DASRConfig:
     return replace(config, source="dsn", domain_gap=True, weighting=True)
 
 
-@dataclass(frozen=True)
-class _RowContext(Context):
-    """Stages in folders of their own or, what is equal in several rows, in a shared one."""
-
-    folders: Mapping[str, Path]
-
-    def folder(self, stage: str) -> Path:
-        return self.folders[stage]
-
-    def record(self) -> None:
-        """A row's configuration lies in its own folder already."""
-
-
-def _context(config: DASRConfig, trial: Trial, folders: Mapping[str, Path]) -> Context:
-    return _RowContext(config, trial.domains.inputs, WeightFiles(), trial.run, trial.device, folders)
+def _job(config: DASRConfig, trial: Trial, folders: Mapping[str, Path]) -> DASRJob:
+    """Stages in folders of their own or, where several rows have the same, in a shared one."""
+    return DASRJob(config, trial.domains.inputs, WeightFiles(), trial.run, trial.device, folders)
 
 
 def _train_dsn(row: Row, trial: Trial) -> Score:
-    return last_score(train_dsn(_context(row.config, trial, {"dsn": trial.folder / row.name})))
+    return last_score(train_dsn(_job(row.config, trial, {"dsn": trial.folder / row.name})))
 
 
 def _train_srn(row: Row, trial: Trial) -> Score:
@@ -138,10 +126,10 @@ def _train_srn(row: Row, trial: Trial) -> Score:
         "srn": trial.folder / row.name,
     }
     if row.config.source == "dsn":
-        train_dsn(_context(_whole(row.config), trial, folders))
-    context = _context(row.config, trial, folders)
-    write_pairs(context)
-    return last_score(train_srn(context))
+        train_dsn(_job(_whole(row.config), trial, folders))
+    job = _job(row.config, trial, folders)
+    write_pairs(job)
+    return last_score(train_srn(job))
 
 
 def _score_bicubic_lr(trial: Trial) -> Score:

@@ -7,7 +7,7 @@ from models.data import InputError
 from models.evaluate.validation import Score
 from models.usrda.build import WeightFiles
 from models.usrda.config import REGULARISATION, USRDAConfig, check_weightless, load_preset
-from models.usrda.stages import Context, train_usrda
+from models.usrda.stages import USRDAJob, train_usrda
 
 
 def tables(config: USRDAConfig) -> tuple[PaperTable, ...]:
@@ -40,9 +40,9 @@ def _row(config: USRDAConfig, name: str, psnr: float, ssim: float, lpips: float)
 
 
 def _train(row: Row, trial: Trial) -> Score:
-    folder = trial.folder / row.name
+    folders = {"": trial.folder / row.name}
     return last_score(
-        train_usrda(Context(row.config, trial.domains.inputs, WeightFiles(), trial.run, trial.device, folder))
+        train_usrda(USRDAJob(row.config, trial.domains.inputs, WeightFiles(), trial.run, trial.device, folders))
     )
 
 

@@ -20,7 +20,7 @@ from models.commands.demo.parts import DemoJob, DemoParts
 from models.commands.demo.timing import Timing, compare
 from models.config import option_of
 from models.data import InputError, to_pixels, to_tensor
-from models.data.photographs import bundled_domains, check_scale
+from models.data.photographs import bundled_domains, check_bundled_scale
 from models.data.resize import bicubic
 from models.evaluate.validation import Picture, score
 from models.train.device import pick_device
@@ -81,7 +81,7 @@ def run_demo(options: DemoOptions[Any]) -> int:
     """
     method, config = load_method(options.method), options.config
     method.check(config)
-    check_scale(config.scale)
+    check_bundled_scale(config.scale)
     if Path(options.name).name != options.name:
         raise InputError(f"--name must be a plain folder name, got {options.name!r}")
     device = pick_device(options.device)

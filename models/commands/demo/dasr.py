@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ from models.commands.demo.parts import DemoJob, DemoParts, Trained
 from models.commands.demo.timing import Work
 from models.dasr.build import WeightFiles, build_dsn_step, build_srn_step
 from models.dasr.config import DASRConfig, check_weightless, load_preset
-from models.dasr.stages import Context, dsn_streams, run_stages, srn_streams
+from models.dasr.stages import DASRJob, dsn_streams, run_stages, srn_streams
 from models.dasr.steps import DSNStep, SRNStep
 from models.data import FolderSource, MapSource, PatchDataset, Stream
 from models.data.photographs import SCALE
@@ -26,25 +25,25 @@ from models.train.batches import first_batch
 from models.train.checkpoint import newest_weights
 
 
-def _context(job: DemoJob[DASRConfig]) -> Context:
-    return Context(job.config, job.domains.inputs, WeightFiles(), job.run, job.device)
+def _training_job(job: DemoJob[DASRConfig]) -> DASRJob:
+    return DASRJob(job.config, job.domains.inputs, WeightFiles(), job.run, job.device)
 
 
 def _train(job: DemoJob[DASRConfig]) -> Trained:
-    context, config = _context(job), job.config
-    histories = run_stages(context, "all")
+    training, config = _training_job(job), job.config
+    histories = run_stages(training, "all")
     torch.manual_seed(config.run.seed)  # the network as it was before its first update
     before = build_srn_step(config, WeightFiles(), job.device).players.generator
-    weights = newest_weights(context.folder("srn"), "generator", config.srn.schedule.updates)
+    weights = newest_weights(training.folder("srn"), "generator", config.srn.schedule.updates)
     return Trained(before, load_weights(weights).to(job.device), histories)
 
 
 def _timed(job: DemoJob[DASRConfig]) -> Sequence[tuple[str, Work, int]]:
-    context, config, device = _context(job), job.config, job.device
+    training, config, device = _training_job(job), job.config, job.device
     # Networks of their own: timing must not go on training the ones that are judged.
     dsn_step, srn_step = (build(config, WeightFiles(), device) for build in (build_dsn_step, build_srn_step))
-    dsn_batch = _batch(dsn_streams(config, context.inputs), config.dsn.batch, job)
-    srn_batch = _batch(srn_streams(config, context.inputs, context.folder("generated")), config.srn.batch, job)
+    dsn_batch = _batch(dsn_streams(config, training.inputs), config.dsn.batch, job)
+    srn_batch = _batch(srn_streams(config, training.inputs, training.folder("generated")), config.srn.batch, job)
     return (
         ("stage dsn, whole step", lambda: dsn_step(dsn_batch), 1),
         ("stage dsn, whole step, bf16 autocast", _in_bf16(dsn_step, dsn_batch), 1),
@@ -60,7 +59,7 @@ def _batch(streams: Sequence[Stream], batch: int, job: DemoJob[DASRConfig]) -> d
 
 
 def _in_bf16(step: DSNStep | SRNStep, batch: Mapping[str, Tensor]) -> Work:
-    cast = replace(step, players=replace(step.players, precision=torch.bfloat16))
+    cast = step.in_precision(torch.bfloat16)
     return lambda: cast(batch)
 
 
@@ -94,11 +93,11 @@ def _view_pair(view: FrequencyFilter, real: Tensor) -> Work:
 
 def _draw(job: DemoJob[DASRConfig], folder: Path) -> None:
     """`distance_maps.png` of the first three HR pictures, where maps are kept."""
-    context, config = _context(job), job.config
+    training, config = _training_job(job), job.config
     if not config.weighted or config.maps.on_the_fly:
         return
     generated, maps = (
-        kind(context.folder("generated") / name) for kind, name in ((FolderSource, "lr"), (MapSource, "maps"))
+        kind(training.folder("generated") / name) for kind, name in ((FolderSource, "lr"), (MapSource, "maps"))
     )
     hr_of = {photo.name: photo.pixels for photo in job.domains.clean_hr}
     shown = [

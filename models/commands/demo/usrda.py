@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,11 +14,11 @@ from models.train.batches import first_batch
 from models.train.checkpoint import newest_weights
 from models.usrda.build import WeightFiles, build_step
 from models.usrda.config import USRDAConfig, check_weightless, load_preset
-from models.usrda.stages import Context, draw_products, make_dataset, train_usrda
+from models.usrda.stages import USRDAJob, draw_products, make_dataset, train_usrda
 
 
-def _context(job: DemoJob[USRDAConfig]) -> Context:
-    return Context(job.config, job.domains.inputs, WeightFiles(), job.run, job.device, job.run.folder)
+def _training_job(job: DemoJob[USRDAConfig]) -> USRDAJob:
+    return USRDAJob(job.config, job.domains.inputs, WeightFiles(), job.run, job.device)
 
 
 def _trained(job: DemoJob[USRDAConfig]) -> USRDAGenerator:
@@ -29,7 +28,7 @@ def _trained(job: DemoJob[USRDAConfig]) -> USRDAGenerator:
 
 
 def _train(job: DemoJob[USRDAConfig]) -> Trained:
-    history = train_usrda(_context(job))
+    history = train_usrda(_training_job(job))
     torch.manual_seed(job.config.run.seed)  # the network as it was before its first update
     before = build_step(job.config, WeightFiles(), job.device).players.generator
     return Trained(before, _trained(job), {"usrda": history})
@@ -38,17 +37,17 @@ def _train(job: DemoJob[USRDAConfig]) -> Trained:
 def _timed(job: DemoJob[USRDAConfig]) -> Sequence[tuple[str, Work, int]]:
     # Networks of their own: timing must not go on training the ones that are judged.
     step = build_step(job.config, WeightFiles(), job.device)
-    batch = first_batch(make_dataset(job.config, _context(job).inputs), job.config.batch, job.config.run, job.device)
-    plain, cast = (
-        replace(step, players=replace(step.players, precision=precision)) for precision in (None, torch.bfloat16)
+    batch = first_batch(
+        make_dataset(job.config, _training_job(job).inputs), job.config.batch, job.config.run, job.device
     )
+    plain, cast = (step.in_precision(precision) for precision in (None, torch.bfloat16))
     return (("whole step", lambda: plain(batch), 1), ("whole step, bf16 autocast", lambda: cast(batch), 1))
 
 
 def _draw(job: DemoJob[USRDAConfig], folder: Path) -> None:
     """`domains.png`, the intermediate products of the trained networks."""
     if job.config.restyles:
-        draw_products(_context(job), _trained(job), folder / "domains.png")
+        draw_products(_training_job(job), _trained(job), folder / "domains.png")
 
 
 DEMO = DemoParts(

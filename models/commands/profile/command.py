@@ -21,9 +21,10 @@ from models.commands.profile.parts import ProfileParts, Subject
 from models.commands.profile.stopwatch import END, REST, TRANSFER, WAIT, Stopwatch
 from models.config import option_of
 from models.data import InputError, Source, make_loader, open_source
+from models.data.patches import Batch
 from models.data.photographs import bundled_domains
 from models.train.device import pick_device, to_device
-from models.train.loop import Batch, LoopConfig
+from models.train.loop import LoopConfig
 from models.train.run import make_console, peak_memory
 
 C = TypeVar("C")
