@@ -23,7 +23,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs a command. 0 on success, 1 if it failed on the way, 2 for unusable input, 143 if it was asked to stop."""
+    """Runs a command. Returns 0 on success, 1 if it failed, 2 for unusable input, 143 if it was asked to stop."""
     if not arguments or arguments[0] in ("-h", "--help"):
         width = max(map(len, COMMANDS))
         lines = [f"  {name:{width}}  {what}" for name, (_, what) in COMMANDS.items()]

@@ -30,13 +30,13 @@ def load_yaml(options: type[T], path: Path) -> T:
 
 
 def check_number(option: str, value: float, *, positive: bool = False) -> None:
-    """Raises InputError naming the option unless the number is finite and from 0 on, or above 0."""
+    """Raises InputError naming the option unless the number is finite and not negative, or positive."""
     if not math.isfinite(value) or value < 0 or (positive and value == 0):
         raise InputError(f"{option} must be a number {'above 0' if positive else 'from 0 on'}, got {value}")
 
 
 def check_counts(options: object, *names: str, prefix: str = "") -> None:
-    """Raises InputError naming the first of these options that is below 1; `prefix` is what leads to them."""
+    """Raises InputError naming the first of these options that is below 1; `prefix` precedes their names."""
     for name in names:
         if getattr(options, name) < 1:
             option = f"--{prefix}{name.replace('_', '-')}"
@@ -44,13 +44,13 @@ def check_counts(options: object, *names: str, prefix: str = "") -> None:
 
 
 def check_crop(option: str, side: int, multiple: int, least: int) -> None:
-    """Raises InputError naming the option for a crop of a side that networks do not take."""
+    """Raises InputError naming the option if networks cannot take crops of this side."""
     if side % multiple or side < least:
         raise InputError(f"{option} must be a multiple of {multiple} and at least {least}, got {side}")
 
 
 def check_betas(option: str, betas: Sequence[float]) -> None:
-    """Raises InputError naming the option for what Adam does not take."""
+    """Raises InputError naming the option unless Adam accepts the betas."""
     if not all(0 <= beta < 1 for beta in betas):
         raise InputError(f"{option} must be from 0 to below 1, got {betas}")
 
@@ -60,7 +60,7 @@ def preset_names(folder: Path) -> list[str]:
 
 
 def load_preset(options: type[T], folder: Path, name: str) -> T:
-    """A preset of a folder by its name, or a YAML file of the same form by its path. InputError names what is wrong."""
+    """A preset in a folder by its name, or a YAML file in the same form by its path. InputError names what is wrong."""
     path = folder / f"{name}.yaml"
     if not path.exists():
         path = Path(name)
@@ -82,7 +82,7 @@ def from_mapping(options: type[T], mapping: object, where: str) -> T:
 
 
 def to_mapping(options: object) -> Any:
-    """The reverse of `from_mapping`, in plain types that YAML, JSON and `torch.load(weights_only=True)` know."""
+    """The reverse of `from_mapping`, in plain types that YAML, JSON and `torch.load(weights_only=True)` accept."""
     if dataclasses.is_dataclass(options):
         return {item.name: to_mapping(getattr(options, item.name)) for item in dataclasses.fields(options)}
     if isinstance(options, (tuple, list)):

@@ -28,9 +28,9 @@ class DASRCommand(TrainCommand):
     """
 
     preset: str = "paper"
-    """paper, official-aim, official-realsr, official-ntire, tiny, or a YAML file of that form."""
+    """paper, official-aim, official-realsr, official-ntire, tiny, or a YAML file in the same form."""
     stage: Literal["dsn", "maps", "srn", "all"] = "all"
-    """Which stage to run; each takes what the one before left in the run's folder."""
+    """Which stage to run; each reads the previous stage's output from the run's folder."""
     frequency: Frequency | None = None
     """Short for --dsn.discriminator.frequency (Table 1)."""
     dsn_input: Literal["hr", "bicubic"] | None = None
@@ -39,7 +39,7 @@ class DASRCommand(TrainCommand):
     config: Annotated[DASRConfig, tyro.conf.arg(name="")] = field(default_factory=DASRConfig)
 
     def resolved(self) -> DASRConfig:
-        """The configuration with the short options in it. Raises InputError naming what cannot be used."""
+        """The configuration with the short options applied. Raises InputError naming what cannot be used."""
         dsn = self.config.dsn
         if self.frequency is not None:
             dsn = replace(dsn, discriminator=replace(dsn.discriminator, frequency=self.frequency))
@@ -51,7 +51,7 @@ class DASRCommand(TrainCommand):
 
 
 def parse(arguments: Sequence[str]) -> DASRCommand:
-    """The command line; the preset it names gives the defaults of all that it does not."""
+    """Parses the command line; everything it does not set comes from the preset it names."""
     preset = option_of(arguments, "preset", DASRCommand.preset)
     missing = tyro.MISSING
     default = DASRCommand(hr=missing, lr=missing, out=missing, preset=preset, config=load_preset(preset))
@@ -61,7 +61,7 @@ def parse(arguments: Sequence[str]) -> DASRCommand:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the stages that the command line asks for; 0 when they are done.
+    """Runs the stages that the command line asks for; returns 0 when they are done.
 
     Raises what `models.train.loop.train` raises.
     """

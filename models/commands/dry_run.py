@@ -1,4 +1,4 @@
-"""`python -m models usrda --dry-run`: the memory that a training step needs, by the options that save some."""
+"""`python -m models usrda --dry-run`: the memory that a training step needs, for each way of saving some."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from models.usrda.steps import USRDAStep
 
 @dataclass(frozen=True)
 class Option:
-    """What saves memory. `backend` is that of srkernels if it is asked for by name, None if ops choose."""
+    """A way of saving memory. `backend` is srkernels' if it is requested by name, None if ops choose."""
 
     precision: str
     recompute: bool
@@ -55,7 +55,7 @@ def print_memory(config: USRDAConfig, preset: str, card: float) -> None:
 
 
 def options() -> list[Option]:
-    """All there are; the backend that is asked for by name is the environment's, or the one for GPUs."""
+    """All there are; the backend requested by name is the environment's or, without one, that for GPUs."""
     named = _named_backend() or "triton"
     return [Option(*each) for each in product(("fp32", "bf16"), (False, True), (None, named))]
 
@@ -63,7 +63,7 @@ def options() -> list[Option]:
 def count_rows(
     config: USRDAConfig, limit: float, wanted: Sequence[Option], console: Console | None = None
 ) -> list[MemoryRow]:
-    """The configuration with each option, on a card of `limit` bytes; progress is shown on the console."""
+    """Counts the configuration with each option, for a card of `limit` bytes; the console shows progress."""
     rows = []
     built = {recompute: _build(config, recompute) for recompute in {option.recompute for option in wanted}}
     shown = console is not None and console.is_terminal
@@ -72,7 +72,7 @@ def count_rows(
             imagine(networks, _optimizers(step))
         for option in track(wanted, "counting", console=console, transient=True, disable=not shown):
             step, networks = built[option.recompute]
-            # fp16 has the size of bf16, in which some CPUs have ops that they choose before eager PyTorch.
+            # fp16 stands in for bf16, which has the same size, because some CPUs choose ops of their own for bf16.
             step = step.in_precision(torch.float16 if option.precision == "bf16" else None)
             with srkernels.use_backend(option.backend):
                 count = functools.cache(functools.partial(_count, config, step, networks))
@@ -81,7 +81,7 @@ def count_rows(
 
 
 def _build(config: USRDAConfig, recompute: bool) -> tuple[USRDAStep, list[nn.Module]]:
-    """The step on the meta device, and all networks that are there in a run."""
+    """The step on the meta device, and all networks that a run keeps."""
     config = replace(config, run=replace(config.run, recompute=recompute, compile=False))
     with torch.device("meta"):
         features = random_features(config)
@@ -103,7 +103,7 @@ def _count(config: USRDAConfig, step: USRDAStep, networks: Sequence[nn.Module], 
 
 
 def make_batch(config: USRDAConfig, batch: int) -> Batch:
-    """Of the shapes that a step is given, uninitialised."""
+    """An uninitialised batch of the shapes that a step is given."""
     sides = {"source_lr": config.lr_crop, "hr": config.crop, "real_lr": config.lr_crop}
     layout = config.run.layout
     return {name: torch.empty(batch, 3, side, side).contiguous(memory_format=layout) for name, side in sides.items()}

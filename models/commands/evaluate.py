@@ -28,8 +28,8 @@ PictureRow = tuple[str, list[float]]
 class EvaluateOptions:
     """Measures PSNR and SSIM, in RGB and in Y, and LPIPS if its weights are given, of SR pictures against HR ones.
 
-    Pictures belong together by name: baby.png goes with baby.png, or with one more word behind an underscore, such as
-    baby_x4.png or baby_out.png. All are measured as 8-bit RGB.
+    Pictures are matched by name: baby.png goes with baby.png, or with a name that adds one word after an underscore,
+    such as baby_x4.png or baby_out.png. All are measured as 8-bit RGB.
     """
 
     sr: Path
@@ -43,7 +43,7 @@ class EvaluateOptions:
     lpips_lin: Path | None = None
     """LPIPS v0.1's alex.pth (richzhang/PerceptualSimilarity, weights/v0.1); needs --lpips-alex."""
     csv: Path | None = None
-    """A file for the numbers, a line per picture and one for the mean."""
+    """A file for the numbers, with a line for each picture and one for the mean."""
 
 
 @dataclass(frozen=True)

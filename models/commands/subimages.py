@@ -1,4 +1,4 @@
-"""`python -m models subimages`: cuts photographs into overlapping squares, which a loader decodes a crop's worth of."""
+"""`python -m models subimages`: cuts photographs into overlapping squares, little more to decode than a crop."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class SubimagesOptions:
     input: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
     """A folder of pictures."""
     output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
-    """The folder to write, or with --lmdb the folder that goes into OUT.lmdb."""
+    """The folder to write, or with --lmdb the folder whose contents go into OUT.lmdb."""
     size: int = 480
     """Side of a square in pixels; a smaller picture is kept as it is."""
     step: int = 240
     """Distance between two squares; the last ones touch the border."""
     lmdb: bool = False
-    """Writes the database OUT.lmdb besides."""
+    """Also writes the database OUT.lmdb."""
     workers: int = 2
-    """Pictures cut at once."""
+    """Pictures cut in parallel."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -23,7 +23,7 @@ class TrainCommand:
     out: Path
     """The run's folder."""
     preset: str
-    """A preset's name, or a YAML file of that form."""
+    """A preset's name, or a YAML file in the same form."""
     val_hr: Path | None = None
     """Held-out HR pictures to validate on; needs --val-lr."""
     val_lr: Path | None = None
@@ -31,7 +31,7 @@ class TrainCommand:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU if there is one."""
     resume: Literal["auto", "never"] = "auto"
-    """auto goes on from the run's last checkpoint; never keeps an earlier run under another name and starts anew."""
+    """auto resumes from the run's last checkpoint; never sets an earlier run aside and starts from scratch."""
 
     def inputs(self, scale: int) -> Inputs:
         """The sources that the options name. Raises InputError if one cannot be used."""
@@ -45,7 +45,7 @@ class TrainCommand:
         return Pairs(open_source(self.val_lr), open_source(self.val_hr), scale)
 
     def start(self, folder: Path) -> None:
-        """Sets what an earlier run left in `folder` aside if this one is to start anew; to be called by every rank."""
+        """Sets an earlier run in `folder` aside if this one is to start from scratch; every rank must call it."""
         if self.resume == "never" and distributed.is_main():
             set_aside(folder)
         distributed.barrier()

@@ -41,14 +41,14 @@ class UpscaleOptions:
     weights: Path
     """Weights of an RRDBNet or of a USR-DA generator, ours or published."""
     tile: int = 192
-    """Side in input pixels of what is enlarged at once. Memory grows with its square: with 192 and a published network,
-    2040 x 1356 pixels x4 take 1.5 GB on a CPU."""
+    """Side of the tiles that are enlarged at once, in input pixels. Memory grows with its square: with 192 and a
+    published network, 2040 x 1356 pixels x4 take 1.5 GB on a CPU."""
     overlap: int = 16
-    """Input pixels around a tile that the network sees besides, against seams."""
+    """Input pixels around a tile that the network also sees, to avoid seams."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU if there is one."""
     bf16: bool = False
-    """Computes in bf16, which is faster where the hardware has it and costs a digit."""
+    """Computes in bf16, which is faster where the hardware supports it, and one digit less precise."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -30,7 +30,7 @@ class USRDACommand(TrainCommand):
     """
 
     preset: str = "paper-unpaired"
-    """paper-unpaired, paper-paired, bicubic-source, unofficial, tiny, or a YAML file of that form."""
+    """paper-unpaired, paper-paired, bicubic-source, unofficial, tiny, or a YAML file in the same form."""
     align: bool = True
     """--no-align leaves out L_align (Table 3)."""
     regularisation: bool = True
@@ -38,14 +38,14 @@ class USRDACommand(TrainCommand):
     base: bool = False
     """Leaves out both (Table 3): encoder and G_SR on the source domain alone."""
     dry_run: bool = False
-    """Trains nothing: prints the memory that a step needs, counted; without pictures, weights or a GPU."""
+    """Trains nothing: prints the counted memory of a step; needs no pictures, weights or GPU."""
     card_gb: float = 24.0
-    """Memory of the GPU that --dry-run looks for the largest batch for, in GB of 1e9 bytes."""
+    """GPU memory, in GB of 1e9 bytes, for which --dry-run finds the largest batch."""
     weights: WeightFiles = field(default_factory=WeightFiles)
     config: Annotated[USRDAConfig, tyro.conf.arg(name="")] = field(default_factory=USRDAConfig)
 
     def resolved(self) -> USRDAConfig:
-        """The configuration with the short options in it. Raises InputError naming what cannot be used."""
+        """The configuration with the short options applied. Raises InputError naming what cannot be used."""
         config = self.config
         if self.base or not self.align:
             config = config.without("align")
@@ -56,10 +56,10 @@ class USRDACommand(TrainCommand):
 
 
 def parse(arguments: Sequence[str]) -> USRDACommand:
-    """The command line; the preset it names gives the defaults of all that it does not."""
+    """Parses the command line; everything it does not set comes from the preset it names."""
     preset = option_of(arguments, "preset", USRDACommand.preset)
     flags = [each for each in (each.replace("_", "-") for each in arguments) if each in ("--dry-run", "--no-dry-run")]
-    path = Path() if flags[-1:] == ["--dry-run"] else tyro.MISSING  # a dry run reads and writes none
+    path = Path() if flags[-1:] == ["--dry-run"] else tyro.MISSING  # a dry run needs no folders
     default = USRDACommand(hr=path, lr=path, out=path, preset=preset, config=load_preset(preset))
     return tyro.cli(
         USRDACommand, args=arguments, default=default, prog="python -m models usrda", description=USRDACommand.__doc__
@@ -67,7 +67,7 @@ def parse(arguments: Sequence[str]) -> USRDACommand:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Trains as the command line says; 0 when it is done. Raises what `models.train.loop.train` raises."""
+    """Trains as the command line says; returns 0 when done. Raises what `models.train.loop.train` raises."""
     command = parse(arguments)
     if command.dry_run:
         print_memory(command.resolved(), command.preset, command.card_gb)

@@ -145,7 +145,7 @@ def _players(
     if run.recompute:
         recompute_blocks(generator)
     if run.compile:
-        # The discriminator's graph is run backward twice, which a compiled one does not stand. Crops have one size.
+        # The discriminator's graph is run backward twice, which compiled graphs do not allow. Crops have one size.
         generator.compile(dynamic=False)
     for network in (generator, discriminator):
         network.to(device, memory_format=run.layout)

@@ -31,7 +31,7 @@ class DiscriminatorConfig:
     kind: Kind = "paper"
     """paper: kernel 3, strides 2, 2, 1, 1, receptive field 23; fsd and nlayer: the published code's."""
     norm: Norm = "instance"
-    """Normalisation behind the second and third convolution."""
+    """Normalisation after the second and third convolution."""
     bias: bool = True
     """Whether those two convolutions have a bias (the published one of the SR network has none)."""
     init: Literal["default", "kaiming"] = "default"
@@ -66,10 +66,10 @@ class PerceptualConfig:
 
 @dataclass(frozen=True)
 class PretrainedSchedule(ScheduleConfig):
-    """How long a stage trains, and how its learning rate falls; `at` is counted behind the pre-training."""
+    """How long a stage trains, and how its learning rate falls; `at` counts from the end of the pre-training."""
 
     pretrain: int
-    """Updates with the content loss alone, ahead of all others and at the full learning rate."""
+    """Updates with the content loss alone, before all others and at the full learning rate."""
 
     @property
     def updates(self) -> int:
@@ -94,9 +94,9 @@ class DSNConfig:
     num_block: int = 23
     """Residual blocks."""
     bicubic_skip: bool = False
-    """The network gives the difference to the bicubic picture (ours; a short training then starts from there)."""
+    """The network outputs the difference from the bicubic picture (ours; short training then starts from there)."""
     input: Literal["hr", "bicubic"] = "hr"
-    """What it is fed (Table 1)."""
+    """Its input (Table 1)."""
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     content_of: Literal["rgb", "low"] = "rgb"
@@ -129,7 +129,7 @@ class MapsConfig:
     box: int = 0
     """Side of that field on the discriminator's input grid; 0 takes the discriminator's own (published: 17)."""
     padding: Literal["zero", "reflect"] = "zero"
-    """How the picture goes on beyond its border; the zeros of the published code leave a frame on small pictures."""
+    """How the picture is continued beyond its border; the published code's zeros leave a frame on small pictures."""
     on_the_fly: bool = False
     """Compute the map of every batch while the SR network trains, instead of once per picture."""
 
@@ -147,7 +147,7 @@ class SRNConfig:
     init: Literal["kaiming", "default"] = "kaiming"
     """First weights: normal x 0.1, biases zero, everywhere (published) or in the dense blocks alone (BasicSR)."""
     bicubic_skip: bool = False
-    """The network gives the difference to the bicubic picture (ours; a short training then starts from there)."""
+    """The network outputs the difference from the bicubic picture (ours; short training then starts from there)."""
     discriminator: DiscriminatorConfig = field(default_factory=lambda: DiscriminatorConfig(learning_rate=2e-4))
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     weigh_features: bool = True
@@ -201,7 +201,7 @@ def presets() -> list[str]:
 
 
 def load_preset(name: str) -> DASRConfig:
-    """A preset by its name, or a YAML file of the same form by its path. Raises InputError naming what is wrong."""
+    """A preset by its name, or a YAML file in the same form by its path. Raises InputError naming what is wrong."""
     config = config_files.load_preset(DASRConfig, PRESETS, name)
     check(config)
     return config
@@ -238,7 +238,7 @@ def check_weightless(config: DASRConfig) -> None:
 
 
 def _check_discriminator(stage: str, options: DiscriminatorConfig, side: int) -> None:
-    """Tries the discriminator on the shape of a crop; nothing is computed."""
+    """Tries the discriminator on the shape of a crop, without computing anything."""
     try:
         with torch.device("meta"):
             view = frequency_filter(options.frequency, options.frequency_kernel)

@@ -42,7 +42,7 @@ def weighted_content_loss(sr: Tensor, hr: Tensor, weight: Tensor | None) -> Tens
 
 
 def weighted_perceptual_loss(sr: Tensor, hr: Tensor, weight: Tensor | None, perceptual: Perceptual) -> Tensor:
-    """Eq. 5, second line: `|w * (phi(SRN(y)) - phi(x))|_1`; the published code leaves w away."""
+    """Eq. 5, second line: `|w * (phi(SRN(y)) - phi(x))|_1`; the published code omits w."""
     return perceptual(sr, hr, weight)
 
 

@@ -1,4 +1,4 @@
-"""Domain-distance maps: how much each place of a generated LR picture looks like real LR, seen by the DSN's D."""
+"""Domain-distance maps: how much each place of a generated LR picture looks like real LR, as judged by the DSN's D."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class DistanceMap(nn.Module):
         """Scores beyond each border."""
         if self._config.padding == "zero":
             return 0
-        # The zero padding of D's convolutions makes odd scores along a border; here that is not the picture's.
+        # Zero padding in D's convolutions distorts scores along the border; these keep that outside the picture.
         return math.ceil((self.discriminator.receptive_field / 2 + self.view.reach) / self.discriminator.jump)
 
     @torch.no_grad()
@@ -51,7 +51,7 @@ class DistanceMap(nn.Module):
         lr = F.pad(lr, (self.margin,) * 4, mode="reflect")
         scores = self.discriminator(self.view(lr)).float().sigmoid()
         rows, columns = scores.shape[-2:]
-        if jump == 1:  # of an odd side the Haar view makes half a place more
+        if jump == 1:  # the Haar view rounds odd sides up
             rows, columns = height + 2 * beyond, width + 2 * beyond
         scores = scores[..., beyond : rows - beyond, beyond : columns - beyond]
         if self._config.smoothing == "receptive_field":

@@ -54,7 +54,7 @@ DASRJob = TrainingJob[DASRConfig, WeightFiles]
 
 
 def run_stages(job: DASRJob, which: Literal["dsn", "maps", "srn", "all"]) -> dict[str, History]:
-    """Runs one stage, or all that the configuration needs; gives the history of those that train."""
+    """Runs one stage, or all that the configuration needs; returns the history of those that train."""
     run, config = job.run, job.config
     _check_names(job.inputs.hr)
     histories = {}
@@ -97,7 +97,7 @@ def train_dsn(job: DASRJob) -> History:
 
     def infer(generator: nn.Module, hr: Picture) -> Picture:
         image = to_tensor(hr, job.device)[None]
-        # Not the compiled one, which would be compiled anew for every size.
+        # Not the compiled one, which would be recompiled for every size.
         return to_pixels(
             shrink_tiled(lambda x: step.generate(generator.forward, x)[0], config.scale, image, **TILES)[0]
         )
@@ -108,8 +108,9 @@ def train_dsn(job: DASRJob) -> History:
 def write_pairs(job: DASRJob) -> None:
     """Stage maps: for every HR picture a generated LR picture (8-bit PNG) and its domain-distance map (`.npy`).
 
-    Pictures are streamed; those whose files exist are left as they are, so a stage that was stopped goes on where it
-    was. One that stage srn could not use is named and left out, as `run.bad_images` and `run.grey_images` say.
+    Pictures are read one at a time; those whose files exist are skipped, so that an interrupted stage resumes where
+    it stopped. A picture that stage srn could not use is named and left out, as `run.bad_images` and `run.grey_images`
+    say.
     """
     config, source, folder = job.config, job.inputs.hr, job.folder("generated")
     generate = load_generator(job) if config.source == "dsn" else _bicubic_lr(config.scale)
@@ -141,7 +142,7 @@ def write_pairs(job: DASRJob) -> None:
 
 
 def _set_aside_other_pairs(job: DASRJob, folder: Path) -> None:
-    """Keeps pairs that were made with other settings or weights under another name."""
+    """Sets aside pairs that were made with other settings or weights."""
     config = to_mapping(job.config)
     made = {key: config[key] for key in ("scale", "source", "maps")}
     if job.config.source == "dsn":
@@ -174,10 +175,10 @@ def _fingerprint(path: Path) -> str:
 
 
 def srn_streams(config: DASRConfig, inputs: Inputs, generated: Path) -> list[Stream]:
-    """The patches of stage srn: pairs that stage maps left, and real LR with unrelated HR where they are used."""
+    """The patches of stage srn: pairs from stage maps, and real LR with unrelated HR where they are used."""
     srn, side = config.srn, config.srn.crop // config.scale
     lr = FolderSource(generated / "lr")
-    # An HR picture that could not be used has no LR picture.
+    # HR pictures that could not be used have no LR picture.
     aligned: list[tuple[str, Source, int]] = [("fake_lr", lr, side), ("hr", Selected(inputs.hr, lr.names), srn.crop)]
     if config.weighted and not config.maps.on_the_fly:
         stride = build_filter(config.dsn.discriminator).stride
@@ -264,7 +265,7 @@ def load_generator(job: DASRJob) -> Callable[[Tensor], Tensor]:
 def load_distance(job: DASRJob) -> DistanceMap:
     """What computes domain-distance maps, from `--weights.dsn-discriminator` or from stage dsn.
 
-    Its view of a picture is the one that its file names; a file that names none takes the configuration's. Raises
+    Its view of a picture is the one that its file names or, if that names none, the configuration's. Raises
     InputError if the two disagree.
     """
     options, path = job.config.dsn.discriminator, _dsn_weights(job)[1]
@@ -287,9 +288,9 @@ def _check_names(source: Source) -> None:
 
 
 def settings_of(config: DASRConfig, stage: str) -> dict[str, object]:
-    """What must be the same when a stage is resumed: its own numbers, and none that only say how to go about it."""
+    """The settings that must not change when a stage is resumed: those that affect its results."""
     whole = to_mapping(config)
-    del whole[stage]["schedule"]["steps"]  # training longer is no other run
+    del whole[stage]["schedule"]["steps"]  # a longer training is still the same run
     own = {key: whole[key] for key in ("scale", "source", "domain_gap", "weighting", "maps", stage)}
     return {**own, "run": {key: whole["run"][key] for key in ("seed", "precision", "ema")}}
 
@@ -299,6 +300,6 @@ def _bicubic_lr(scale: int) -> Callable[[Tensor], Tensor]:
 
 
 def _whole_cells(hr: Picture, scale: int) -> Picture:
-    """The HR picture without what does not make a whole place of a Haar map: sides are multiples of 2 * scale."""
+    """The HR picture cropped to whole places of a Haar map: its sides become multiples of 2 * scale."""
     height, width = (side - side % (2 * scale) for side in hr.shape[:2])
     return hr[:height, :width]

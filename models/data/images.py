@@ -1,4 +1,4 @@
-"""Image files and arrays: reading with errors that name the file, writing whole, the bundled photographs."""
+"""Image files and arrays: reading with errors that name the file, writing atomically, bundled photographs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from models.data.files import write_whole
 
-# A loader's worker, which is a fork, would wait for ever for the threads of a pool that its parent had started.
+# A loader's forked worker would wait forever for the threads of a pool that its parent had started.
 cv2.setNumThreads(0)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
-# Bits and channels that a file of each kind keeps; OpenCV silently drops the rest.
+# Depths and channels that each kind of file can hold; OpenCV silently drops the rest.
 _KEEPS: dict[str, tuple[tuple[type, ...], tuple[int, ...]]] = {
     **dict.fromkeys((".png", ".tif", ".tiff"), ((np.uint8, np.uint16), (1, 3, 4))),
     ".bmp": ((np.uint8,), (1, 3, 4)),
@@ -70,7 +70,7 @@ def decode(encoded: bytes, name: str) -> Pixels:
     """
     if _is_cut_short(encoded):
         raise InputError(f"cannot read the image {name}: the file is cut short ({len(encoded)} bytes)")
-    # IMREAD_UNCHANGED alone keeps alpha, and it alone ignores the orientation; a JPEG has no alpha.
+    # Only IMREAD_UNCHANGED keeps alpha, and only it ignores the orientation; a JPEG has no alpha.
     jpeg = encoded.startswith(b"\xff\xd8")
     flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR if jpeg else cv2.IMREAD_UNCHANGED
     pixels = None
@@ -103,7 +103,7 @@ def _swap_red_and_blue(pixels: Pixels) -> Pixels:
 
 
 def check_writable(path: Path, dtype: DTypeLike, channels: int) -> None:
-    """Raises InputError if a file of the kind that `path` names does not keep the depth or the channels of pixels."""
+    """Raises InputError if a file with the suffix of `path` cannot hold this depth or number of channels."""
     if path.suffix.lower() not in _KEEPS:
         raise InputError(f"cannot write {path}: the name must end in one of {', '.join(_KEEPS)}")
     dtypes, counts = _KEEPS[path.suffix.lower()]
@@ -139,7 +139,7 @@ def list_files(folder: Path, suffixes: Sequence[str], what: str) -> list[Path]:
 
 
 def bundled_photos(names: Sequence[str]) -> list[Photo]:
-    """Photographs that lie in scikit-image's wheel (`skimage/data`); nothing is downloaded.
+    """Photographs that come with scikit-image's wheel (`skimage/data`); nothing is downloaded.
 
     Raises InputError if scikit-image is not installed or its wheel lacks a file.
     """
@@ -168,7 +168,7 @@ def eight_bit_rgb(pixels: Pixels) -> Picture:
 
 
 def to_tensor(pixels: NDArray[np.generic], device: torch.device | str = "cpu") -> Tensor:
-    """(H, W, C) to (C, H, W) float32: uint8 and uint16 come into [0, 1], floats stay as they are."""
+    """(H, W, C) to (C, H, W) float32: uint8 and uint16 are scaled to [0, 1], floats stay as they are."""
     tensor = torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C")).to(device).float()
     return tensor / np.iinfo(pixels.dtype).max if np.issubdtype(pixels.dtype, np.integer) else tensor
 

@@ -28,12 +28,12 @@ Batch = dict[str, Any]
 # First words of seeds: an order and a patch never share a generator.
 _ORDER, _PATCH = 1, 2
 
-# Seconds that a worker goes on working after SIGTERM.
+# Seconds that a worker keeps working after SIGTERM.
 _GRACE = 10
 
 
 class BadImage(NamedTuple):
-    """An image that was left out: where it lies, and a sentence that names it and says why."""
+    """An image that was left out: where it is, and a sentence that names it and says why."""
 
     label: str
     reason: str
@@ -110,12 +110,12 @@ class PatchDataset(Dataset[Batch]):
     """Sample n = 0, 1, 2 ... without end: a patch of every field of every stream.
 
     A stream walks through its images once per epoch, in a new order each time. An image that cannot be read, is
-    smaller than the patch, does not fit its partner, or is grey gives way to the next good one in that order.
+    smaller than the patch, does not fit its partner, or is grey is replaced by the next good one in that order.
 
     Args:
         streams: no two fields of theirs may have one name.
         seed: of every random choice, not negative.
-        bad_images: "skip" does as said above, "stop" raises InputError.
+        bad_images: "skip" replaces them as described, "stop" raises InputError.
         grey_images: the same for grey ones; "convert" gives them three equal channels.
         max_bad: share of all images that may be bad; kept here for `BadImages`.
 
@@ -215,7 +215,7 @@ def _turn(patch: Array, flip_rows: int, flip_columns: int, transpose: int) -> Ar
 
 
 class BadImages:
-    """Says once of each image that it is left out, and stops a run that has too many of them.
+    """Reports each left-out image once, and stops a run that has too many of them.
 
     Args:
         total: number of all images, such as `PatchDataset.total`.
@@ -283,7 +283,7 @@ def _run(loader: DataLoader[Batch | InputError]) -> Generator[Batch, None, None]
                 raise batch
             yield batch
     finally:
-        del batches  # ends the workers at once, and not when the interpreter does
+        del batches  # ends the workers now and not when the interpreter exits
 
 
 class _Steps(Dataset[Batch | InputError]):
@@ -321,8 +321,8 @@ def _as_it_is(batch: Batch | InputError) -> Batch | InputError:
 
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
-    # These often go to all processes of a run. Only its main one may end it, after it has saved its state; a worker
-    # that is still there a while after it was told to go has no one left to work for.
+    # These signals often reach all processes of a run. Only the main one may end it, after saving its state; a worker
+    # that is still running some time after SIGTERM has no one left to work for.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
     signal.signal(signal.SIGALRM, lambda *_: os._exit(0))

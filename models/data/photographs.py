@@ -1,4 +1,4 @@
-"""Who plays which role where there are no folders of the user's own: clean HR, real LR, held-out test pairs."""
+"""Which photograph plays which role when the user gives no folders: clean HR, real LR, held-out test pairs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Domains:
 
 
 def bundled_domains(seed: int) -> Domains:
-    """Photographs of scikit-image's wheel; the simulated camera takes the real LR pictures, its noise from `seed`."""
+    """Photographs of scikit-image's wheel; the simulated camera takes the real LR pictures, with noise from `seed`."""
     rng = np.random.default_rng(seed)
     clean_hr = [crop_to_multiple(photo, 2 * SCALE) for photo in bundled_photos(CLEAN_HR)]
     real_lr = [CAMERA.shoot(crop_to_multiple(photo, SCALE), rng) for photo in bundled_photos(REAL_LR)]

@@ -18,8 +18,8 @@ Floats = TypeVar("Floats", np.float16, np.float32, np.float64)
 def imresize(image: NDArray[Floats], scale: float, antialias: bool = True) -> NDArray[Floats]:
     """Resizes (H, W) or (H, W, C) to (ceil(H * scale), ceil(W * scale)) as MATLAB's `imresize(image, scale)` does.
 
-    The cubic kernel has a = -0.5 and, when shrinking with `antialias`, is 1 / scale times as wide; the image goes on
-    mirrored at its border, the edge pixels repeated. Computed in float64 and returned in the image's float dtype,
+    The cubic kernel has a = -0.5 and, when shrinking with `antialias`, is 1 / scale times as wide; the image is
+    mirrored at its border, edge pixels included. Computed in float64 and returned in the image's float dtype,
     not clamped. Raises ValueError for integers (divide them first) and for a scale that is not positive.
     """
     if not np.issubdtype(image.dtype, np.floating) or image.ndim not in (2, 3):

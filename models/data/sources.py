@@ -27,14 +27,14 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> NDArray[np.generic]:
-        """(H, W, C), uint8 or uint16 for images, float32 for maps; not to be written to.
+        """(H, W, C), uint8 or uint16 for images, float32 for maps; read-only.
 
         Raises InputError naming what cannot be read.
         """
         ...
 
     def label(self, index: int) -> str:
-        """Where the image lies, to be printed."""
+        """Where the image is, for messages."""
         ...
 
 
@@ -58,7 +58,7 @@ class FolderSource:
 class MapSource:
     """Float maps as `.npy` files of shape (h, w), (1, h, w) or (1, 1, h, w), read as (h, w, 1) float32.
 
-    A float32 map is mapped into memory: a crop of it reads only the crop. Raises InputError if there are none.
+    A float32 map is memory-mapped: only the crop is read from it. Raises InputError if there are none.
     """
 
     def __init__(self, path: Path) -> None:
@@ -137,7 +137,7 @@ class LMDBSource:
             lines = (self._path / _META).read_text(encoding="utf-8").splitlines()
         except OSError as error:
             raise InputError(f"cannot read {self._path / _META}: {error.strerror}") from error
-        # A line is "0001_s001.png (480,480,3) 1"; the extension is no part of the key.
+        # A line is "0001_s001.png (480,480,3) 1"; the extension is not part of the key.
         self.names = [os.path.splitext(line.rsplit(" (", 1)[0])[0] for line in lines if line.strip()]
         if not self.names:
             raise InputError(f"no image in {self._path / _META}")
@@ -158,7 +158,7 @@ class LMDBSource:
 
 @cache
 def _environment(path: str) -> Any:
-    """The open database; LMDB takes none twice in a process, and none through a fork."""
+    """The open database; LMDB must not open one twice in a process, nor use one across a fork."""
     lmdb = _lmdb()
     try:
         return lmdb.open(path, readonly=True, lock=False, readahead=False, meminit=False)
@@ -200,7 +200,7 @@ def write_lmdb(folder: Path, target: Path) -> None:
     paths = [Path(source.label(index)) for index in range(len(source))]
     temporary = target.with_name(target.name + ".part")
     try:
-        # An image takes whole pages of 4 KiB and some of the tree; the file grows only as far as it is written.
+        # An image takes whole pages of 4 KiB and part of the tree; the file grows only as it is written.
         environment = lmdb.open(str(temporary), map_size=2**24 + sum(2 * p.stat().st_size + 2**14 for p in paths))
         lines = []
         with environment, environment.begin(write=True) as transaction:
@@ -218,7 +218,7 @@ def write_lmdb(folder: Path, target: Path) -> None:
 
 
 class Cached:
-    """Keeps the images of `source` that were read last, up to `limit_bytes` of pixels in each process."""
+    """Keeps the most recently read images of `source`, up to `limit_bytes` of pixels in each process."""
 
     def __init__(self, source: Source, limit_bytes: int) -> None:
         self.names = source.names

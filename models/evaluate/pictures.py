@@ -33,7 +33,7 @@ def enlarge_nearest(pixels: Picture, scale: int) -> Picture:
 
 
 def busiest_window(pixels: Picture, side: int, step: int = 4) -> tuple[slice, slice]:
-    """The square window with most edges, found on the reference alone; its corner is a multiple of `step` pixels."""
+    """The square window of the reference with the most edges; its corner is a multiple of `step` pixels."""
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
     height, width = grey.shape
     side = min(side, height, width)

@@ -16,7 +16,7 @@ from models.data.resize import bicubic
 
 
 class _Span(NamedTuple):
-    """One axis of a tile, in LR pixels: what it gives, what the network sees for it, and the one in the other."""
+    """One axis of a tile, in LR pixels: what it contributes, what the network sees, and the one in the other."""
 
     given: slice
     seen: slice

@@ -29,8 +29,8 @@ def validate(
 ) -> dict[str, float]:
     """Mean `psnr` and `ssim` over the examples that have a reference, and a sheet of the first ones at `sheet`.
 
-    `apply` gives a network's picture of an example's input. Without any reference the result is empty and the sheet
-    alone is made.
+    `apply` returns a network's picture for an example's input. Without any reference the result is empty and only the
+    sheet is made.
     """
     scores, rows = [], []
     for index, example in enumerate(examples):

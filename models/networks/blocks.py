@@ -1,4 +1,4 @@
-"""Residual and dense blocks shared by the generators, and how their convolutions start."""
+"""Residual and dense blocks shared by the generators, and the initial weights of convolutions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def kaiming_init(network: nn.Module, scale: float = 1.0) -> None:
 
 
 def zero_init(conv: nn.Conv2d) -> None:
-    """Makes the output 0, for the last layer of a branch that something is added to."""
+    """Makes the output 0, for the last layer of a residual branch."""
     nn.init.zeros_(conv.weight)
     _zero_bias(conv)
 
@@ -35,7 +35,7 @@ def _zero_bias(conv: nn.Conv2d) -> None:
 
 
 def check_scale(network: nn.Module, scale: int) -> None:
-    """Raises ValueError for a factor between HR and LR sizes that is none of 1, 2 and 4."""
+    """Raises ValueError unless the factor between HR and LR sizes is 1, 2 or 4."""
     if scale not in (1, 2, 4):
         raise ValueError(f"{type(network).__name__}: scale must be 1, 2 or 4, got {scale}")
 
@@ -91,7 +91,7 @@ class RRDB(nn.Module):
 
 
 def recompute_blocks(network: nn.Module) -> None:
-    """Every residual and dense block keeps its input alone for the backward pass, and computes the rest once more."""
+    """Makes every residual and dense block save only its input for the backward pass and recompute the rest."""
     for module in network.modules():
         if isinstance(module, (ResidualBlock, ReLUResidualBlock, ResidualDenseBlock)):
             module.save = "recompute"

@@ -14,9 +14,9 @@ class DeResNet(nn.Module):
     Input (N, 3, H, W) in [0, 1], output (N, 3, ceil(H / scale), ceil(W / scale)). Published size: 64 features, 8
     blocks, scale 4. With scale 1 it has no strided conv and is the generator of DSGAN, which is fed bicubic LR images.
 
-    With `bicubic_skip` the network gives the difference to the bicubic image, with no sigmoid, and its last conv starts
-    at zero: training begins from bicubic down-sampling, instead of spending thousands of steps on learning it. The
-    output is then not clamped. The keys are the same.
+    With `bicubic_skip` the network outputs the difference from the bicubic image, without sigmoid, and its last conv
+    starts at zero: training begins from bicubic down-sampling, instead of spending thousands of steps on learning it.
+    The output is then not clamped. The keys are the same.
     """
 
     def __init__(self, num_feat: int = 64, num_block: int = 8, *, scale: int = 4, bicubic_skip: bool = False) -> None:

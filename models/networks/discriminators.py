@@ -28,7 +28,7 @@ class PatchDiscriminator(nn.Module):
     """Logits, one for each patch, of what a frequency filter makes of an image (9 channels for `haar_highpass`).
 
     Input (N, in_channels, h, w), output raw logits (N, 1, about h / jump, about w / jump). Four convolutions to
-    num_feat, twice, four times as many channels and 1, a norm behind the second and third, LeakyReLU 0.2 between them.
+    num_feat, twice, four times as many channels and 1, a norm after the second and third, LeakyReLU 0.2 between them.
 
     Args:
         num_feat: 64 in all published ones.
@@ -37,8 +37,8 @@ class PatchDiscriminator(nn.Module):
             "nlayer_s1", "nlayer_s2": 4x4 (PatchGAN), the latter with two strided layers; `nld_s1` and `nld_s2` of the
             DSN's code.
         norm: "instance" (no parameters, statistics of each image in evaluation too), "batch", "spectral" (every layer's
-            weight over its largest singular value, estimated anew by each call in training mode) or "none".
-        bias: whether the two convolutions in front of a norm have one. The discriminator of DASR's SR network is
+            weight over its largest singular value, estimated again by each call in training mode) or "none".
+        bias: whether the two convolutions followed by a norm have one. The discriminator of DASR's SR network is
             "nlayer_s2" with bias=False and init="kaiming".
         init: "default" of PyTorch, or "kaiming": normal, biases 0.
 
@@ -116,10 +116,10 @@ class VGGDiscriminator(nn.Module):
     Input (N, in_channels, image_size, image_size), output raw scores (N, 1). USR-DA's paper does not say what its
     discriminators are; this one, its keys and its batch norm are those of the unofficial code
     (github.com/anse3832/USR_DA). Channels num_feat, twice, four times and for the last four eight times as many, a norm
-    behind all convolutions but the first, LeakyReLU 0.2. Where no norm layer follows, a convolution has a bias.
+    after all convolutions but the first, LeakyReLU 0.2. Where no norm layer follows, a convolution has a bias.
 
     Args:
-        image_size: divisible by 32, and at least 64 for instance norm, which has no say on a single position.
+        image_size: divisible by 32, and at least 64 for instance norm, which is undefined on a single position.
         norm: as `PatchDiscriminator`.
 
     Raises:
@@ -156,7 +156,7 @@ class VGGDiscriminator(nn.Module):
 
 
 def _leaky() -> nn.LeakyReLU:
-    # In place: what goes in would otherwise be kept beside what comes out, a copy of every full-size map.
+    # In place: otherwise both input and output would be kept, a copy of every full-size map.
     return nn.LeakyReLU(0.2, inplace=True)
 
 

@@ -17,7 +17,7 @@ class DSN(nn.Module):
     `scale`, which is 4, 2 or 1 (nothing is resized). The paper's size: 64 features, 23 blocks. Keys and initial weights
     are those of `De_Resnet_bilinear` in DASR's code.
 
-    With `bicubic_skip` the network gives the difference to the bicubic image (H and W divisible by `scale`) and its
+    With `bicubic_skip` the network outputs the difference from the bicubic image (H and W divisible by `scale`) and its
     last conv starts at zero: training begins from bicubic down-sampling, instead of spending thousands of steps on
     learning it. The keys are the same.
     """
@@ -53,7 +53,7 @@ def _conv_and_shrink(conv: nn.Conv2d, x: Tensor, scale: int) -> Tensor:
 
     Output i of that resize lies at scale * i + (scale - 1) / 2: it is the mean of the two middle samples of its cell,
     in both directions, of all sizes. A 3x3 convolution and such a mean make one 4x4 convolution whose stride is the
-    scale, and what the resize would not look at, most of a full-size tensor, is never computed.
+    scale, and what the resize would discard, most of a full-size tensor, is never computed.
     """
     weight = F.avg_pool2d(conv.weight, 2, stride=1, padding=1)
     return F.conv2d(x, weight, conv.bias, stride=scale, padding=2 - scale // 2)

@@ -129,7 +129,7 @@ FrequencyFilter = Haar | Gaussian | AveragePool | RGB
 def frequency_filter(name: str, kernel: int = 5, gain: float = 0.5) -> FrequencyFilter:
     """The filter of a name: "haar", "haar_sum", "gbfs" (Gaussian), "average" or "rgb".
 
-    `kernel` and `gain` are those of the two blurs; the others have none and do not look at them.
+    `kernel` and `gain` are those of the two blurs; the other filters ignore them.
 
     Raises ValueError for another name and for a blur whose kernel is not odd.
     """

@@ -41,7 +41,7 @@ class LPIPS(nn.Module):
         super().__init__()
         self.features = nn.ModuleDict({key: Conv2dAct(*sizes) for key, sizes in _CONVOLUTIONS.items()})
         for k, (_, channels, *_) in enumerate(_CONVOLUTIONS.values()):
-            # As published, with the dropout that these weights were trained behind, for the keys `lin{k}.model.1`.
+            # As published, with the dropout of these weights' training, so that the keys are `lin{k}.model.1`.
             layers = nn.Sequential(nn.Dropout(), nn.Conv2d(channels, 1, 1, bias=False))
             self.add_module(f"lin{k}", nn.ModuleDict({"model": layers}))
         self.register_buffer("shift", torch.tensor((-0.030, -0.088, -0.188)).view(1, 3, 1, 1), persistent=False)
@@ -62,13 +62,13 @@ class LPIPS(nn.Module):
         self.load_state_dict(own)
 
     def train(self, mode: bool = True) -> LPIPS:
-        """Stays in eval mode, as a part of a loss that is set to training should."""
+        """Stays in eval mode, as a frozen part of a loss should."""
         return super().train(False)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         distances = []
         for k, (f, g) in enumerate(zip(self._unit_features(a), self._unit_features(b), strict=True)):
-            # Not as the convolution that it is: autocast would round the differences.
+            # Not computed as a convolution: autocast would round the differences.
             weight = getattr(self, f"lin{k}")["model"][1].weight
             distances.append((weight * (f - g).square()).sum(1).mean((1, 2)))
         return torch.stack(distances).sum(0)

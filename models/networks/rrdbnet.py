@@ -44,7 +44,7 @@ class RRDBNet(_RRDBTrunk):
     blocks, growth 32. The trunk always enlarges four times: for x2 and x1 the input's pixels are first folded into
     channels, 2x2 or 4x4 of them, which must divide h and w (Real-ESRGAN).
 
-    With `bicubic_skip` the network gives the difference to the bicubic enlargement and its last conv starts at zero,
+    With `bicubic_skip` the network outputs the difference from bicubic enlargement and its last conv starts at zero,
     so that an untrained network *is* bicubic. The published network has no such skip; its keys are the same.
     """
 
@@ -84,7 +84,7 @@ class Decoder(_RRDBTrunk):
 
 
 def _doubled(x: Tensor) -> Tensor:
-    """Nearest x2 in the dtype that `x` has: autocast on a GPU would copy it to fp32 first, and the gradient with it."""
+    """Nearest x2 in the dtype of `x`: autocast on a GPU would first copy it, and later its gradient, to fp32."""
     kind = x.device.type
     if kind == "meta" or not torch.is_autocast_enabled(kind):
         return F.interpolate(x, scale_factor=2, mode="nearest")

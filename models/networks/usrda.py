@@ -40,7 +40,7 @@ class USRDAGenerator(nn.Module):
         num_feat, num_conv: width of all three parts, and depth of E.
         num_block, num_block_t: RRDB blocks of G_SR and of G_t; num_grow_ch is their growth.
         scale: HR over LR, 1, 2 or 4.
-        bicubic_skip: the decoders give the difference to the bicubic enlargement, and to the LR picture itself; their
+        bicubic_skip: the decoders output the difference from bicubic enlargement, and from the LR picture itself; their
             last convolutions start at zero, so that an untrained network *is* bicubic. Not in the paper.
 
     Attributes:

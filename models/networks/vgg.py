@@ -20,8 +20,8 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 class VGG19Features(nn.Module):
     """Features of torchvision's `vgg19` under its keys, `features.N.weight` and `features.N.bias`; frozen.
 
-    Layers go by the names of the paper: `conv5_4` is what the fourth convolution of the fifth stage gives, ahead of its
-    ReLU (torchvision's `features[:35]`, what ESRGAN and DASR's code compare), `relu5_4` what comes out of that ReLU.
+    Layers go by the names of the paper: `conv5_4` is the output of the fifth stage's fourth convolution before its
+    ReLU (torchvision's `features[:35]`, what ESRGAN and DASR's code compare), `relu5_4` the output of that ReLU.
 
     Input (N, 3, H, W), RGB in [0, 1], H and W at least 16; output of stage s (N, 64 ... 512, H / 2^(s-1), W / 2^(s-1)).
     With `input_norm` it is normalised by ImageNet's mean and standard deviation first (ESRGAN, DASR; USR-DA does not).
@@ -62,7 +62,7 @@ class VGG19Features(nn.Module):
         self.load_state_dict({key: value for key, value in state.items() if not key.startswith("classifier.")})
 
     def train(self, mode: bool = True) -> VGG19Features:
-        """Stays in eval mode, as a part of a loss that is set to training should."""
+        """Stays in eval mode, as a frozen part of a loss should."""
         return super().train(False)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -73,7 +73,7 @@ class VGG19Features(nn.Module):
         return {name: found[name] for name in self.layers}
 
     def _walk(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """The layers asked for, shallow ones first, each computed when it is its turn."""
+        """The layers asked for, shallow ones first, each computed only when it is reached."""
         for key, conv in self.features.items():
             name = self._name_of[key]
             if name.endswith("_1") and name != "1_1":

@@ -27,7 +27,7 @@ def load_network(path: Path, option: str, kinds: tuple[type[nn.Module], ...], pa
 
 
 def load_vgg(layers: Iterable[str], path: Path | None, option: str, *, input_norm: bool = True) -> VGG19Features:
-    """VGG-19 with torchvision's weights. Raises InputError if the file is missing or another."""
+    """VGG-19 with torchvision's weights. Raises InputError if the file is missing or a different one."""
     network = VGG19Features(layers, input_norm=input_norm)
     _fill(network.load_torchvision, {option: (path, "torchvision's vgg19-dcbb9e9d.pth")})
     return network

@@ -46,7 +46,7 @@ _RRDBNET = {
 }
 _RRDBNET_SCALES = {3: 4, 12: 2, 48: 1}  # by input channels
 
-# What the tensors of a network do not tell, by attribute.
+# What the tensors of a network do not show, by attribute.
 _UNTOLD = {
     DSN: ("scale", "bicubic_skip"),
     DeResNet: ("bicubic_skip",),
@@ -83,10 +83,10 @@ def load_weights(source: str | Path | Mapping[str, Any], *, part: str | None = N
     `DeResNet` by those of DASR, `PatchDiscriminator` by ours and by those of DASR's two discriminators, `Encoder`,
     `Decoder` and `VGGDiscriminator` by those of the unofficial USR-DA, torchvision's vgg19 and our `LPIPS`. Files are
     `.safetensors`, or `.pth`, `.pt` and `.tar` read with `weights_only=True`; the wrappers `params_ema`, `params`,
-    `state_dict` and `model`, in this order, and the prefix of DataParallel are taken off. `USRDAGenerator` is known by
+    `state_dict` and `model`, in this order, and the prefix of DataParallel are removed. `USRDAGenerator` is known by
     the keys of its parts behind `encoder.`, `decoder_sr.` and `decoder_t.`.
 
-    What tensors cannot tell is read from what `save_weights` and DASR's DSN checkpoints record. Without a record there
+    What tensors do not show is read from what `save_weights` and DASR's DSN checkpoints record. Without a record there
     is no bicubic skip, a DSN has the scale 4, 4x4 discriminators have two strided layers, one without running
     statistics has instance norm, VGG gives conv5_4, and BasicSR's keys are an RRDBNet's where it takes 3, 12 or 48
     channels. A discriminator that DASR trained with its DSN has the name of its filter in `frequency`.
@@ -115,7 +115,7 @@ def load_weights(source: str | Path | Mapping[str, Any], *, part: str | None = N
 def save_weights(module: nn.Module, path: str | Path, *, family: str | None = None) -> None:
     """Writes the state dict of a network as contiguous CPU tensors; the file appears whole or not at all.
 
-    A `.safetensors` file has the network's class and what its tensors do not tell in its metadata, for `load_weights`;
+    A `.safetensors` file has the network's class and what its tensors do not show in its metadata, for `load_weights`;
     a `.pth` file has the weights under `params` and those two under `metadata`.
 
     Args:
@@ -138,12 +138,12 @@ def save_weights(module: nn.Module, path: str | Path, *, family: str | None = No
         rename = _rrdbnet_rename(family, len(module.body))
     state = {rename(key): value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
     config = {name: getattr(module, name) for name in _UNTOLD.get(type(module), ())}
-    # One entry: safetensors writes several in an order of chance, and equal weights should be equal files.
+    # One entry: safetensors writes several in random order, and equal weights should give equal files.
     record = {_RECORD: json.dumps({"network": type(module).__name__, **config})}
     if path.suffix == ".safetensors":
         try:
             write_whole(path, lambda temporary: save_file(state, temporary, metadata=record))
-        except SafetensorError as error:  # what it makes of a full disk
+        except SafetensorError as error:  # what it raises for a full disk
             raise OSError(f"cannot write {path}: {error}") from error
     elif path.suffix == ".pth":
         write_whole(path, lambda temporary: torch.save({"params": state, "metadata": record}, temporary))
@@ -249,7 +249,7 @@ def _conv_shape(state: State, conv: str) -> tuple[int, int, int]:
 
 
 def _depth(state: State, conv: str) -> int:
-    """How many n from 0 on the file has this convolution of."""
+    """The number of blocks n = 0, 1, ... of which the file has this convolution."""
     return next(n for n in count() if f"{conv}.weight".format(n, 1, 1) not in state)
 
 
@@ -371,7 +371,7 @@ def _vgg_discriminator(state: State, config: Config) -> tuple[nn.Module, Rename]
 
 
 def _norm(state: State, prefix: str) -> str:
-    """Of a discriminator; "instance" may be "none", which has no tensors either."""
+    """The norm of a discriminator; "instance" may be "none", which has no tensors either."""
     if f"{prefix}0.{_SPECTRAL_WEIGHT}" in state:
         return "spectral"
     return "batch" if f"{prefix}3.running_mean" in state else "instance"
@@ -397,10 +397,10 @@ def _lpips(state: State, config: Config) -> tuple[nn.Module, Rename]:
 
 class _Family(NamedTuple):
     name: str
-    mark: str  # a key that files of this family have and those of the families behind it do not
+    mark: str  # a key that files of this family have and those of later families do not
     build: Build
-    ignored: tuple[str, ...] = ()  # prefixes of what is none of our weights
-    fits: Callable[[State, Config], bool] = lambda state, config: True  # where the mark alone does not tell
+    ignored: tuple[str, ...] = ()  # prefixes of entries that are not our weights
+    fits: Callable[[State, Config], bool] = lambda state, config: True  # where the mark alone does not decide
 
 
 _FAMILIES = (

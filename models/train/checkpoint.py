@@ -29,7 +29,7 @@ class TrainingStates:
         return self.folder / f"{step}.state"
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Writes the state, and only then deletes those beyond `keep`. Raises OSError if the disk refuses."""
+        """Writes the state, and only then deletes those beyond `keep`. Raises OSError if writing fails."""
         try:
             write_whole(self.path(step), lambda temporary: torch.save(state, temporary))
         except RuntimeError as error:  # torch's zip writer reports a failed write as one
@@ -38,7 +38,7 @@ class TrainingStates:
             self.path(old).unlink()
 
     def latest(self) -> dict[str, Any] | None:
-        """The newest state that can be read, or None. One that cannot (a dying disk) is passed over."""
+        """The newest state that can be read, or None. Unreadable ones (a dying disk) are skipped."""
         for step in reversed(self.steps()):
             try:
                 state: dict[str, Any] = torch.load(self.path(step), map_location="cpu", weights_only=True)

@@ -19,7 +19,7 @@ def pick_device(wanted: str) -> torch.device:
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device, layout: torch.memory_format) -> dict[str, Tensor]:
-    """The tensors of a loader's batch, in the layout that the networks have; its lists of words stay behind."""
+    """The tensors of a loader's batch, in the layout that the networks have; its lists of strings are left out."""
     return {
         name: value.to(device, non_blocking=True, memory_format=layout)
         for name, value in batch.items()

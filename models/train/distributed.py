@@ -1,7 +1,7 @@
 """Data parallelism under torchrun: every rank trains on its share of the global batch, gradients are averaged.
 
 Gradients are averaged here and not by DistributedDataParallel, because a step takes the gradients of two players from
-one shared forward pass and never asks for those it would throw away.
+one shared forward pass and never computes those that it would discard.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def is_main() -> bool:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[torch.device]:
-    """Joins the group that torchrun started, if it did: gloo on the CPU, NCCL on GPUs. Gives this rank's device."""
+    """Joins the group that torchrun started, if it did: gloo on the CPU, NCCL on GPUs. Yields this rank's device."""
     if "RANK" not in os.environ:
         yield device
         return
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    # Ranks wait for one that validates or writes maps, which on full-size photographs takes long.
+    # Ranks wait for the one that validates or writes maps, which takes long on full-size photographs.
     global _flags
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=6))
     _flags = dist.new_group(backend="gloo")
@@ -66,7 +66,7 @@ def any_rank(flag: bool) -> bool:
 
 
 def broadcast_weights(networks: Iterable[nn.Module]) -> None:
-    """Everyone gets the main rank's weights and buffers."""
+    """Copies the main rank's weights and buffers to every rank."""
     if dist.is_initialized():
         for network in networks:
             for value in (*network.parameters(), *network.buffers()):

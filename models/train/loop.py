@@ -29,7 +29,7 @@ from models.train.device import to_device
 from models.train.players import Losses
 from models.train.run import Interrupted, Run, RunError, StepTable, peak_memory, read_table
 
-# Updates between two times that ranks ask each other for a signal.
+# Every so many updates, ranks ask each other whether a signal came.
 _ASK_EVERY = 10
 
 
@@ -38,13 +38,13 @@ class LoopConfig:
     """How training runs, whatever the method."""
 
     seed: int = 0
-    """Seed of the networks' start, and of what is drawn from the pictures."""
+    """Seed of the initial weights and of the patches that are drawn."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 is autocast: weights and losses stay fp32."""
     channels_last: bool = True
-    """Layout of networks and batches; bf16 is fast in this one alone."""
+    """Layout of networks and batches; bf16 is fast only in this one."""
     recompute: bool = False
-    """Blocks of the generator keep their input alone and compute the rest again in the backward pass: less memory."""
+    """Blocks of the generator save only their input and recompute the rest in the backward pass: less memory."""
     compile: bool = False
     """Compiles the generator with torch.compile."""
     fused_adam: bool = True
@@ -110,14 +110,14 @@ class Stage:
         optimizers: by name.
         steps: updates in all.
         step: one update from (its number, counted from 0; the batch on the device); gives detached scalar losses.
-        losses, statistics: every name that `step` may give; the latter are reported, but no losses.
+        losses, statistics: every name that `step` may give; the latter are reported but are not losses.
         schedule: factor of the learning rate at an update's number.
         batches: the batches from an update's number on, as `models.data.make_loader` gives them.
         images: number of different pictures in them.
         validate: called with the generator to be judged (the average, if one is kept) and the number of updates done.
-        measures: every name that `validate` gives.
-        watch: gives a warning about the means of a report, or nothing ("").
-        accepted: called once it is sure that the folder's checkpoint, if any, is of this run.
+        measures: every name that `validate` returns.
+        watch: returns a warning about the means of a report, or nothing ("").
+        accepted: called once the folder's checkpoint, if any, is known to belong to this run.
     """
 
     name: str
@@ -138,11 +138,11 @@ class Stage:
 
 @dataclass
 class History:
-    """What a stage wrote down.
+    """What a stage recorded.
 
     Attributes:
         losses: name to (updates, means since the report before).
-        measured: (updates done, what `validate` gave).
+        measured: (updates done, what `validate` returned).
         seconds: wall time of this process in the stage.
     """
 
@@ -229,7 +229,7 @@ class _Loop:
                     words = self._report(rate, waited / elapsed)
                     progress.update(task, losses=words, rate=f"{rate:.2f}/s {peak_memory(self._device):.1f} GB")
                     waited, reported, since = 0.0, self._done, time.perf_counter()
-                # Ahead of the checkpoint, so that behind one nothing is missing.
+                # Before the checkpoint, so that a run that resumes from it misses nothing.
                 if stage.validate and (self._done % config.validate_every == 0 or last):
                     self._validate()
                     since = time.perf_counter()
@@ -275,7 +275,7 @@ class _Loop:
         return {name: sum(values) / len(values) for name, values in columns.items() if values}
 
     def _report(self, rate: float, waiting: float) -> str:
-        """Says and writes down the losses since the last report; gives them in words."""
+        """Prints and records the losses since the last report; returns them in words."""
         means = self._means()
         words = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
         if not distributed.is_main():
@@ -306,13 +306,13 @@ class _Loop:
         distributed.barrier()
 
     def _must_stop(self, wanted: bool, last: bool) -> bool:
-        """Whether a signal came, to any rank; ranks stop behind the same update."""
+        """Whether a signal came, to any rank; all ranks stop after the same update."""
         if distributed.world_size() > 1 and self._done % _ASK_EVERY and not last:
             return False
         return distributed.any_rank(wanted)
 
     def _save(self) -> None:
-        self._read_back()  # a state behind a loss that is not finite is no good one
+        self._read_back()  # a state that follows a non-finite loss must not be saved
         self._write_checkpoint()
         distributed.barrier()  # the next stage reads these weights
 
@@ -419,7 +419,7 @@ class _Loop:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT instead of dying of them; a second SIGINT interrupts as usual."""
+    """Collects SIGTERM and SIGINT instead of dying from them; a second SIGINT interrupts as usual."""
     seen: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

@@ -1,13 +1,13 @@
-"""The memory that a training step needs at its peak, counted and not measured: no card has to have it.
+"""The memory that a training step needs at its peak, counted rather than measured: no GPU is needed.
 
-Every operation of the step passes a dispatch mode that follows the storages of what it makes, from then until the last
-tensor on a storage is gone: what autograd keeps, what lies between two operations, and what an operation of `srkernels`
-makes inside. Tensors can be real ones, or fake ones (`imagined`), which have a shape and a dtype but no memory and run
+Every operation of the step passes through a dispatch mode that follows the storages it creates until the last tensor on
+them is gone: what autograd saves, what lies between two operations, and what an operation of `srkernels` allocates
+inside. Tensors can be real ones, or fake ones (`imagined`), which have a shape and a dtype but no memory and run
 through the same code, autograd's and autocast's included.
 
-On a CPU the count is what torch's allocator gives out. On a GPU it is meant to be what
-`torch.cuda.max_memory_allocated` says, cuDNN's workspaces apart, which no GPU has confirmed yet; neither has the CUDA
-context in it, nor what the allocator loses between blocks.
+On a CPU the count is what torch's allocator hands out. On a GPU it should be what `torch.cuda.max_memory_allocated`
+reports, apart from cuDNN's workspaces, which no GPU has confirmed yet; neither includes the CUDA context or what the
+allocator loses between blocks.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from models.train.players import Batch
 
 @dataclass(frozen=True)
 class MemoryCount:
-    """Bytes alive at the moment when a step needs most; they add up to `peak`.
+    """Bytes alive at the moment when a step needs the most; they add up to `peak`.
 
     Attributes:
         networks: parameters and buffers.
@@ -58,7 +58,7 @@ def count_step(
 ) -> MemoryCount:
     """Runs one step on a batch of CPU tensors, real or fake, and counts its memory.
 
-    It is a step in the middle of a training: where an optimiser has no state yet, one step goes ahead of it.
+    It counts a step in the middle of training: if an optimiser has no state yet, another step is run first.
     """
     if not all(optimizer.state for optimizer in optimizers):
         step(batch)
@@ -110,13 +110,13 @@ def largest_batch(count: Callable[[int], MemoryCount], limit: float, near: int) 
 
 @contextmanager
 def imagined() -> Iterator[None]:
-    """Tensors made inside are fake: of the CPU, without memory."""
+    """Tensors created inside are fake: on the CPU, without memory."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield
 
 
 def imagine(networks: Sequence[nn.Module], optimizers: Sequence[Optimizer]) -> None:
-    """Makes networks of the meta device, and the optimisers of their parameters, fit for `imagined`, in which it runs.
+    """Prepares networks on the meta device, and their optimisers, for `imagined`, inside which it must be called.
 
     Meta tensors themselves will not do: autocast does not know their device.
     """
@@ -134,7 +134,7 @@ _CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.convolution_
 
 
 def _copied_bytes(x: Tensor) -> int:
-    """What a convolution takes for a copy of its operand, which it makes of slices of channels."""
+    """Bytes of the copy that a convolution makes of an operand that is a slice of channels."""
     dense = x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
     return 0 if dense else x.numel() * x.element_size()
 
@@ -143,12 +143,12 @@ class _Live(TorchDispatchMode):
     """Follows live storages.
 
     Attributes:
-        most: what was alive when it was most.
+        most: what was alive at the peak.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        # By the id of a storage, which is that of one object for as long as the storage lives.
+        # By the id of a storage, which is unique for as long as the storage lives.
         self._kinds: dict[int, tuple[weakref.ref[Any], str]] = {}
         self._bytes = {"networks": 0, "gradients": 0, "optimizer": 0, "activations": 0}
         self.most = MemoryCount()
@@ -187,9 +187,9 @@ class _Live(TorchDispatchMode):
         return output
 
     def _run_open(self, func: Any, args: Sequence[Any]) -> Any:
-        """An operation of the library in eager PyTorch, whose tensors are seen; its kernels need no more of them.
+        """Runs an operation of the library in eager PyTorch, whose tensors can be seen; its kernels need no more.
 
-        What it keeps for the backward pass has been decided ahead of it, by the backend that was asked for or chosen.
+        What it saves for the backward pass was decided before, by the backend that was requested or chosen.
         """
         (at,) = (n for n, argument in enumerate(func._schema.arguments) if argument.name == "backend")
         args = [*args[:at], "reference", *args[at + 1 :]]

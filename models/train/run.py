@@ -1,4 +1,4 @@
-"""The folder a run leaves behind, and what is said on the way."""
+"""The folder that a run leaves behind, and its messages on the way."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from models.train import distributed
 
 
 def make_console(quiet: bool = False) -> Console:
-    """Of the terminal's width or, where there is none, of one that tables fit in."""
+    """A console of the terminal's width or, without a terminal, of a width that tables fit in."""
     return Console(width=None if Console().is_terminal else 110, quiet=quiet)
 
 
@@ -34,7 +34,7 @@ class Interrupted(Exception):
 
 
 class Run:
-    """A run's folder, and what is said on the way: shown, and written to `train_<name>_<time>.log`.
+    """A run's folder and its messages, which are shown and written to `train_<name>_<time>.log`.
 
     Only the main rank shows and writes. Raises InputError if the folder cannot be made.
     """
@@ -61,7 +61,7 @@ class Run:
         self._log_file.flush()
 
     def say_anywhere(self, line: str) -> None:
-        """Prints a line on whatever rank it is said."""
+        """Prints a line, on any rank."""
         if distributed.is_main():
             self.say(line)
         else:
@@ -84,7 +84,7 @@ class Run:
 
 
 def set_aside(folder: Path) -> None:
-    """Keeps what an earlier run left in `folder` under another name. Raises InputError if that is refused."""
+    """Renames the folder of an earlier run. Raises InputError if that fails."""
     folder = folder.resolve()
     if not folder.exists():
         return
@@ -98,7 +98,7 @@ def set_aside(folder: Path) -> None:
 
 
 class StepTable:
-    """A CSV file of numbers by step, `step` first. Rows beyond `upto`, which a resumed run will write again, go."""
+    """A CSV file of numbers by step, `step` first. Rows beyond `upto` are dropped: a resumed run writes them again."""
 
     def __init__(self, path: Path, columns: Sequence[str], upto: int) -> None:
         self._path, self._columns = path, ("step", *columns)

@@ -25,7 +25,7 @@ class ScheduleConfig:
         return self.steps
 
     def factor(self, done: int) -> float:
-        """The learning rate's factor for the update behind `done` others."""
+        """The learning rate's factor for the update that follows `done` others."""
         if self.falls == "halve_every":
             return 0.5 ** (done // self.at[0])
         if self.falls == "halve_at":
@@ -33,7 +33,7 @@ class ScheduleConfig:
         return min(1.0, (self.steps - done) / max(1, self.steps - self.at[0]))
 
     def check(self, option: str) -> None:
-        """Raises InputError naming what cannot be used; `option` is the name of the whole."""
+        """Raises InputError naming what cannot be used; `option` names the schedule."""
         if self.steps < 1:
             raise InputError(f"{option}.steps must be at least 1, got {self.steps}")
         if not self.at or min(self.at) < 1:

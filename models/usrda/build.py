@@ -37,7 +37,7 @@ def build_step(config: USRDAConfig, weights: WeightFiles, device: torch.device) 
 def assemble(
     config: USRDAConfig, features: FeatureLoss | None, weights: WeightFiles, device: torch.device
 ) -> USRDAStep:
-    """The step with a perceptual loss that is there already."""
+    """The step with a given perceptual loss."""
     run = config.run
     generator = _generator(config, weights)
     discriminators = nn.ModuleDict(
@@ -53,7 +53,7 @@ def assemble(
         if network is not None:
             network.to(device, memory_format=run.layout)
     if run.compile:
-        # The discriminators' graphs are run backward twice, which compiled ones do not stand. Crops have one size.
+        # The discriminators' graphs are run backward twice, which compiled ones do not allow. Crops have one size.
         for part in generator.children():
             part.compile(dynamic=False)
     optimizer_g, optimizer_d = (
@@ -75,7 +75,7 @@ def assemble(
 
 
 def random_features(config: USRDAConfig) -> FeatureLoss | None:
-    """phi with random weights, for where values do not matter."""
+    """phi with random weights, where values do not matter."""
     options = config.perceptual
     if options.network == "none":
         return None
@@ -106,7 +106,7 @@ def _generator(config: USRDAConfig, weights: WeightFiles) -> USRDAGenerator:
         return generator
     generator = load_network(weights.generator, "--weights.generator", (USRDAGenerator,))
     assert isinstance(generator, USRDAGenerator)
-    # Else the run's record would be of other networks, and it could not be resumed.
+    # Otherwise the run's record would describe other networks, and the run could not be resumed.
     for name, found in generator.sizes.items():
         if found != getattr(config, name):
             option = name.replace("_", "-")

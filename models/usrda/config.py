@@ -22,7 +22,7 @@ from models.usrda.synthesis import SynthesisConfig
 
 PRESETS = Path(__file__).parent / "presets"
 
-# The terms of Eq. 9 that bring G_t in, which rows of Table 3 leave out together.
+# The terms of Eq. 9 that involve G_t, which rows of Table 3 leave out together.
 REGULARISATION = ("res", "sty", "idt", "cyc")
 
 
@@ -33,7 +33,7 @@ class DiscriminatorConfig:
     kind: Literal["paper", "fsd", "nlayer_s1", "nlayer_s2", "vgg"] = "nlayer_s2"
     """A score for every patch (nlayer_s2 is PatchGAN, paper is DASR's), or vgg: one for a picture of fixed size."""
     norm: Literal["instance", "batch", "spectral", "none"] = "spectral"
-    """The unofficial code has batch norm; its statistics are those of a rank's own share of a batch."""
+    """The unofficial code has batch norm; its statistics are those of a rank's share of the batch."""
     num_feat: int = 64
     """Features of the first layer."""
 
@@ -79,7 +79,7 @@ class USRDAConfig:
     init: Literal["default", "kaiming"] = "default"
     """First weights outside the dense blocks: PyTorch's (unofficial code), or normal, which keep the signal's scale."""
     bicubic_skip: bool = False
-    """Decoders give differences to the bicubic and to the LR picture (ours; a short training then starts there)."""
+    """Decoders output differences from the bicubic and the LR picture (ours; short training then starts there)."""
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     discriminator_f: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     discriminator_t: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
@@ -122,7 +122,7 @@ class USRDAConfig:
         return self.crop // self.scale
 
     def without(self, *terms: str) -> USRDAConfig:
-        """The same with these terms of Eq. 9 left out."""
+        """The same without these terms of Eq. 9."""
         return replace(self, loss=replace(self.loss, **dict.fromkeys(terms, 0.0)))
 
 
@@ -131,7 +131,7 @@ def presets() -> list[str]:
 
 
 def load_preset(name: str) -> USRDAConfig:
-    """A preset by its name, or a YAML file of the same form by its path. Raises InputError naming what is wrong."""
+    """A preset by its name, or a YAML file in the same form by its path. Raises InputError naming what is wrong."""
     config = config_files.load_preset(USRDAConfig, PRESETS, name)
     check(config)
     return config
@@ -177,12 +177,12 @@ def check_weightless(config: USRDAConfig) -> None:
 
 
 def _check_discriminator(name: str, options: DiscriminatorConfig, channels: int, side: int, batch: int) -> None:
-    """Tries the discriminator on the shape of a rank's share of a batch; nothing is computed."""
+    """Tries the discriminator on the shape of a rank's share of a batch, without computing anything."""
     check_counts(options, "num_feat", prefix=f"discriminator-{name}.")
     share = max(1, batch // distributed.world_size())
     try:
         with torch.device("meta"):
-            # Spectral norm fits everywhere, and takes its time to say so.
+            # Spectral norm fits everywhere, and is slow to set up.
             norm = "none" if options.norm == "spectral" else options.norm
             replace(options, num_feat=1, norm=norm).build(channels, side)(torch.empty(share, channels, side, side))
     except (ValueError, RuntimeError) as error:

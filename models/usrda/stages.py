@@ -1,4 +1,4 @@
-"""USR-DA's one stage: its patches, its step in the loop, and what is drawn of it."""
+"""USR-DA's one stage: its patches, its step in the loop, and the pictures it draws."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from models.usrda.build import WeightFiles, build_step
 from models.usrda.config import USRDAConfig
 from models.usrda.synthesis import SourceDataset, SourceLR
 
-# Features have collapsed when their mean |f| is less than this part of the highest there was.
+# Features have collapsed when their mean |f| falls below this fraction of its highest value.
 _COLLAPSED = 0.1
 
 # Side of what is shown of an intermediate product, in LR pixels.
@@ -89,7 +89,7 @@ def train_usrda(job: USRDAJob) -> History:
 
 
 class CollapseWatch:
-    """Warns, once, of features that shrink away: alignment and feature identity are easiest met by small ones."""
+    """Warns, once, when features shrink: small ones meet alignment and feature identity most easily."""
 
     def __init__(self, reports: Iterable[Mapping[str, float]] = ()) -> None:
         """`reports` are those of the run before it was resumed."""
@@ -118,11 +118,11 @@ def draw_products(job: USRDAJob, generator: nn.Module, path: Path) -> None:
     assert isinstance(generator, USRDAGenerator)
     config, scale = job.config, job.config.scale
     source_lr = SourceLR(config.synthesis, scale, config.run.seed)
-    # Both cut to one size, so that they can stand in one row.
+    # Both are cut to one size, so that they fit in one row.
     hr = [pixels for _, pixels in tried(job.inputs.hr, config.crop, scale * _SHOWN_SIDE)]
     lr = [pixels for _, pixels in tried(job.inputs.real_lr, config.lr_crop, _SHOWN_SIDE)]
     if not hr or not lr:
-        return  # whoever reads patches says why
+        return  # reading patches reports why
     side = min(min(each.shape[0] // by, each.shape[1] // by) for many, by in ((hr, scale), (lr, 1)) for each in many)
     rows = []
     for number, (large, small) in enumerate(zip(hr, lr, strict=False)):
@@ -138,7 +138,7 @@ def draw_products(job: USRDAJob, generator: nn.Module, path: Path) -> None:
 
 
 def _products(generator: USRDAGenerator, x: Picture, device: torch.device) -> tuple[Picture, Picture]:
-    """x->t and y, whole: what is shown is small."""
+    """x->t and y in one piece: what is shown is small."""
     given = to_tensor(x, device)[None]
     with torch.compiler.set_stance("force_eager"):
         features = generator.encoder(given)
@@ -147,7 +147,7 @@ def _products(generator: USRDAGenerator, x: Picture, device: torch.device) -> tu
 
 
 def settings_of(config: USRDAConfig) -> dict[str, object]:
-    """What must be the same when the run is resumed, and nothing that only says how to go about it."""
+    """The settings that must not change when the run is resumed: those that affect its results."""
     whole = to_mapping(config)
-    del whole["schedule"]["steps"]  # training longer is no other run
+    del whole["schedule"]["steps"]  # a longer training is still the same run
     return {**whole, "run": {key: whole["run"][key] for key in ("seed", "precision", "ema")}}

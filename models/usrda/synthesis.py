@@ -1,4 +1,4 @@
-"""Source LR pictures for USR-DA: HR pictures made small, blurred and noisy, each by numbers of its own."""
+"""Source LR pictures for USR-DA: HR pictures made small, blurred and noisy, each with its own random numbers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SOURCE_LR = 3
 class SynthesisConfig:
     """How source LR pictures are made; the paper says "down-sampling, gaussian noise and gaussian blur", no numbers.
 
-    A range of (0, 0) leaves its step out: both so is plain bicubic (the paper's Fig. 6).
+    A range of (0, 0) skips its step; with both, plain bicubic is left (the paper's Fig. 6).
     """
 
     resize: Literal["matlab", "torch"] = "matlab"
@@ -65,7 +65,7 @@ class SourceLR:
 
 
 class SourceDataset(PatchDataset):
-    """Patches whose field `hr` gets a `source_lr` beside it, made by whoever reads the pictures."""
+    """Patches whose field `hr` gets a `source_lr` beside it, made by the process that reads the pictures."""
 
     def __init__(self, streams: Iterable[Stream], source_lr: SourceLR, seed: int, **policy: Any) -> None:
         super().__init__(streams, seed, **policy)
@@ -78,7 +78,7 @@ class SourceDataset(PatchDataset):
 
 
 def _blurred(image: Tensor, sigma: float) -> Tensor:
-    """Gaussian of deviation `sigma`, cut at three of them and normalised; the image goes on mirrored."""
+    """Gaussian of deviation `sigma`, cut off at three deviations and normalised; the image is mirrored."""
     reach = min(max(1, round(3 * sigma)), min(image.shape[-2:]) - 1)
     if sigma <= 0:
         return image

@@ -45,14 +45,14 @@ _BASELINE = "bicubic resize"
 class AblateCommand(Generic[C]):
     """Trains the rows of a paper's ablation tables on bundled photographs and compares their order with the paper's.
 
-    A run that is started again goes on where it was; rows that are done are not trained again.
+    A restarted run resumes where it stopped; finished rows are not trained again.
     """
 
     out: Path
     """Folder of the tables, the plot, and all that is trained."""
     config: Annotated[C, tyro.conf.arg(name="")]
     preset: str = "tiny"
-    """A preset's name, or a YAML file of that form; any of its numbers can be overridden here."""
+    """A preset's name, or a YAML file in the same form; any of its numbers can be overridden here."""
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"])] = (0,)
     """Every row is trained once per seed, in place of --run.seed."""
     rows: tuple[str, ...] = ()
@@ -60,11 +60,11 @@ class AblateCommand(Generic[C]):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU if there is one."""
     resume: Literal["auto", "never"] = "auto"
-    """auto goes on from what is in the folder; never keeps that under another name and starts anew."""
+    """auto resumes from what is in the folder; never sets it aside and starts from scratch."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Trains and compares; 0 when it is done. Raises what `models.train.loop.train` raises."""
+    """Trains and compares; returns 0 when done. Raises what `models.train.loop.train` raises."""
     usage = f"usage: python -m models ablate {{{','.join(ABLATIONS)}}} --out DIR [OPTIONS]"
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage, file=sys.stdout if arguments else sys.stderr)
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def parse(name: str, method: AblationParts[C], arguments: Sequence[str]) -> AblateCommand[C]:
-    """The command line; the preset it names gives the defaults of all that it does not."""
+    """Parses the command line; everything it does not set comes from the preset it names."""
     preset = option_of(arguments, "preset", AblateCommand.preset)
     command: AblateCommand[C] = tyro.cli(
         AblateCommand[method.config],
@@ -189,7 +189,7 @@ def write_results(
 
 
 def _selected(tables: Sequence[PaperTable], names: Sequence[str]) -> list[PaperTable]:
-    """The tables with the rows of these names alone, those without any left out."""
+    """The tables with only the rows of these names; tables left without rows are dropped."""
     known = [row.name for table in tables for row in table.rows]
     for name in names:
         if name not in known:

@@ -27,12 +27,12 @@ from models.evaluate.validation import Score, score
 
 _DIGITS = {"psnr": 3, "ssim": 4, "lpips": 3}
 
-# The down-sampling network that the paper settles on; the rows of Table 2 take its pictures.
+# The down-sampling network that the paper settles on; the rows of Table 2 use its pictures.
 _BEST_DSN = "hr-haar"
 
 
 def tables(config: DASRConfig) -> tuple[PaperTable, ...]:
-    """Tables 1 and 2, with `config` for all that a row does not say."""
+    """Tables 1 and 2, with `config` for everything that a row does not set."""
     return (
         PaperTable(
             "table1",

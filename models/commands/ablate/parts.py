@@ -25,7 +25,7 @@ JUDGED_SR = f"Real LR of the held-out HR, enlarged, against the HR, {metrics.con
 
 @dataclass(frozen=True)
 class Trial:
-    """What a row is trained with: one seed, its photographs, and the folder of all that is trained with it."""
+    """What a row is trained with: one seed, its photographs, and the folder of everything trained with it."""
 
     seed: int
     domains: Domains
@@ -61,7 +61,7 @@ class PaperTable:
         judged: what our numbers compare, and how.
         digits: as many as the paper prints, by measure.
         rows: in the paper's order.
-        train: trains a row, or what is left to train of it, and gives its score on the held-out pictures.
+        train: trains a row, or what is left to train of it, and returns its score on the held-out pictures.
         baseline: score of the bicubic pictures.
     """
 
@@ -92,7 +92,7 @@ class AblationParts(Generic[C]):
 
 
 def last_score(history: History) -> Score:
-    """What the loop measured behind the last update."""
+    """What the loop measured after the last update."""
     return Score(**history.measured[-1][1])
 
 

@@ -11,7 +11,7 @@ from models.usrda.stages import USRDAJob, train_usrda
 
 
 def tables(config: USRDAConfig) -> tuple[PaperTable, ...]:
-    """Table 3, with `config` for all that a row does not say; `config` is its last row."""
+    """Table 3, with `config` for everything that a row does not set; `config` is its last row."""
     # That row's numbers are not those of the same challenge in Table 1, for which the paper gives no reason.
     return (
         PaperTable(

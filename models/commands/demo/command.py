@@ -35,7 +35,7 @@ DEMOS: dict[str, DemoParts[Any]] = {"dasr": dasr.DEMO, "usrda": usrda.DEMO}
 class DemoOptions(Generic[C]):
     """Trains a method in miniature on real photographs and leaves pictures, curves, numbers and weights behind.
 
-    Photographs come from scikit-image's wheel, real LR pictures through a simulated camera. For pictures of your own:
+    Photographs come from scikit-image's wheel, and real LR pictures from a simulated camera. For pictures of your own:
     python -m models dasr --preset tiny, or python -m models usrda --preset tiny.
     """
 
@@ -43,7 +43,7 @@ class DemoOptions(Generic[C]):
     method: str = "dasr"
     """dasr or usrda."""
     name: str = "demo"
-    """The run's folder is <root>/<name>; an earlier run of that name is kept under another."""
+    """The run's folder is <root>/<name>; an earlier run of that name is set aside."""
     root: Path = Path("experiments")
     """Where runs are kept."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -53,7 +53,7 @@ class DemoOptions(Generic[C]):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Trains what the command line says; 0, or 1 if the held-out pictures did not get better."""
+    """Trains as the command line says; returns 0, or 1 if the held-out pictures did not get better."""
     name = option_of(arguments, "method", "dasr")
     method = load_method(name)
     default = DemoOptions(method.load_preset("tiny"), name)

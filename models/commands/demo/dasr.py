@@ -40,7 +40,7 @@ def _train(job: DemoJob[DASRConfig]) -> Trained:
 
 def _timed(job: DemoJob[DASRConfig]) -> Sequence[tuple[str, Work, int]]:
     training, config, device = _training_job(job), job.config, job.device
-    # Networks of their own: timing must not go on training the ones that are judged.
+    # Separate networks: timing must not train the judged ones any further.
     dsn_step, srn_step = (build(config, WeightFiles(), device) for build in (build_dsn_step, build_srn_step))
     dsn_batch = _batch(dsn_streams(config, training.inputs), config.dsn.batch, job)
     srn_batch = _batch(srn_streams(config, training.inputs, training.folder("generated")), config.srn.batch, job)
@@ -69,7 +69,7 @@ def _dsn_ops(step: DSNStep, batch: Mapping[str, Tensor]) -> Work:
 
 
 def _srn_ops(step: SRNStep, batch: Mapping[str, Tensor]) -> Work:
-    """The op calls of one `SRNStep` but for its convolutions, forward and backward, on tensors of its shapes."""
+    """The op calls of one `SRNStep` except its convolutions, forward and backward, on tensors of its shapes."""
     view, hr = _view_pair(step.view, batch["other_hr"]), batch["hr"]
     sr = torch.rand_like(hr, requires_grad=True)
 

@@ -30,7 +30,7 @@ class DemoJob(Generic[C]):
 
 @dataclass(frozen=True)
 class Trained:
-    """The SR network as it was before its first update and as it is, and the history of every stage, its own last."""
+    """The SR network before its first update and after its last, and the history of every stage, its own last."""
 
     before: nn.Module
     after: nn.Module
@@ -45,8 +45,8 @@ class DemoParts(Generic[C]):
         title: its name.
         config, load_preset, check: its options.
         train: all its stages, into the run's folder.
-        timed: what goes into the timing table, with how many calls make one pair's.
-        ops: those of srkernels that it calls.
+        timed: the rows of the timing table, as (title, work, factor on the number of interleaved pairs).
+        ops: the ops of srkernels that it calls.
         draw: its own pictures, into a folder.
     """
 

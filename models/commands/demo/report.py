@@ -1,4 +1,4 @@
-"""What the demo says at its end: scores, tables, pictures, `metrics.json`."""
+"""What the demo reports at its end: scores, tables, pictures, `metrics.json`."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def result_table(domains: Domains, results: Results) -> Table:
 
 
 def timing_table(timings: Sequence[Timing], ops: Sequence[str], pairs: int, device: torch.device) -> Table:
-    """Medians of interleaved runs on the reference ops and on the automatic choice, which is told for each op."""
+    """Medians of interleaved runs on the reference ops and on the automatic choice, named in the caption."""
     picture = torch.empty(1, 3, 8, 8, device=device)
     features = torch.empty(1, 32, 8, 8, device=device).contiguous(memory_format=torch.channels_last)
     filters = torch.empty(32, 32, 3, 3, device=device)

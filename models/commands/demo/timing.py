@@ -1,4 +1,4 @@
-"""Time of work with the ops on their reference against the automatic choice, in interleaved pairs."""
+"""Times of work with the ops on their reference and on the automatic choice, in interleaved pairs."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def _train(job: DemoJob[USRDAConfig]) -> Trained:
 
 
 def _timed(job: DemoJob[USRDAConfig]) -> Sequence[tuple[str, Work, int]]:
-    # Networks of their own: timing must not go on training the ones that are judged.
+    # Separate networks: timing must not train the judged ones any further.
     step = build_step(job.config, WeightFiles(), job.device)
     batch = first_batch(
         make_dataset(job.config, _training_job(job).inputs), job.config.batch, job.config.run, job.device

@@ -58,11 +58,11 @@ class ProfileCommand(Generic[C]):
 
     config: Annotated[C, tyro.conf.arg(name="")]
     preset: str = "tiny"
-    """A preset's name, or a YAML file of that form; any of its numbers can be overridden here."""
+    """A preset's name, or a YAML file in the same form; any of its numbers can be overridden here."""
     stage: str = "all"
-    """Stage to profile, such as dsn or srn, or all of the method's."""
+    """Stage to profile, such as dsn or srn, or all of them."""
     steps: int = 20
-    """Steps that are measured, medians over them are shown."""
+    """Steps that are measured; the table shows medians over them."""
     warmup: int = 3
     """Steps before those."""
     hr: Path | None = None
@@ -74,7 +74,7 @@ class ProfileCommand(Generic[C]):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measures and prints a table per stage; 0 when it is done. Raises InputError for what cannot be used."""
+    """Measures and prints a table per stage; returns 0 when done. Raises InputError for what cannot be used."""
     name, options = next(iter(PROFILES)), list(arguments)
     if options and not options[0].startswith("-"):
         name = options.pop(0)
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def parse(name: str, method: ProfileParts[C], arguments: Sequence[str]) -> ProfileCommand[C]:
-    """The command line; the preset it names gives the defaults of all that it does not."""
+    """Parses the command line; everything it does not set comes from the preset it names."""
     preset = option_of(arguments, "preset", ProfileCommand.preset)
     command: ProfileCommand[C] = tyro.cli(
         ProfileCommand[method.config],
@@ -115,7 +115,7 @@ def parse(name: str, method: ProfileParts[C], arguments: Sequence[str]) -> Profi
 
 
 def measure(subject: Subject, config: LoopConfig, warmup: int, steps: int, device: torch.device) -> Profile:
-    """The loader alone first, then the step as it is, then the step with a stopwatch in it, on one loader."""
+    """Measures the loader alone, then the plain step, then the step with a stopwatch in it, on one loader."""
     count = warmup + steps
 
     def batches(number: int) -> Iterator[Batch]:
@@ -144,7 +144,7 @@ def measure(subject: Subject, config: LoopConfig, warmup: int, steps: int, devic
 
 
 def table(title: str, profile: Profile, batch: int) -> Table:
-    """The parts and their shares of the instrumented step, and what that is to be compared with."""
+    """The parts and their shares of the instrumented step, and the figures to compare them with."""
     shown = Table("part of a step", "ms", "share", title=title)
     for column in shown.columns[1:]:
         column.justify = "right"
@@ -197,7 +197,7 @@ def _host_time(
     config: LoopConfig,
     device: torch.device,
 ) -> list[float]:
-    """Milliseconds until the host is done with each step, the GPU having nothing else to do."""
+    """Milliseconds until the host is done with each step, while the GPU is otherwise idle."""
     times = []
     for _ in range(steps):
         tensors = to_device(next(batches), device, config.layout)

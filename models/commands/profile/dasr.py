@@ -35,7 +35,7 @@ from models.networks import LPIPS, VGG19Features
 from models.train.loop import LoopConfig
 from models.train.losses import DistanceLoss, FeatureLoss
 
-# Generated pairs that are made up for stage srn; patches are drawn from these over and over.
+# Generated pairs that are made up for stage srn; patches are drawn from these again and again.
 _PAIRS = 16
 
 
@@ -66,7 +66,7 @@ def prepare(stage: str, config: DASRConfig, hr: Source, real_lr: Source, folder:
 
 
 def timed(step: DSNStep | SRNStep, watch: Stopwatch) -> Callable[[Mapping[str, Tensor]], object]:
-    """The step on the same networks, what it calls being timed."""
+    """The step on the same networks, with everything it calls timed."""
     players, both = step.players, partial(timed_both_ways, watch)
     gan = SimpleNamespace(
         generator=both(step.gan.generator, "adversarial losses"),
@@ -99,7 +99,7 @@ def _distance(config: DASRConfig, device: torch.device) -> DistanceMap | None:
 
 
 def _write_pairs(hr: Source, scale: int, stride: int, folder: Path) -> None:
-    """Bicubic LR pictures and constant maps of the first HR pictures, in the form that stage maps leaves."""
+    """Bicubic LR pictures and constant maps of the first HR pictures, in the form that stage maps writes."""
     for index in range(min(_PAIRS, len(hr))):
         try:
             pixels = eight_bit_rgb(hr.read(index))

@@ -22,9 +22,9 @@ class Subject:
 
     Attributes:
         dataset, batch: its patches.
-        update: the step as it is, on a batch that lies on the device.
-        timed: the same, its parts told to the stopwatch.
-        notes: what stands in for something that is not there.
+        update: the plain step, on a batch on the device.
+        timed: the same, reporting its parts to the stopwatch.
+        notes: what stands in for something that is missing.
     """
 
     dataset: PatchDataset
@@ -46,5 +46,5 @@ class ProfileParts(Generic[C]):
 
 
 def random_weights(network: str) -> str:
-    """The note of a perceptual loss whose weights were not asked for."""
+    """The note for a perceptual loss whose weights were not requested."""
     return f"random weights stand in for those of {network}: the time is the same"

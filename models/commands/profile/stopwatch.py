@@ -19,8 +19,8 @@ END = "end"
 class Stopwatch:
     """Time of the parts of a step; each part lasts until the next begins, so nothing is left out.
 
-    On a GPU the times are those of events on its stream: nothing waits, and where the GPU waits for the host or for
-    data, that is time of the part in which it does.
+    On a GPU the times come from events on its stream: nothing waits for them, and time that the GPU spends waiting for
+    the host or for data counts towards the part in which it waits.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -58,7 +58,7 @@ class Timed(nn.Module):
         self._watch, self._work, self._forward, self._backward = watch, work, forward, backward
 
     def forward(self, *inputs: Any) -> Any:
-        # A view of its own: the gradient of a tensor that others use too is complete only after their backward.
+        # A separate view: the gradient of a tensor with other users is complete only after their backward pass.
         inputs = tuple(self._until(each.view_as(each)) if _differentiable(each) else each for each in inputs)
         self._watch.part(self._forward)
         output = self._work(*inputs)
@@ -81,7 +81,7 @@ def timed_both_ways(watch: Stopwatch, work: Callable[..., Any], name: str) -> Ti
 
 
 def timed_optimizer(watch: Stopwatch, optimizer: Optimizer) -> SimpleNamespace:
-    """What a step calls of its optimiser."""
+    """The part of an optimiser's interface that a step calls, timed."""
     return SimpleNamespace(zero_grad=optimizer.zero_grad, step=Timed(watch, optimizer.step, "optimisers"))
 
 

@@ -24,7 +24,7 @@ from models.usrda.steps import USRDAStep
 def prepare(
     stage: str, config: USRDAConfig, hr: Source, real_lr: Source, folder: Path, device: torch.device
 ) -> Subject:
-    """The step with fresh networks, and its patches; there is but one stage, and it leaves no files."""
+    """The step with fresh networks, and its patches; there is only one stage, and it writes no files."""
     torch.manual_seed(config.run.seed)
     features = random_features(config)
     notes = () if features is None else (random_weights(config.perceptual.network),)
@@ -35,7 +35,7 @@ def prepare(
 
 
 def timed(step: USRDAStep, watch: Stopwatch) -> Callable[[Mapping[str, Tensor]], object]:
-    """The step on the same networks, what it calls being timed."""
+    """The step on the same networks, with everything it calls timed."""
     players, both = step.players, partial(timed_both_ways, watch)
     g = players.generator
     inside = replace(
