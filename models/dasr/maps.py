@@ -22,7 +22,7 @@ class DistanceMap(nn.Module):
         config: smoothing and border.
 
     Input an LR picture (N, 3, h, w), before rounding; output (N, 1, h', w') in (0, 1), high where the picture looks
-    like the target domain, constant for autograd. h' is h // 2 behind a Haar view and h otherwise.
+    like the target domain, constant for autograd. h' is h // 2 for a Haar view and h otherwise.
     """
 
     def __init__(self, discriminator: PatchDiscriminator, view: FrequencyFilter, config: MapsConfig) -> None:

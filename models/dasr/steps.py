@@ -142,25 +142,25 @@ class SRNStep(PretrainedStep):
         d, view, gan, srn = self.players.discriminator, self.view, self.gan, self.players.generator
         y_g, x_r = batch["fake_lr"], batch["hr"]
         if self.domain_gap:
-            x_g, judged = srn(torch.cat((y_g, batch["real_lr"]))).chunk(2)
+            sr, judged = srn(torch.cat((y_g, batch["real_lr"]))).chunk(2)
             real = batch["other_hr"]
         else:
-            x_g = judged = srn(y_g)
+            sr = judged = srn(y_g)
             real = x_r
         score_fake, score_real = d(view(judged)), d(view(real))
         w = self.weight(batch)
 
         terms = {
-            "content": losses.weighted_content_loss(x_g, x_r, w),
+            "content": losses.weighted_content_loss(sr, x_r, w),
             "adversarial": gan.generator(score_fake, score_real),
         }
         loss_g = self.content * terms["content"] + self.adversarial * terms["adversarial"]
         if self.features is not None:
             on_features = w if self.weigh_features else None
-            terms["perceptual"] = losses.weighted_perceptual_loss(x_g, x_r, on_features, self.features)
+            terms["perceptual"] = losses.weighted_perceptual_loss(sr, x_r, on_features, self.features)
             loss_g = loss_g + self.perceptual * terms["perceptual"]
         if self.low is not None:
-            terms["low_band"] = losses.low_band_loss(x_g, x_r, self.low)
+            terms["low_band"] = losses.low_band_loss(sr, x_r, self.low)
             loss_g = loss_g + self.low_band * terms["low_band"]
         terms["discriminator"] = gan.discriminator(score_real, score_fake)
         return loss_g, terms["discriminator"], terms

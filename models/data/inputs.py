@@ -27,7 +27,7 @@ class Inputs:
 
 
 class Pairs:
-    """Held-out (name, LR, HR) as uint8 RGB, read one at a time and anew at every call.
+    """Held-out (name, LR, HR) as uint8 RGB, read one at a time, and again at every call.
 
     Raises InputError if an LR picture has no HR picture of the same name, or is not `scale` times smaller.
     """

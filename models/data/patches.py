@@ -157,7 +157,7 @@ class PatchDataset(Dataset[Batch]):
         return sample
 
     def _next_good(self, number: int, stream: Stream, n: int, bad: list[BadImage]) -> tuple[int, list[Array]]:
-        """Index and images that sample n takes from a stream; what it cannot take is added to `bad`."""
+        """Index and images that sample n takes from a stream; unusable ones are added to `bad`."""
         epoch, place = divmod(n, len(stream))
         order = _order(self.seed, number, epoch, len(stream))
         for step in range(len(stream)):
@@ -172,7 +172,7 @@ class PatchDataset(Dataset[Batch]):
         labels, images = stream.labels(index), []
         for size, (source, place) in zip(stream.sizes, stream.members(index), strict=True):
             images.append(read_usable(source, place, size, self.bad_images, self.grey_images))
-        # A side that does not divide was rounded up or down when the partner was made.
+        # A side that is not divisible was rounded up or down when the partner was made.
         if np.ptp(stream.grids(images), axis=0).max() > 1:
             extents = ", ".join(f"{label} {_extent(image)}" for label, image in zip(labels, images, strict=True))
             reason = f"these images do not fit together, patches being {stream.sizes} pixels wide: {extents}"
@@ -181,7 +181,7 @@ class PatchDataset(Dataset[Batch]):
 
 
 def read_usable(source: Source, index: int, size: int, bad_images: str, grey_images: str) -> Array:
-    """An image of `size` pixels a side at least, as it is. Raises Unusable, with the policy for what is wrong."""
+    """An image of at least `size` pixels a side, unchanged. Raises Unusable, with the policy for what is wrong."""
     label = source.label(index)
     try:
         image = source.read(index)
@@ -205,7 +205,7 @@ def _extent(image: Array) -> str:
 
 
 def _is_image(array: Array) -> bool:
-    """Else it is a map."""
+    """Whether it is an image and not a map."""
     return np.issubdtype(array.dtype, np.integer)
 
 

@@ -43,7 +43,7 @@ class PatchDiscriminator(nn.Module):
         init: "default" of PyTorch, or "kaiming": normal, biases 0.
 
     Attributes:
-        frequency: name of the filter (`models.networks.frequency`) that the weights were trained behind; None: unknown.
+        frequency: name of the filter (`models.networks.frequency`) that the weights were trained with, or None.
         frequency_kernel: the kernel size of that filter, where it has one.
 
     Raises:

@@ -1,8 +1,8 @@
 """Frequency filters: what a discriminator sees of an image, and the low frequencies that a colour loss compares.
 
-Each is a module without parameters or state-dict keys. `forward(x)` takes (N, 3, H, W) and gives the input of a
+Each is a module without parameters or state-dict keys. `forward(x)` takes (N, 3, H, W) and returns the input of a
 discriminator, `channels` of them, one position for `stride` pixels, which looks `reach` pixels beyond those; `low(x)`
-gives the low frequencies, at half the size or without a border. Both are differentiable and keep the dtype of the image
+returns the low frequencies, at half the size or without a border. Both are differentiable and keep the image's dtype
 under autocast: bf16 would drown the high frequencies in rounding.
 """
 

@@ -29,7 +29,7 @@ Rename = Callable[[str], str]  # key of our network to key in the file
 Build = Callable[[State, Config], tuple[nn.Module, Rename]]
 
 # RRDBNet's convolutions by family: those of the dense blocks, by number of block, RDB and convolution, and the others.
-# Old-arch numbers the convolution behind the blocks as if it were one block more.
+# Old-arch numbers the convolution after the blocks as if it were one more block.
 _RRDBNET = {
     "basicsr": (
         "body.{}.rdb{}.conv{}",
@@ -84,7 +84,7 @@ def load_weights(source: str | Path | Mapping[str, Any], *, part: str | None = N
     `Decoder` and `VGGDiscriminator` by those of the unofficial USR-DA, torchvision's vgg19 and our `LPIPS`. Files are
     `.safetensors`, or `.pth`, `.pt` and `.tar` read with `weights_only=True`; the wrappers `params_ema`, `params`,
     `state_dict` and `model`, in this order, and the prefix of DataParallel are removed. `USRDAGenerator` is known by
-    the keys of its parts behind `encoder.`, `decoder_sr.` and `decoder_t.`.
+    the keys of its parts, prefixed by `encoder.`, `decoder_sr.` and `decoder_t.`.
 
     What tensors do not show is read from what `save_weights` and DASR's DSN checkpoints record. Without a record there
     is no bicubic skip, a DSN has the scale 4, 4x4 discriminators have two strided layers, one without running

@@ -22,7 +22,7 @@ class TrainingJob(Generic[C, W]):
     """A run of a method: its configuration, pictures, weight files, folder and device.
 
     `folders` names the folders of stages that do not live in the run's own folder, such as those that several rows of
-    an ablation share; whoever names them has recorded the configuration.
+    an ablation share; the configuration is then recorded elsewhere.
     """
 
     config: C

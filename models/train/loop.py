@@ -112,7 +112,7 @@ class Stage:
         step: one update from (its number, counted from 0; the batch on the device); gives detached scalar losses.
         losses, statistics: every name that `step` may give; the latter are reported but are not losses.
         schedule: factor of the learning rate at an update's number.
-        batches: the batches from an update's number on, as `models.data.make_loader` gives them.
+        batches: the batches from an update's number on, as `models.data.make_loader` yields them.
         images: number of different pictures in them.
         validate: called with the generator to be judged (the average, if one is kept) and the number of updates done.
         measures: every name that `validate` returns.

@@ -68,7 +68,7 @@ class Run:
             print(f"rank {distributed.rank()}: {line}", flush=True)
 
     def progress(self, *columns: str) -> Progress:
-        """A progress bar; `columns` are the names of task fields to show behind the times."""
+        """A progress bar; `columns` are the names of task fields to show after the times."""
         return Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),

@@ -53,7 +53,7 @@ class USRDAStep(Step):
         detach_source: f_s is constant in Eq. 7 (ours; the paper prints it trainable).
         halve, real_twice: half the discriminators' losses; the real term of D_y once for each fake (unofficial code).
 
-    The terms that a step gives are those of Eq. 9 and the discriminators' before their weights, and what tells whether
+    A step returns the terms of Eq. 9 and the discriminators' before their weights, and what tells whether
     the alignment holds: `scale_t` and `scale_s`, mean |f| of either domain, `score_t` and `score_s`, mean D_f.
     """
 
@@ -68,12 +68,12 @@ class USRDAStep(Step):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every loss that a step may give."""
+        """Every loss that a step may return."""
         return (*vars(self.weights), "d_f", "d_t", "d_y")
 
     @property
     def statistics(self) -> tuple[str, ...]:
-        """What it may tell besides."""
+        """What it may return besides."""
         return ("scale_t", "scale_s", "score_t", "score_s")
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Losses]:
