@@ -52,7 +52,7 @@ class Domains:
         return _source(self.real_lr)
 
     def pairs(self) -> Iterator[tuple[str, Picture, Picture]]:
-        """The held-out (name, LR, HR), as `models.evaluate.validation` wants them."""
+        """The held-out (name, LR, HR), as `Inputs.held_out` yields them."""
         return ((hr.name, lr.pixels, hr.pixels) for lr, hr in self.held_out)
 
 
