@@ -81,7 +81,8 @@ def cpu_rules(objects: Path, output: Path) -> list[str]:
     flags = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fopenmp", *WARNINGS, *includes()]
     link = ["-shared", "-fopenmp"]
     wanted = os.environ.get("SRKERNELS_SANITIZE", "0")
-    if wanted not in ("", "0"):
+    sanitized = wanted not in ("", "0")
+    if sanitized:
         if wanted not in SANITIZERS:
             sys.exit(f"SRKERNELS_SANITIZE must be address or thread, got {wanted!r}")
         sanitize = f"-fsanitize={SANITIZERS[wanted]}"
@@ -96,7 +97,7 @@ def cpu_rules(objects: Path, output: Path) -> list[str]:
     amx = [*X86_LEVELS["avx512"], *AMX] if "avx512" in levels and understands(compiler, AMX) else []
     for source in sorted((CSRC / "cpu" / "amx").glob("*.cpp")):
         units.append((source, f"amx_{source.stem}.o", amx))
-    if wanted:
+    if sanitized:
         plain = ["-O0", "-fno-sanitize=all"]
         units = [(source, name, extra if runs_here(extra) else [*extra, *plain]) for source, name, extra in units]
     return compile_and_link(compiler, "-MMD -MF $out.d", flags, link, units, objects, output)

@@ -27,10 +27,7 @@ def build_info() -> dict[str, Any]:
 def _load(device_type: str) -> ModuleType | str:
     name = _EXTENSIONS[device_type]
     try:
-        module = importlib.import_module(f"srkernels.{name}")
-        if device_type == "cpu" and not hasattr(module, "signature"):
-            return f"srkernels.{name} was built from another version of srkernels: build it again"
-        return module
+        return importlib.import_module(f"srkernels.{name}")
     except ImportError as error:
         recorded = build_info().get(name, {}).get("why_not")
         return recorded or f"srkernels.{name} did not load: {error}"

@@ -10,7 +10,6 @@
 #include "cpu/isa.h"
 #include "cpu/weighted_l1/weighted_l1.h"
 #include "haar.h"
-#include "signature.h"
 #include "tensor.h"
 #include "weighted_l1.h"
 
@@ -108,17 +107,9 @@ void set_isa(const std::string& name) {
 
 }  // namespace
 
-// Not through pybind11, whose variadic functions take a microsecond.
-static PyMethodDef signature_method[] = {
-    {"signature", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(&srk::signature)),
-     METH_FASTCALL, nullptr},
-    {nullptr, nullptr, 0, nullptr}};
-
 PYBIND11_MODULE(_cpu, m) {
   py::class_<srk::HaarPlan>(m, "HaarPlan")
       .def(py::init<double, double, double, double, int, int, int, double, bool>());
-  if (PyModule_AddFunctions(m.ptr(), signature_method) != 0) throw py::error_already_set();
-  m.def("set_watchers", &srk::set_watchers);
   m.def("haar_analysis", &haar_analysis);
   m.def("haar_synthesis", &haar_synthesis);
   m.def("weighted_l1_forward", &weighted_l1_forward);

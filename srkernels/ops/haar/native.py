@@ -12,7 +12,7 @@ from . import allocate
 from .arguments import Analysis, Bands, Image, Synthesis
 from .conventions import HIGH, LOW, PLANS
 
-_LAYOUTS = ("band_major", "channel_major", "tuple", "sum")  # codes of csrc/tensor.h
+_LAYOUTS = ("band_major", "channel_major", "tuple", "sum")  # codes of csrc/bind/haar.h
 
 
 @functools.cache

@@ -32,7 +32,7 @@ def compute_dtype(operands: Operands) -> torch.dtype:
     return torch.float64 if wide else torch.float32
 
 
-SIGN_GROUP = 16  # elements whose signs share a word of csrc/cpu/weighted_l1.cpp
+SIGN_GROUP = 16  # elements whose signs share a word of csrc/cpu/weighted_l1/signs.h
 
 
 def run_elements(input: Tensor, target: Tensor) -> int | None:
