@@ -97,8 +97,14 @@ def _availability(context: Context) -> None:
 
 # What only a GPU shows, then parity there on as many processes as share it well.
 _GATES = {
-    "gpu": ["tests/test_gpu.py"],
-    "parity": ["tests/test_parity.py", "tests/test_layout.py", "tests/test_gradients.py", "-k", "cuda"],
+    "gpu": ["tests/backends/test_gpu.py"],
+    "parity": [
+        "tests/gates/test_parity.py",
+        "tests/gates/test_layout.py",
+        "tests/gates/test_gradients.py",
+        "-k",
+        "cuda",
+    ],
 }
 _PROCESSES = 12
 
@@ -132,7 +138,7 @@ def tests(context: Context) -> None:
         raise RuntimeError(f"pytest ended with codes {codes}: {summary[0]}")
 
 
-_UNDER_SANITIZER = "tests/test_gpu.py::test_small_calls"
+_UNDER_SANITIZER = "tests/backends/test_gpu.py::test_small_calls"
 
 
 def sanitizer(context: Context) -> None:

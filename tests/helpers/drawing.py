@@ -70,7 +70,7 @@ def _serve(module: str, seed: int, first: int, cases: int) -> None:
 
 def _run(module: str, seed: int, first: int, cases: int, env: dict[str, str]) -> Iterator[Failure]:
     """Failures of the cases from ``first`` on; the last is a crash if the process did not come to its end."""
-    path = os.pathsep.join((str(TESTS), env["PYTHONPATH"]))
+    path = os.pathsep.join((str(TESTS), str(TESTS / "gates"), env["PYTHONPATH"]))
     source = f"from helpers import drawing; drawing._serve({module!r}, {seed}, {first}, {cases})"
     with tempfile.TemporaryFile("w+") as errors:
         child = subprocess.Popen(

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from helpers.arrows import circles, graph, imports, sources
 
 import srkernels
 
-ROOT = Path(__file__).parents[2]
-FILES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in sorted((ROOT / "models").rglob("*.py"))
-}
+SOURCES = sources("models")
 
 # Room -> the rooms that it may import besides itself.
 ARROWS = {
@@ -31,31 +26,6 @@ ARROWS = {
 PUBLIC = {"srkernels", "srkernels.nn", "srkernels.functional"}
 
 
-def imports(tree: ast.AST) -> Iterator[str]:
-    """Everything a module imports, as dotted names; of `from a import b` it is a.b. Relative imports are not used."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0 and node.module, f"line {node.lineno}: relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Constant) and node.value in FILES and node.value != "models":
-            yield node.value  # for importlib
-
-
-def module_of(name: str) -> str:
-    """The module that defines `name`, which may be a module itself."""
-    return name if name in FILES else name.rpartition(".")[0]
-
-
-def graph(sources: dict[str, str]) -> dict[str, set[str]]:
-    """Module to the modules of `models` that it imports."""
-    return {
-        module: {module_of(name) for name in imports(ast.parse(source)) if name.split(".")[0] == "models"}
-        for module, source in sources.items()
-    }
-
-
 def turned(arrows: dict[str, set[str]]) -> list[str]:
     """The imports that go against ARROWS."""
     found = []
@@ -67,23 +37,12 @@ def turned(arrows: dict[str, set[str]]) -> list[str]:
     return sorted(found)
 
 
-def circles(arrows: dict[str, set[str]]) -> list[str]:
-    """Modules that import themselves by way of others; a package imports what its __init__ does."""
-    rest = {module: targets & arrows.keys() for module, targets in arrows.items()}
-    while free := [module for module, targets in rest.items() if not targets]:
-        for module in free:
-            del rest[module]
-        rest = {module: targets - set(free) for module, targets in rest.items()}
-    return sorted(rest)
-
-
 def private(source: str) -> list[str]:
     """What a module uses of srkernels beyond its public names."""
-    tree = ast.parse(source)
-    names = [name for name in imports(tree) if name.split(".")[0] == "srkernels"]
+    names = [name for name in imports("models.one", source) if name.split(".")[0] == "srkernels"]
     names += [
         f"srkernels.{node.attr}"
-        for node in ast.walk(tree)
+        for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "srkernels"
     ]
     known = {f"srkernels.{name}" for name in srkernels.__all__} | {"srkernels.__version__"}
@@ -94,7 +53,6 @@ def private(source: str) -> list[str]:
     ]
 
 
-SOURCES = {module: path.read_text(encoding="utf-8") for module, path in FILES.items()}
 GRAPH = graph(SOURCES)
 
 
@@ -123,7 +81,7 @@ def test_models_uses_the_public_names_of_srkernels():
     ],
 )
 def test_an_arrow_the_other_way_is_found(module, line, check):
-    assert check({**GRAPH, **graph({module: f"{SOURCES[module]}\n{line}"})})
+    assert check(graph({**SOURCES, module: f"{SOURCES[module]}\n{line}"}))
 
 
 @pytest.mark.parametrize(

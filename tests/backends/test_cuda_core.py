@@ -1,7 +1,7 @@
 """The CUDA core without a GPU: its kernels run on the host, and its machine code is read.
 
-The host run compiles csrc/cuda as it is against the few CUDA names of tests/cuda_emulation and puts it behind the
-public ops, so the gates' own oracle judges it. The machine code is that of the built extension where there is one.
+The host run compiles csrc/cuda as it is against the few CUDA names of cuda_emulation and puts it behind the public ops,
+so the gates' own oracle judges it. The machine code is that of the built extension where there is one.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from srkernels.ops.weighted_l1 import allocate as l1_allocate
 from srkernels.ops.weighted_l1 import native as l1_native
 from srkernels.ops.weighted_l1.arguments import Operands, Saved, Settings
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "csrc"
 SOURCES = tuple(sorted((CSRC / "cuda").rglob("*.cu")))
 
@@ -67,7 +67,7 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
         pytest.skip("no g++")
     folder = tmp_path_factory.mktemp("cuda_emulation")
     flags = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Werror", "-Wall", "-Wno-unknown-pragmas"]
-    flags += [f"-I{ROOT / 'tests' / 'cuda_emulation'}", f"-I{CSRC}", *_pybind11_includes()]
+    flags += [f"-I{Path(__file__).parent / 'cuda_emulation'}", f"-I{CSRC}", *_pybind11_includes()]
     objects = []
     for source in (*SOURCES, CSRC / "bind" / "cuda.cpp"):
         objects.append(str(folder / f"{source.parent.name}_{source.stem}.o"))

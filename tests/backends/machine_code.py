@@ -1,8 +1,8 @@
 """Machine code without a GPU: compile a spec's Triton kernels for named targets and read what came out.
 
-``python tests/machine_code.py [--every-target]`` compiles and prints one JSON object per line. It is a program of its
-own because kernels must not have been decorated under ``TRITON_INTERPRET``, which other tests of the same process may
-set.
+``python tests/backends/machine_code.py [--every-target]`` compiles and prints one JSON object per line. It is a program
+of its own because kernels must not have been decorated under ``TRITON_INTERPRET``, which other tests of the same
+process may set.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def read_all(every_target: bool = False) -> dict[tuple[str, str, str], Figures |
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     # What Triton 3.9 does unasked, and warns that it may not do later.
     environment.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(root), environment.get("PYTHONPATH"))))
     done = subprocess.run(
         [sys.executable, __file__, *["--every-target"] * every_target],

@@ -165,7 +165,7 @@ def test_one_launch_each_way(spec: OpSpec, target: Target) -> None:
 
 
 def test_launches(spec: OpSpec, target: Target) -> None:
-    """As many as the spec says, of which tests/test_launches.py has the names."""
+    """As many as the spec says, of which tests/backends/test_launches.py has the names."""
     _skip_unless_on_gpu(target)
     if not _several_launches(spec) or target.backend != "triton":
         pytest.skip("Triton's ops of several launches are meant")

@@ -15,14 +15,14 @@ from helpers.process import ROOT, environment
 from srkernels import _triton
 
 GATES = {
-    "values": ["test_parity.py"],
+    "values": ["parity.py"],
     "the rest": [
-        "test_gradients.py::test_gradcheck",
-        "test_algebra.py::test_invariants",
-        "test_memory.py::test_every_output_element_is_written",
-        "test_registration.py::test_opcheck",
-        "test_autocast.py",
-        "test_large.py",
+        "gradients.py::test_gradcheck",
+        "algebra.py::test_invariants",
+        "memory.py::test_every_output_element_is_written",
+        "registration.py::test_opcheck",
+        "autocast.py",
+        "large.py",
     ],
 }
 
@@ -33,7 +33,7 @@ GATES = {
 def test_gates_in_the_interpreter(gates: list[str]) -> None:
     options = ["-q", "-x", "-p", "no:cacheprovider", "--backend", "triton", "--reduced"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, *(f"tests/{gate}" for gate in gates)],
+        [sys.executable, "-m", "pytest", *options, *(f"tests/gates/test_{gate}" for gate in gates)],
         env=environment(TRITON_INTERPRET="1"),
         cwd=ROOT,
         capture_output=True,
