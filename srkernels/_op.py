@@ -132,7 +132,8 @@ class Backend(NamedTuple):
 
     def module(self, name: str, tensors: Any, grad: Tensor | None = None) -> Any:
         """The module that runs on these: ``name``, or the automatic choice for ""."""
-        x, second = tensors[0], tensors[1] if len(tensors) > 1 else None
+        x: Any = tensors[0]
+        second: Any = tensors[1] if len(tensors) > 1 else None
         if x is None:
             x = second if grad is None else grad
         details = () if self.detail is None else self.detail(x, second)
@@ -156,8 +157,8 @@ class Gradient(NamedTuple):
         finish: (backward, grad, saved, settings, needs, note) -> gradients: for an op whose backward pass is more than
             ``backward(grad, saved, settings, needs)``.
         note: (operands, settings) -> what ``finish`` is to know of them besides, no tensor.
-        keeps: (operands, settings) -> whether the forward pass has to keep something for the backward pass: with its
-            argument ``keep`` set, the last output is what only that reads.
+        keeps: (operands, settings) -> whether the forward pass has to keep something for the backward pass: it takes
+            ``keep``, with which its last output is what only that reads. None: it never has.
         link: (operands) -> a note made ahead of the autograd function, where something is kept: its way back to an
             operand that is not saved.
     """
@@ -170,7 +171,7 @@ class Gradient(NamedTuple):
         grad, saved, settings, needs
     )
     note: Callable[..., Any] = lambda operands, settings: None
-    keeps: Callable[..., bool] = lambda operands, settings: True
+    keeps: Callable[..., bool] | None = None
     link: Callable[..., Any] | None = None
 
 
@@ -222,7 +223,7 @@ def _autograd_function(
         return types.new_class(name, (Linear,))  # by this name grad_fn shows it
 
     saved_type, save, finish, differentiable = gradient.saved, gradient.save, gradient.finish, gradient.differentiable
-    rest = end + 3 - count
+    rest = end + 2 + (gradient.keeps is not None) - count
 
     class Fused(Function):
         @staticmethod
@@ -293,7 +294,7 @@ class FusedOp(Generic[_Operands, _Settings]):
             if y is not None:
                 return (y,)
         recording = records(*operands)
-        kept = (keep and recording and self._keeps(operands, settings),) if self._keeps else ()
+        kept = [keep and recording and self._keeps(operands, settings)] if self._keeps else []
         # The Function costs more than a small kernel; without a gradient to record it is left out.
         if recording or in_forward_mode():
             link = self._link(operands) if self._link is not None and kept[0] else None

@@ -51,7 +51,7 @@ def gradients(
     create_graph: bool = False,
 ) -> list[Tensor]:
     """Gradients of the operands ``wanted``, the others requiring none; ``create_graph``: on the way to second ones."""
-    leaves = [None if x is None else x.detach().requires_grad_(i in wanted) for i, x in enumerate(operands)]
+    leaves: list[Any] = [None if x is None else x.detach().requires_grad_(i in wanted) for i, x in enumerate(operands)]
     outputs = flat(op(*leaves, **case.kwargs))
     grads = torch.autograd.grad(outputs, [leaves[i] for i in wanted], list(cotangents), create_graph=create_graph)
     return [g.detach() for g in grads]

@@ -106,7 +106,6 @@ class OpSpec:
         invariants: name -> check(backend) of the op's algebra; raises AssertionError.
         aot: () -> kernels to compile ahead of time; imports triton.
         saved_bytes: (case, bytes per element) -> bytes that only the backward pass keeps alive.
-        host_targets_us: passes -> most host time of a tiny call on CPU, where it is the op's own and not PyTorch's.
         parameters: operands without a batch axis.
         refuses: the op's own reasons against a backend (see ``_dispatch.Refusal``).
         detail: (operands) -> what of a call they depend on.
@@ -132,7 +131,6 @@ class OpSpec:
     invariants: Mapping[str, Callable[[], None]] = field(default_factory=dict)
     aot: Callable[[], tuple[AotCase, ...]] = tuple
     saved_bytes: Callable[[Case, int], int] = lambda case, itemsize: 0
-    host_targets_us: Mapping[str, float] = field(default_factory=lambda: {"forward": 8.0, "forward+backward": 30.0})
     parameters: tuple[str, ...] = ()
     refuses: Refusal | None = None
     detail: Callable[..., tuple[int, ...]] = lambda *operands: ()

@@ -23,7 +23,7 @@ OP = {
     "reference": _SHARED | {"library"},
     "native": _SHARED | {"library", "amx"},
     "triton": _SHARED,
-    "op": _SHARED | {"reference"},
+    "op": _SHARED | {"library", "reference"},
     "api": {"activation", "allocate", "arguments", "checks", "conventions", "op"},
     "modules": {"activation", "allocate", "api", "checks", "conventions"},
     "aot": _SHARED | {"triton"},

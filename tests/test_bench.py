@@ -497,6 +497,6 @@ def test_benchmark_option_is_registered_and_prints(tmp_path: Path) -> None:
         "--benchmark-seconds=0.1",
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "host time of a tiny call" in done.stdout and "< 8" in done.stdout
+    assert "host time of a tiny call" in done.stdout and "<= 1.1x" in done.stdout
     content = json.loads(saved.read_text())
     assert {row["op"] for row in content["host"]} == {spec.name for spec in specs()}

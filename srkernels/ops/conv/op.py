@@ -21,6 +21,7 @@ from .arguments import (
     SavedConvolution,
     SavedDense,
 )
+from .library import convolution
 from .support import detail, refuses
 
 
@@ -79,7 +80,7 @@ def _differentiable_convolution(
     grad: Tensor, saved: SavedConvolution, epilogue: Epilogue, needs: Sequence[bool]
 ) -> list[Tensor]:
     if saved.kept is not None and saved.x is not None:
-        saved = saved._replace(kept=reference.convolution(saved.x, saved.weight, saved.bias))
+        saved = saved._replace(kept=convolution(saved.x, saved.weight, saved.bias))
     return reference.backward(grad, saved, epilogue, needs)
 
 
@@ -141,6 +142,11 @@ def _eager_block(operands: Block, epilogue: Epilogue) -> Tensor | None:
     return laid_out(reference.two_convolutions(beside, epilogue), x)
 
 
+def _save_block(operands: Block, outputs: Sequence[Tensor], epilogue: Epilogue, needs: Sequence[bool]) -> SavedBlock:
+    x, weight1, bias1, weight2, _, slope = operands
+    return SavedBlock(x, weight1, bias1, weight2, slope, outputs[1] if len(outputs) > 1 else None)
+
+
 residual_block = fused_op(
     "residual_block",
     Block,
@@ -149,14 +155,13 @@ residual_block = fused_op(
     fake=lambda operands, epilogue, keep: allocate.block_forward(operands.x, operands.weight1, keep),
     gradient=Gradient(
         saved=SavedBlock,
-        save=lambda operands, outputs, epilogue, needs: SavedBlock(
-            *operands[:4], operands.slope, outputs[1] if len(outputs) > 1 else None
-        ),
+        save=_save_block,
         fake=lambda grad, saved, epilogue, needs: allocate.block_gradients(saved, needs),
         # What was kept carries no gradient; computed again, it does.
         differentiable=lambda grad, saved, epilogue, needs: reference.block_backward(
             grad, saved._replace(kept=None), epilogue, needs
         ),
+        keeps=lambda operands, epilogue: True,
     ),
     eager=_eager_block,
 )
@@ -213,7 +218,7 @@ def _save_dense(
 ) -> SavedDense:
     features = outputs[1] if len(outputs) > 1 else None
     x = operands.x if features is None else None  # the features begin with x
-    return SavedDense(x, *operands.weights, *operands.biases, features)
+    return SavedDense(x, *operands[1:], features)
 
 
 def _finish_dense(

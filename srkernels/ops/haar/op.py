@@ -70,6 +70,8 @@ synthesis = fused_op(
     Bands,
     Synthesis,
     backend=Backend(__package__, "synthesis"),
-    fake=lambda bands, settings: [allocate.image(*bands, settings.rows, settings.columns, settings.plan)],
+    fake=lambda bands, settings: [
+        allocate.image(bands.low, bands.high, settings.rows, settings.columns, settings.plan)
+    ],
     gradient=Adjoint(_adjoint_of_synthesis, _layouts),
 )

@@ -39,7 +39,6 @@ def weighted_l1(
     share = w * (input - target).abs()
     if reduction == "none":
         return share
-    return (
-        share.sum()
-        / {"sum": 1, "numel": input.numel(), "weight_sum": w.sum()}["sum" if reduction == "sum" else normalize]
-    )
+    if reduction == "sum":
+        return share.sum()
+    return share.sum() / (w.sum() if normalize == "weight_sum" else input.numel())
