@@ -16,6 +16,7 @@ from torch.nn import functional as F
 import srkernels
 from models.data.resize import bicubic
 from models.networks import DeResNet, RRDBNet
+from srkernels.ops.conv.support import onednn_runs
 
 STEPS = 300
 LEARNING_RATE = 1e-4
@@ -101,6 +102,8 @@ def _distance(curve: Tensor, eager: list[Tensor], dtype: torch.dtype) -> float:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("make", [_super_resolution, _down_sampling], ids=["RRDBNet", "DSN"])
 def test_loss_curve_stays_in_the_band_of_rounding(make, dtype):
+    if dtype is torch.bfloat16 and not onednn_runs(dtype):
+        pytest.skip("bf16 convolutions are emulated on this processor: 1,500 updates take a quarter of an hour")
     eager = [_losses(make, dtype, "reference", rounding=seed) for seed in (1, 2, 3)]
     fused = _losses(make, dtype, "native")
     assert fused[-20:].mean() < 0.5 * fused[:20].mean(), "nothing was learned"
