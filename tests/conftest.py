@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 import torch
 from helpers.calls import Target
+from helpers.interpreter import patch_once
 from helpers.operands import DTYPES, LAYOUTS
 
-from srkernels import _native
+from srkernels import _native, _triton
 from srkernels._dispatch import BACKENDS, why_not
 from srkernels._spec import Case
 from srkernels.ops import specs
@@ -29,6 +30,7 @@ from srkernels.ops import specs
 REDUCED_DTYPES = ("fp32", "bf16")
 REDUCED_LAYOUTS = ("contiguous", "channels_last", "sliced")
 REDUCED_CASES = 6
+REDUCED_COMPOSED_CASES = 3
 REDUCED_ELEMENTS = 250
 
 
@@ -50,6 +52,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if _triton.interpreting() and _triton.why_no_interpreter() is None:
+        patch_once()
     if config.getoption("--isa"):
         _native.extension("cpu").set_isa(config.getoption("--isa"))
     config.addinivalue_line(
@@ -89,10 +93,10 @@ def _targets(config: pytest.Config) -> list[tuple[Target, str | None]]:
     return [(Target(b, d), why_not(b, torch.device(d), torch.float32)) for d in devices for b in backends]
 
 
-def _reduced(cases: tuple[Case, ...]) -> tuple[Case, ...]:
-    """At most REDUCED_CASES of the small ones, evenly spread, first and last among them."""
+def _reduced(cases: tuple[Case, ...], composed: bool) -> tuple[Case, ...]:
+    """A few of the small ones, evenly spread, first and last among them."""
     small = [c for c in cases if prod(c.shapes[0]) <= REDUCED_ELEMENTS]
-    count = min(REDUCED_CASES, len(small))
+    count = min(REDUCED_COMPOSED_CASES if composed else REDUCED_CASES, len(small))
     return tuple(small[round(i * (len(small) - 1) / max(1, count - 1))] for i in range(count))
 
 
@@ -117,7 +121,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 choices = [(s, s.name) for s in specs()]
             elif axis in which:
                 cases = getattr(row["spec"], which[axis])
-                choices = [(c, c.id) for c in (_reduced(cases) if reduced else cases)]
+                choices = [(c, c.id) for c in (_reduced(cases, row["spec"].composed) if reduced else cases)]
             elif axis == "dtype":
                 choices = [(DTYPES[d], d) for d in (REDUCED_DTYPES if reduced else DTYPES)]
             elif axis == "layout":
