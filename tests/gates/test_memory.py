@@ -47,7 +47,8 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
 
 
 def test_every_output_element_is_written(spec: OpSpec, case: Case, target: Target, poison: Poison) -> None:
-    for layout in LAYOUTS:
+    few = target.interpreted and spec.composed  # of many launches a call
+    for layout in ("contiguous", "permuted") if few else LAYOUTS:
         xs = operands(case, torch.float32, layout, device=target.device)
         outputs = values(spec.eager, case, xs)
         cots = cotangents(outputs, layout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isnan
 
 import pytest
 import torch
@@ -47,7 +48,10 @@ def test_values_and_gradients(spec: OpSpec, case: Case, dtype: torch.dtype, layo
             # The first draw goes through every subset of operands that may require a gradient, the last through the
             # backward pass that a second derivative sees.
             last = n == len(draws) - 1 and not target.interpreted
-            for wanted in subsets(expected.wanted, few=target.interpreted) if n == 0 else (expected.wanted,):
+            # Of composed ops the interpreter runs many launches a call; which gradients they make is counted elsewhere.
+            fewest = target.interpreted and spec.composed
+            tried = subsets(expected.wanted, target.interpreted, fewest) if n == 0 else (expected.wanted,)
+            for wanted in tried:
                 grads = gradients(spec.op, case, draw.operands, draw.cotangents, wanted, create_graph=last)
                 for i, grad in zip(wanted, grads, strict=True):
                     k = expected.wanted.index(i)
@@ -88,6 +92,8 @@ def test_nan_and_inf_propagate(spec: OpSpec, case: Case, target: Target, poison:
     (``F.interpolate`` where samples coincide or at a border) and call that NaN; such an element may stay finite, but
     none may go bad that is finite there, and not all may stay finite.
     """
+    if target.interpreted and spec.composed and not isnan(poison):
+        pytest.skip("in the interpreter composed ops, of many launches a call, see NaN alone")
     clean = answers(spec, case, torch.float32, "contiguous", target.device)
     draw = clean.draws[0]
     for bad in clean.wanted:

@@ -30,6 +30,8 @@ def _detached(call: RawCall) -> tuple:
 
 @pytest.mark.parametrize("dense_layout", ["contiguous", "permuted"])
 def test_opcheck(spec: OpSpec, target: Target, dense_layout: str) -> None:
+    if target.interpreted and spec.composed and dense_layout == "contiguous":
+        pytest.skip("in the interpreter composed ops, of many launches a call, see one layout")
     for call in _raw_calls(spec, spec.small[0], target, dense_layout):
         torch.library.opcheck(call.op, _detached(call))
 

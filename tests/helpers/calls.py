@@ -27,11 +27,14 @@ class Target:
         return self.backend if self.device == "cpu" else f"{self.backend}-{self.device}"
 
 
-def subsets(items: Sequence[int], few: bool = False) -> Iterator[tuple[int, ...]]:
+def subsets(items: Sequence[int], few: bool = False, fewest: bool = False) -> Iterator[tuple[int, ...]]:
     """Every non-empty subset, the whole first; of more than six items the whole, all but one, and each alone.
 
-    ``few``: the whole and each alone, whatever the number.
+    ``few``: the whole and each alone, whatever the number. ``fewest``: the whole, the first alone, all but the first.
     """
+    if fewest:
+        yield from dict.fromkeys(filter(None, (tuple(items), tuple(items[:1]), tuple(items[1:]))))
+        return
     for size in range(len(items), 0, -1):
         if size in (1, len(items)) or (not few and (len(items) <= 6 or size == len(items) - 1)):
             yield from combinations(items, size)
