@@ -157,14 +157,15 @@ def forward(operands: Convolution, epilogue: Epilogue, keep: bool) -> list[Tenso
         return out
     x = _dense(x)
     residual = None if residual is None else _like(residual, x)
-    if activation != PRELU and not keep and out[0].dtype is x.dtype:
+    alike = residual is None or residual.dtype is x.dtype
+    if activation != PRELU and not keep and alike:
         return [laid_out(_convolution(x, weight, bias, epilogue, residual), x)]
     z = _convolution(x, weight, bias)
     y = activate(z, epilogue, slope)
     if scale != 1:
         y = y.mul_(scale)
     if residual is not None:
-        y = y.add_(residual) if y.dtype is out[0].dtype else residual + y
+        y = y.add_(residual) if alike else residual + y
     return [laid_out(y, x), laid_out(z, x)] if keep else [laid_out(y, x)]
 
 
