@@ -41,7 +41,7 @@ _requested: str | None = _checked(os.environ.get("SRKERNELS_BACKEND") or None, "
 
 
 def requested() -> str:
-    """The backend asked for by name, or "" for automatic choice: the form in which ops take it."""
+    """The backend requested by name, or "" for automatic choice: the form that ops take."""
     return _requested or ""
 
 
@@ -70,7 +70,7 @@ def why_not(
     detail: tuple[int, ...] = (),
     automatic: bool = False,
 ) -> str | None:
-    """The reason why ``backend`` cannot run on this device and dtype, or None if it can; an op's own come last."""
+    """Why ``backend`` cannot run on this device and dtype, or None if it can; the op's own reasons come last."""
     if backend == "reference":
         return None
     if dtype not in FLOAT_DTYPES:
@@ -82,7 +82,7 @@ def why_not(
 def ranked(
     device: torch.device, dtype: torch.dtype, refuses: Refusal | None = None, detail: tuple[int, ...] = ()
 ) -> list[tuple[str, str | None]]:
-    """Backends in automatic order, each with the reason why not (None: it is a choice)."""
+    """Backends in automatic order, each with the reason against it (None: eligible)."""
     order = _AUTOMATIC.get(device.type, ())
     return [(b, why_not(b, device, dtype, refuses, detail, True)) for b in order] + [("reference", None)]
 
@@ -116,12 +116,12 @@ _R = TypeVar("_R")
 
 
 def autocasts(x: Tensor) -> bool:
-    """Whether autocast is on for ``x``; a meta tensor knows none, and Dynamo of torch 2.11 cannot ask who does."""
+    """Whether autocast is on for ``x``; meta has none, and Dynamo in torch 2.11 cannot ask which devices do."""
     return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
 
 
 def without_autocast(run: Callable[_P, _R]) -> Callable[_P, _R]:
-    """For eager operations of ours, in ops and before them: autocast would change the dtypes that are promised."""
+    """For our own eager operations, in ops and before them: autocast would change the promised dtypes."""
 
     @functools.wraps(run)
     def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:

@@ -1,4 +1,4 @@
-"""Why an op would run where it would run."""
+"""Where an op would run, and why."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .ops import specs
 
 
 def explain(op: str | Callable[..., Any], *inputs: Any) -> str:
-    """Which backend ``op`` would take for these inputs, and why not the others.
+    """Which backend ``op`` would use for these inputs, and why not the others.
 
     Args:
         op: a public function of ``srkernels`` or its name.
         inputs: what it would be called with; the first tensor decides.
 
     Returns:
-        Lines for reading: the choice, then every backend with its reason.
+        Readable lines: the choice, then every backend with its reason.
 
     Raises:
-        ValueError: no such op, no tensor among the inputs, or not what the op takes.
+        ValueError: no such op, no tensor among the inputs, or inputs that it does not take.
     """
     name = op if isinstance(op, str) else getattr(op, "__name__", type(op).__name__)
     known = {spec.name: spec for spec in specs()}

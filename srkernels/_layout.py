@@ -37,7 +37,7 @@ def laid_out(y: Tensor, like: Tensor) -> Tensor:
 
 
 def in_layout(y: Tensor, channels_last: bool) -> Tensor:
-    """``y`` dense in this layout, with the strides that new memory has; copied only if they differ."""
+    """``y`` dense in this layout, with the strides of a new tensor; copied only if they differ."""
     _, c, h, w = (max(size, 1) for size in y.shape)
     strides = (h * w * c, 1, w * c, c) if channels_last else (c * h * w, h * w, w, 1)
     if y.stride() == strides or (channels_last and inside_vmap()):
@@ -47,7 +47,7 @@ def in_layout(y: Tensor, channels_last: bool) -> Tensor:
 
 
 def inside_vmap() -> bool:
-    """Whether memory has another axis, that of ``torch.vmap``: no layout but contiguous can be asked for then."""
+    """Whether memory has one more axis, that of ``torch.vmap``: then only the contiguous layout can be requested."""
     if is_compiling():
         return False
     transforms: Any = torch._C._functorch.get_interpreter_stack()
@@ -55,6 +55,6 @@ def inside_vmap() -> bool:
 
 
 def share_layout(x: Tensor, *others: Tensor | None) -> bool:
-    """Whether all have the layout that the result for ``x`` is to have: PyTorch's own operations keep it then."""
+    """Whether all have the layout that the result for ``x`` must have: then PyTorch's own operations keep it."""
     memory_format = torch.channels_last if is_channels_last(x) else torch.contiguous_format
     return all(t is None or t.dim() != 4 or t.is_contiguous(memory_format=memory_format) for t in (x, *others))

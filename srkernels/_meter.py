@@ -23,7 +23,7 @@ def saved_storages(call: Callable[[], Any]) -> tuple[Any, dict[int, int]]:
 
 
 def saved_bytes(call: Callable[[], Any], besides: Iterable[Tensor | None] = ()) -> int:
-    """Bytes that the graph of ``call`` keeps, those of ``besides`` (operands, parameters) apart."""
+    """Bytes that the graph of ``call`` keeps, not counting ``besides`` (operands, parameters)."""
     _, found = saved_storages(call)
     for x in besides:
         if x is not None:

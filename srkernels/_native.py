@@ -58,7 +58,7 @@ def _function(device_type: str, name: str) -> Any:
 
 
 def launch(x: Tensor, function: str, *arguments: Any) -> None:
-    """Call a function of the core for ``x``'s device, which takes tensors as they are (or None), and last the thread
+    """Call a function of the core for ``x``'s device; it takes tensors as they are (or None) and, last, the thread
     count or the stream."""
     if x.is_cpu:
         _function("cpu", function)(*arguments, torch.get_num_threads())
@@ -68,7 +68,7 @@ def launch(x: Tensor, function: str, *arguments: Any) -> None:
 
 
 def workspace(device: torch.device) -> Tensor:
-    """What the CUDA core's reductions work in: any shape's partial sums behind a ticket that launches leave at zero."""
+    """Scratch of the CUDA core's reductions: partial sums of any shape behind a ticket that launches leave at zero."""
     return per_stream(_new_workspace, device)
 
 

@@ -25,7 +25,7 @@ _library = torch.library.Library("srkernels", "FRAGMENT")
 if TYPE_CHECKING:
     Size = int
 else:
-    Size = torch.SymInt  # of settings: an int that a trace may leave symbolic
+    Size = torch.SymInt  # for settings: an int that a trace may leave symbolic
 _SCALARS = {int: "int", float: "float", bool: "bool", Size: "SymInt"}
 
 
@@ -35,7 +35,7 @@ def in_forward_mode() -> bool:
 
 
 def records(*tensors: Tensor | None) -> bool:
-    """Whether a call on these leaves something for a derivative."""
+    """Whether a call on these records anything for a derivative."""
     if not torch.is_grad_enabled():
         return False
     # Not any(...): its generator alone takes a third of a microsecond.
@@ -46,9 +46,9 @@ def records(*tensors: Tensor | None) -> bool:
 
 
 def short_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
-    """``function.apply``, which in eager mode skips what only transforms need.
+    """``function.apply`` that in eager mode skips what only transforms need.
 
-    The ``setup_context`` form binds its signature anew and enters Python twice in each call; the older form, whose
+    The ``setup_context`` form binds its signature and enters Python twice on each call; the older form, whose
     ``forward`` takes the context, does neither.
     """
 
@@ -74,7 +74,7 @@ def _map_one_by_one(op: Any) -> Callable[..., Any]:
 
     def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
         def element(i: int) -> list[Any]:
-            # Of a list of settings ``d`` is a list too.
+            # For a list of settings ``d`` is a list too.
             return [a.select(d, i) if isinstance(d, int) else a for a, d in zip(args, in_dims, strict=True)]
 
         if not info.batch_size:
@@ -110,14 +110,14 @@ def _register(name: str, arguments: Sequence[str], run: Callable[..., Any], fake
 
 
 class Backend(NamedTuple):
-    """Where an op's code lives and what else than device and dtype its choice depends on.
+    """Where an op's code lives, and what its choice depends on besides device and dtype.
 
     Attributes:
         package: holds ``reference``, ``native`` and ``triton``, modules with the functions named below.
         forward: name of ``(operands, settings[, keep]) -> [outputs]``.
         backward: name of ``(grad, saved, settings, needs) -> [gradients of those needed]``.
         refuses: the op's own reasons against a backend (see ``_spec.Refusal``).
-        detail: (first operand or gradient, second operand) -> what of a call they depend on.
+        detail: (first operand or gradient, second operand) -> what of a call these reasons depend on.
     """
 
     package: str
@@ -145,22 +145,22 @@ _Settings = TypeVar("_Settings", bound=tuple[Any, ...])
 
 
 class Gradient(NamedTuple):
-    """How an op with a backward kernel is differentiated: by its first output.
+    """How an op with a backward kernel is differentiated: through its first output.
 
     ``needs`` are bools, one for each operand; gradients are lists of those needed.
 
     Attributes:
-        saved: NamedTuple of the tensors that the backward pass finds.
+        saved: NamedTuple of the tensors that the backward pass receives.
         save: (operands, outputs, settings, needs) -> ``saved``.
         fake: (grad, saved, settings, needs) -> uninitialised gradients.
         differentiable: (grad, saved, settings, needs) -> gradients, on eager operations, for a second derivative.
         finish: (backward, grad, saved, settings, needs, note) -> gradients: for an op whose backward pass is more than
             ``backward(grad, saved, settings, needs)``.
-        note: (operands, settings) -> what ``finish`` is to know of them besides, no tensor.
-        keeps: (operands, settings) -> whether the forward pass has to keep something for the backward pass: it takes
-            ``keep``, with which its last output is what only that reads. None: it never has.
-        link: (operands) -> a note made ahead of the autograd function, where something is kept: its way back to an
-            operand that is not saved.
+        note: (operands, settings) -> what else ``finish`` needs to know of them; no tensors.
+        keeps: (operands, settings) -> whether the forward pass must keep something for the backward pass: the op takes
+            ``keep``, and with it its last output is what only the backward pass reads. None: never.
+        link: (operands) -> a note made before the autograd function runs, where something is kept: its way back to
+            an operand that is not saved.
     """
 
     saved: Any
@@ -180,7 +180,7 @@ class Adjoint(NamedTuple):
 
     Attributes:
         adjoint: (gradients of the outputs, settings, needs, backend, note) -> gradients of the operands needed.
-        note: (operands, settings) -> what ``adjoint`` is to know of the operands, no tensor.
+        note: (operands, settings) -> what ``adjoint`` needs to know of the operands; no tensors.
     """
 
     adjoint: Callable[..., Sequence[Tensor | None]]
@@ -192,7 +192,7 @@ def _autograd_function(
 ) -> type[torch.autograd.Function]:
     """Inputs: operands, settings, ``keep`` where the op has it, backend, link.
 
-    Dynamo follows what its methods close over if that are functions, types and operators, not objects of ours.
+    Dynamo traces what its methods close over only if those are functions, types and operators, not our objects.
     """
     count, end = len(operands._fields), len(operands._fields) + len(settings._fields)
     note_of = gradient.note
@@ -220,7 +220,7 @@ def _autograd_function(
                 found = iter(adjoint(grads, ctx.settings, needs, ctx.backend, ctx.note))
                 return *(next(found, None) if need else None for need in needs), *[None] * (end + 2 - count)
 
-        return types.new_class(name, (Linear,))  # by this name grad_fn shows it
+        return types.new_class(name, (Linear,))  # the name that grad_fn shows
 
     saved_type, save, finish, differentiable = gradient.saved, gradient.save, gradient.finish, gradient.differentiable
     rest = end + 2 + (gradient.keeps is not None) - count
@@ -253,7 +253,7 @@ def _autograd_function(
 
 
 class FusedOp(Generic[_Operands, _Settings]):
-    """A registered op: ``op(operands, settings)`` are its outputs, differentiable. Made by ``fused_op``."""
+    """A registered op: ``op(operands, settings)`` returns its outputs, differentiable. Made by ``fused_op``."""
 
     def __init__(
         self, name: str, operands: Any, settings: Any, backend: Backend, fake: Any, gradient: Any, eager: Any
@@ -283,12 +283,12 @@ class FusedOp(Generic[_Operands, _Settings]):
         """Outputs of the op.
 
         Args:
-            keep: of an op that has it, whether the backward pass may find what the forward pass can keep for it.
-            backend: of a derivative, that of its forward pass; None is what was asked for.
+            keep: for an op that has it, whether the forward pass may keep for the backward pass what it can.
+            backend: for a derivative, that of its forward pass; None: the requested one.
         """
         if backend is None:
             backend = requested()
-        # A traced call takes the operator, in which the choice is made on real tensors.
+        # A traced call takes the operator, inside which the choice is made on real tensors.
         if not backend and keep and self._eager is not None and not is_compiling():
             y = self._eager(operands, settings) if self._backend.is_reference(operands) else None
             if y is not None:
@@ -334,12 +334,12 @@ def fused_op(
 
     Args:
         name: of the operator, ``srkernels::name``.
-        operands: NamedTuple of ``Tensor`` and ``Tensor | None``, of which the first decides where the op runs.
+        operands: NamedTuple of ``Tensor`` and ``Tensor | None``; the first decides where the op runs.
         settings: NamedTuple of int, float, bool and ``Size``.
         backend: where its code lives.
         fake: (operands, settings[, keep]) -> uninitialised outputs.
-        gradient: a ``Gradient``, or of a linear op an ``Adjoint``.
-        eager: (operands, settings) -> the output by PyTorch's own operations and autograd, for where that is the
-            automatic choice; None where these operands need the operator even so.
+        gradient: a ``Gradient``, or for a linear op an ``Adjoint``.
+        eager: (operands, settings) -> the output by PyTorch's own operations and autograd, used where that is the
+            automatic choice; None where these operands still need the operator.
     """
     return FusedOp(name, operands, settings, backend, fake, gradient, eager)

@@ -1,21 +1,21 @@
-"""What decides whether an op is right: its error against an fp64 oracle, and what is allowed of it.
+"""What decides whether an op is right: its error against an fp64 oracle, and how much is allowed.
 
 An op's error against an fp64 oracle may be twice that of eager PyTorch in the same dtype on the same operands, plus
-what another order of its sums may bring, plus one rounding of the output's dtype at the value's own magnitude.
+what another order of its sums may add, plus one rounding of the output's dtype at the value's own magnitude.
 
-Eager's error is the largest over several draws: a scalar of one draw can be exact by luck. It knows the roundings of
-what is stored in between, and one order of every sum: that of this processor, of this number of threads. Any other is
-as right. A sum of n terms is off by eps / 2 * sqrt(n) * S in whatever order, S being the sum of the terms' absolute
-values, with a probability that a small factor makes as good as certain (Higham and Mary, 2019): eps * sqrt(n) * S is
-allowed, in the precision that is summed in. Of sums of sums, as blocks are, n is that of the longest and S adds up over
-all paths, far beyond the terms of any one of them. Of the mildest fault that is planted (``test_helpers``), an operand
-rounded to a narrower dtype, that is a small part.
+Eager's error is the largest over several draws: a scalar of one draw can be exact by luck. It contains the roundings
+of stored intermediates, and one order of every sum: that of this processor and this number of threads. Any other order
+is equally right. In any order, a sum of n terms is off by eps / 2 * sqrt(n) * S, S being the sum of the terms' absolute
+values, with a probability that a small factor makes all but certain (Higham and Mary, 2019): eps * sqrt(n) * S is
+allowed, in the precision of the sum. For sums of sums, as in blocks, n is that of the longest and S adds up over all
+paths, far beyond the terms of any one of them. This is a small part of the mildest planted fault (``test_helpers``), an
+operand rounded to a narrower dtype.
 
-For fp64 there is no wider oracle: eager PyTorch is it, may be off by as much as the op, and is rounded too.
+For fp64 there is no wider oracle: eager PyTorch serves as one, may be off by as much as the op, and is rounded too.
 
 S is found by running the oracle with every term made positive: evaluated on absolute operands, with subtractions as
 additions and no mask of an activation, an oracle and its gradients are the sums of their terms' absolute values,
-whatever is composed of whatever; a product of sums is the sum over all paths.
+however they are composed; a product of sums is the sum over all paths.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def gradients(
     wanted: Sequence[int],
     create_graph: bool = False,
 ) -> list[Tensor]:
-    """Gradients of the operands ``wanted``, the others requiring none; ``create_graph``: on the way to second ones."""
+    """Gradients of the operands ``wanted``; the others require none. ``create_graph``: for second derivatives."""
     leaves: list[Any] = [None if x is None else x.detach().requires_grad_(i in wanted) for i, x in enumerate(operands)]
     outputs = flat(op(*leaves, **case.kwargs))
     grads = torch.autograd.grad(outputs, [leaves[i] for i in wanted], list(cotangents), create_graph=create_graph)
@@ -86,7 +86,7 @@ def _largest(differences: Sequence[Tensor]) -> Error:
 
 
 def reordered(dtype: torch.dtype, magnitudes: Sequence[Tensor], terms: int) -> Error:
-    """What another order of sums of ``terms`` terms may bring, given the sums of their absolute values."""
+    """What another order of sums of ``terms`` terms may add, given the sums of their absolute values."""
     summed_in = torch.float64 if dtype == torch.float64 else torch.float32
     bound = torch.finfo(summed_in).eps * terms**0.5
     return _largest([_finite(bound * m) for m in magnitudes])
@@ -109,7 +109,7 @@ def check(what: str, actual: Tensor, exact: Tensor, eager: Tensor, error: Error)
     Args:
         actual: what the op returned.
         exact: the fp64 oracle's value.
-        eager: eager PyTorch's value; dtype, shape and the places of NaN and inf must be its.
+        eager: eager PyTorch's value; dtype, shape and the places of NaN and inf must match it.
         error: what is ``allowed``.
     """
     assert actual.dtype == eager.dtype, f"{what}: dtype {actual.dtype}, eager PyTorch gives {eager.dtype}"
@@ -256,7 +256,7 @@ def draw(
 
 @dataclass(frozen=True)
 class Answers:
-    """Draws of a case with the error that is allowed of every output and of every operand's gradient."""
+    """Draws of a case with the error allowed for every output and every operand's gradient."""
 
     draws: Sequence[Draw]
     values: list[Error]
@@ -264,7 +264,7 @@ class Answers:
     wanted: Sequence[int]
 
     def times(self, factor: float) -> Answers:
-        """With that many times the error allowed."""
+        """With ``factor`` times the error allowed."""
 
         def scaled(errors: list[Error]) -> list[Error]:
             return [Error(factor * e.largest, factor * e.norm) for e in errors]

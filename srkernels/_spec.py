@@ -10,8 +10,8 @@ import torch
 
 Shape = tuple[int, ...]
 
-# An op's own reasons, (backend, device, dtype, detail, automatic) -> why not, or None. ``detail`` is what of a call
-# they depend on besides (a kernel size, say); ``automatic``: also where the backend runs but eager PyTorch is faster.
+# An op's own reasons, (backend, device, dtype, detail, automatic) -> why not, or None. ``detail`` is what else of a
+# call they depend on (a kernel size, say); ``automatic``: also where the backend runs but eager PyTorch is faster.
 Refusal = Callable[[str, torch.device, torch.dtype, tuple[int, ...], bool], str | None]
 
 
@@ -20,7 +20,7 @@ class Case:
     """One call of an op: operand shapes (None: the operand is left out) and keyword arguments.
 
     ``centred``: positions of operands to draw around zero (filters, so that both sides of an activation are reached);
-    the others are drawn as images are, mostly positive.
+    the others are drawn like images, mostly positive.
     """
 
     id: str
@@ -36,7 +36,7 @@ class BenchCase:
     Attributes:
         passes: "forward" or "forward+backward" (gradients of ``differentiable`` operands, by a random cotangent).
         targets: on CPU, 2 threads: least ratio of the provider's median ("eager", "compile") to ours.
-        gpu_targets: on a GPU, to that of our Triton backend; empty: what every op must reach there.
+        gpu_targets: the same on a GPU, to our Triton backend's median; empty: what every op must reach there.
         over_fp32: on CPU, least ratio of eager PyTorch in fp32 and NCHW, as papers' code runs, to this case.
     """
 
@@ -63,10 +63,10 @@ class AotCase:
         num_warps: warps of 32 lanes.
         num_stages: how far ahead loads of a loop run.
         wide_loads, wide_stores: 128-bit global accesses that the machine code must hold, at least.
-        targets: architectures that launch it so; empty: all.
-        variant: of a kernel whose machine code another case stands for, unless all is asked for.
-        hgmma: warpgroup matrix instructions that Hopper's machine code must hold, at least. Where there are several to
-            a product, waits may be half as many at most: one each would mean that they run one after the other.
+        targets: architectures that launch it this way; empty: all.
+        variant: a kernel whose machine code another case stands for, compiled only when all are requested.
+        hgmma: warpgroup matrix instructions that Hopper's machine code must hold, at least. Where a product
+            takes several, there may be at most half as many waits: one each would mean that they run one by one.
     """
 
     id: str
@@ -92,7 +92,7 @@ class OpSpec:
         name: public name in ``srkernels``.
         package: where ``reference``, ``native`` and ``triton`` live.
         op: the public function; operands are its positional tensors, in order.
-        oracle: the same call from its formula, differentiable by autograd; run in fp64 it is what is right.
+        oracle: the same call from its formula, differentiable by autograd; run in fp64 it defines what is right.
         eager: the same call in the best eager PyTorch, differentiable by autograd, in the operands' dtype: its error is
             the measure of ours, its time the bench's baseline.
         operands: names of the positional tensors, all floating point.
@@ -111,7 +111,7 @@ class OpSpec:
         detail: (operands) -> what of a call they depend on.
         bad_values_spread: backend -> why its gradients may hold more NaNs than eager PyTorch's, if they may.
         threads_matter: why the native result depends on the number of threads, if it does.
-        launches: of Triton on a GPU, forward and backward with every gradient, where operands are 16-bit channels_last.
+        launches: Triton's on a GPU, forward and backward with every gradient, where operands are 16-bit channels_last.
         composed: made of another op's Triton kernels, many launches a call: the interpreter's gates run less of it.
     """
 

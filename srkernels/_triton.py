@@ -29,14 +29,14 @@ _NOT_INSTALLED = "triton is not installed (pip install srkernels[triton])"
 
 @functools.cache
 def why_no_interpreter() -> str | None:
-    """Why Triton's interpreter cannot run kernels here, whether or not it was asked for; None if it can."""
+    """Why Triton's interpreter cannot run kernels here, whether or not it was requested; None if it can."""
     if importlib.util.find_spec("triton") is None:
         return _NOT_INSTALLED
     import numpy
     import triton
 
     if TorchVersion(triton.__version__) < "3.7" and TorchVersion(numpy.__version__) >= "2.4":
-        # Its loops take int() of arrays with one element, which NumPy has refused since then.
+        # Its loops call int() on one-element arrays, which NumPy has refused since 2.4.
         return "the interpreter of Triton before 3.7 needs NumPy before 2.4"
     return None
 
@@ -75,7 +75,7 @@ def cores(device: torch.device) -> int:
     return 1 if device.type == "cpu" else torch.cuda.get_device_properties(device).multi_processor_count
 
 
-# Triton's own, where a launch says nothing.
+# Triton's own, where a launch sets none.
 DEFAULT_STAGES = 3
 
 # Size of a workspace: fp64 partial sums, int32 counters.
@@ -111,10 +111,10 @@ def aot_case(
     wide_stores: int = 0,
     **instead: Any,
 ) -> AotCase:
-    """The launch of ``module.kernel`` that ``call`` makes. It is noted instead of made, so operands may be CPU tensors.
+    """The launch of ``module.kernel`` that ``call`` makes. It is recorded, not made, so operands may be CPU tensors.
 
     Taking signatures from the launchers themselves keeps what is compiled ahead of time from drifting away from them.
-    ``instead``: what other names of ``module`` stand for during the call.
+    ``instead``: replacements for other names of ``module`` during the call.
     """
     kernels = {name: found for name, found in vars(module).items() if hasattr(found, "arg_names")}
     launches: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []

@@ -1,4 +1,4 @@
-"""Argument checks shared by the ops; each failure is one sentence: the op, the argument, the expectation, what came."""
+"""Argument checks shared by the ops; a failure is one sentence: op, argument, what was expected, what was passed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def describe(value: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """A setting as it came, if that is short; ``describe`` of it otherwise."""
+    """A setting as it was passed, if that is short; ``describe`` of it otherwise."""
     if not isinstance(value, (str, bytes, bool, int, float, complex, list, tuple, type(None))):
         return describe(value)
     text = repr(value)
@@ -40,7 +40,7 @@ def shown(value: Any) -> str:
 
 
 def number(op: str, argument: str, value: Any) -> float:
-    """``value`` as a float: a real number, NumPy's too, but no truth value and no tensor."""
+    """``value`` as a float: a real number, NumPy's too, but not a bool or a tensor."""
     if type(value) is float:
         return value
     if isinstance(value, (Real, torch.SymFloat, torch.SymInt)) and not isinstance(value, bool):

@@ -12,7 +12,7 @@ _held: dict[tuple[Any, int, int], Any] = {}
 
 
 def per_stream(make: Callable[[torch.device], _T], device: torch.device) -> _T:
-    """``make(device)``, made once for each stream: its kernels run one after the other and may share.
+    """``make(device)``, made once per stream: its kernels run one after another and may share it.
 
     A launch then costs neither an allocation nor a memset. A CUDA graph may be replayed on any stream, alongside others
     captured on the same one; under capture every call gets a fresh one, whose zeroing the graph repeats.

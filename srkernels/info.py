@@ -1,4 +1,4 @@
-"""Versions, build, every op x backend as available or why not; a parity sample and a bandwidth probe."""
+"""Versions, build, every op x backend, available or why not; a parity sample and a bandwidth probe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ._spec import Case, OpSpec
 from ._version import __version__
 from .ops import specs
 
-_DRAWS = 8  # eager's error over a scalar, or few elements, varies from draw to draw
+_DRAWS = 8  # eager's error of a scalar or a few elements varies from draw to draw
 
 
 def _version(package: str) -> str:

@@ -1,12 +1,12 @@
-"""``patch(model)``: the fused ops inside somebody else's network, with no key changed.
+"""``patch(model)``: the fused ops inside someone else's network, without changing a key.
 
 A block is recognised by its structure, not by the name of its class (``blocks``, made of ``layers``), and is taken only
-after a proof: a copy of it in fp64, its parameters redrawn at random, does the same by the old and by the new forward
-(``proof``). Blocks that nothing but their parameters' values tells apart share one.
+after a proof: a copy of it in fp64, its parameters redrawn at random, does the same with the old and the new forward
+(``proof``). Blocks that differ only in their parameters' values share one.
 
 A taken module gets a subclass of its own class with another ``forward`` (``swap``). Nothing else changes: parameters,
-buffers, keys, hooks, ``isinstance``, ``deepcopy``, pickling. On a call that the proof does not cover, be it for a hook
-inside, a layer that was exchanged since or an unusual input, the old forward runs.
+buffers, keys, hooks, ``isinstance``, ``deepcopy``, pickling. On a call that the proof does not cover (a hook inside, a
+layer replaced since, an unusual input) the old forward runs.
 """
 
 from __future__ import annotations
@@ -68,30 +68,30 @@ class Report:
 
 
 def patch(model: nn.Module, *, save: str = "activations") -> Report:
-    """Let the fused ops compute the blocks of ``model`` that they know, in place.
+    """Make the fused ops compute the blocks of ``model`` that they know, in place.
 
     Taken are: residual blocks of two 3x3 convolutions (BasicSR ``ResidualBlockNoBN``, EDSR ``ResBlock``, KAIR
-    ``ResBlock`` in mode CRC, DASR's block with PReLU), the dense blocks of an RRDB by any of its three families of keys
+    ``ResBlock`` in mode CRC, DASR's block with PReLU), the dense blocks of an RRDB with any of its three key families
     (``body.N.rdbK.convJ``, ``RRDB_trunk.N.RDBK.convJ``, ``model.1.sub.N.RDBK.convJ.0``), and pairs of a 3x3 convolution
     and an activation in an ``nn.Sequential`` that is called whole (VGG, discriminators) and in BasicSR's
     ``SRVGGNetCompact`` and ``VGGFeatureExtractor``. All else stays as it is, and the report says why.
 
     Args:
         model: any module, in any mode, dtype and layout.
-        save: what the backward pass of residual and dense blocks finds, "activations" or "recompute": as
-            ``residual_block`` and ``dense_block`` have it.
+        save: what residual and dense blocks keep for the backward pass, "activations" or "recompute", as in
+            ``residual_block`` and ``dense_block``.
 
     Returns:
         What was taken and what was left, with reasons. A second call takes what is new.
 
     Raises:
         TypeError: ``model`` is not a module.
-        ValueError: ``save`` is another word.
+        ValueError: ``save`` is neither.
 
-    A network may be edited afterwards: a block whose layers, attributes or class are not those that were proven runs
-    by its own forward, as it does under ``torch.export``, ``torch.fx``, ``torch.func`` and ``torch.jit``.
-    ``torch.jit.script`` puts unpatched blocks into the model that it is given: call ``patch`` again to go on with it.
-    Proofs use PyTorch's random generators, which are put back, and its number of threads: nothing else should run.
+    A network may be edited afterwards: a block whose layers, attributes or class are no longer as proven runs its own
+    forward, as it does under ``torch.export``, ``torch.fx``, ``torch.func`` and ``torch.jit``.
+    ``torch.jit.script`` puts unpatched blocks into the model that it is given: call ``patch`` again to use it further.
+    Proofs use PyTorch's random generators and its number of threads, and restore both: nothing else should run.
     """
     _check("patch", model)
     choice("patch", "save", save, {"activations": True, "recompute": False})
@@ -99,7 +99,7 @@ def patch(model: nn.Module, *, save: str = "activations") -> Report:
 
 
 def unpatch(model: nn.Module) -> int:
-    """Undo ``patch``, in place; the number of modules restored.
+    """Undo ``patch``, in place; returns the number of modules restored.
 
     Raises:
         TypeError: ``model`` is not a module.
@@ -123,7 +123,7 @@ class _Place:
 
 
 class _Visit:
-    """A walk over a model that comes to each module once, from its outermost owner."""
+    """A walk over a model that visits each module once, from its outermost owner."""
 
     def __init__(self, save: str) -> None:
         self.save = save
@@ -131,7 +131,7 @@ class _Visit:
         self.proven: list[tuple[Any, Plan]] = []
 
     def prove(self, module: nn.Module, plan: Plan) -> Plan:
-        """``prove``, once for blocks that nothing but the values of their parameters tells apart."""
+        """``prove``, once for blocks that differ only in the values of their parameters."""
         if not isinstance(plan, Block):
             return prove(module, plan)
         found = fingerprint(module)

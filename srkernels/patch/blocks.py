@@ -1,9 +1,9 @@
-"""What ``patch`` knows: for each kind of block a plan that names its parts and computes it by the fused ops.
+"""What ``patch`` knows: for each kind of block a plan that names its parts and computes it with the fused ops.
 
 A new kind is a subclass of ``Plan`` (of ``OwnForward`` where the block's class has a forward of its own, of ``Block``
 where that calls none but known layers) and an entry of ``PLANS``. ``match`` looks at structure alone and may be wrong:
-every plan is proven before it is used. ``run`` looks again at all that the proof rested on, and returns None, so that
-the old forward runs, where it is no longer so.
+every plan is proven before it is used. ``run`` rechecks all that the proof rested on, and returns None where that
+no longer holds, so that the old forward runs.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class Plan(ABC):
     """How the fused ops compute one module, ``owner``. Holds names and settings, so that it can be pickled and copied.
 
     Attributes:
-        save: as the ops have it.
+        save: as in the ops.
         rounds: whether the result has the dtype of a branch that the image was added to in place.
     """
 
     op: ClassVar[str]
-    adds: ClassVar[bool] = False  # the image to a branch
+    adds: ClassVar[bool] = False  # whether it adds the image to a branch
     save: str = field(default="activations", kw_only=True)
     rounds: bool = field(default=False, kw_only=True)
 
@@ -60,30 +60,30 @@ class Plan(ABC):
         """A plan, or why a module that looks known is not, or None."""
 
     def objection(self, owner: nn.Module) -> str | None:
-        """Why no proof could speak for ``owner``."""
+        """Why no proof could hold for ``owner``."""
         if "forward" in owner.__dict__:
             return "its forward was replaced on the object"
         return why_no_values(owner)
 
     @abstractmethod
     def parts(self) -> Collection[str]:
-        """Children that it stands for."""
+        """Children that it replaces."""
 
     @abstractmethod
     def describe(self) -> str: ...
 
     @abstractmethod
     def run(self, owner: nn.Module, x: Any) -> Any:
-        """What ``owner`` makes of ``x``; None where it, or ``x``, is not what the plan is for."""
+        """The output of ``owner`` for ``x``; None where either is not what the plan is for."""
 
     def variants(self) -> Iterator[Plan]:
-        """Plans of one formula whose results may differ in dtype."""
+        """Plans with one formula whose results may differ in dtype."""
         yield self
         if self.adds:
             yield replace(self, rounds=True)
 
     def vary(self, owner: nn.Module, number: float) -> None:
-        """Set what ``run`` reads anew on each call."""
+        """Set what ``run`` rereads on each call."""
         for module in owner.modules():
             if type(module) is nn.LeakyReLU:
                 module.negative_slope = number
@@ -101,7 +101,7 @@ Settings = tuple[tuple[str, Any], ...]
 
 
 def frozen(value: Any) -> Any:
-    """Containers with what they hold now."""
+    """A snapshot of containers and what they hold."""
     if isinstance(value, (list, tuple)):
         return tuple(frozen(v) for v in value)
     if isinstance(value, dict):
@@ -117,7 +117,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def settings(module: nn.Module, live: Collection[str] = ()) -> Settings:
-    """Attributes of ``module``, but for ``live``; ... for those that it has from its class."""
+    """Attributes of ``module`` except ``live``; the value is ``...`` for those inherited from its class."""
     inherited = {
         name
         for cls in original_class(module).__mro__
@@ -130,7 +130,7 @@ def settings(module: nn.Module, live: Collection[str] = ()) -> Settings:
 
 
 def fingerprint(module: nn.Module) -> Any:
-    """All that a forward may depend on but the values of parameters and buffers, which a proof draws anew."""
+    """All that a forward may depend on except the values of parameters and buffers, which a proof redraws."""
     return tuple(
         (
             original_class(m),
@@ -146,7 +146,7 @@ def fingerprint(module: nn.Module) -> Any:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether nobody can change what ``frozen`` made of a setting, unseen by ``same``."""
+    """Whether nobody can change what ``frozen`` made of a setting unnoticed by ``same``."""
     if isinstance(value, (tuple, frozenset)):
         return all(map(_is_plain, value))
     return isinstance(value, _PLAIN)
@@ -160,11 +160,11 @@ _PLAIN = (
 
 @dataclass(frozen=True)
 class OwnForward(Plan):
-    """A block whose class has a forward of its own, which its layers and its settings decide.
+    """A block whose class has a forward of its own, determined by its layers and its settings.
 
     Attributes:
         children: their names.
-        settings: attributes that it was proven with, but for those that ``run`` reads.
+        settings: attributes that it was proven with, except those that ``run`` reads.
     """
 
     children: tuple[str, ...]
@@ -192,7 +192,7 @@ class OwnForward(Plan):
 
 @dataclass(frozen=True)
 class Block(OwnForward):
-    """A block none of whose layers is called."""
+    """A block whose fused form calls none of its layers."""
 
     layers: Tree
 
@@ -338,7 +338,7 @@ class Chain:
 
     Attributes:
         names: of all layers.
-        pairs: of the convolutions that are computed with what follows.
+        pairs: of the convolutions that are computed together with what follows.
     """
 
     names: tuple[str, ...]
@@ -357,7 +357,7 @@ class Chain:
         return tuple(layers._modules) == self.names
 
     def outputs(self, layers: nn.Module, x: Any, wanted: Collection[str] = ()) -> Iterator[tuple[str, Any]]:
-        """Names and outputs. A pair gives one, unless it was edited or ``wanted`` asks for its first."""
+        """Names and outputs. A pair gives one, unless it was edited or its first is ``wanted``."""
         modules: list[Any] = [*layers._modules.values(), None, None]
         fused = False
         for i, name in enumerate(self.names):
@@ -392,7 +392,7 @@ def _conv_act(x: Any, conv: nn.Conv2d, activation: nn.Module) -> Tensor | None:
 
 @dataclass(frozen=True)
 class SequentialPlan(Plan):
-    """``nn.Sequential``, and subclasses with its forward."""
+    """``nn.Sequential``, and subclasses that keep its forward."""
 
     chain: Chain
 
@@ -454,7 +454,7 @@ class CompactPlan(OwnForward):
 
 @dataclass(frozen=True)
 class FeaturesPlan(OwnForward):
-    """Outputs of those layers that are asked for, by name: BasicSR's ``VGGFeatureExtractor``."""
+    """Outputs of the layers requested, by name: BasicSR's ``VGGFeatureExtractor``."""
 
     chain: Chain
 
@@ -481,7 +481,7 @@ class FeaturesPlan(OwnForward):
         if owner.use_input_norm:
             x = (x - owner.mean) / owner.std
         wanted = owner.layer_name_list
-        # A copy: the layer after may work in place.
+        # A copy: the next layer may work in place.
         return {name: y.clone() for name, y in self.chain.outputs(layers, x, wanted) if name in wanted}
 
 

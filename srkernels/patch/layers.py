@@ -1,4 +1,4 @@
-"""What single layers are to the fused ops, on each call anew: a network may have been edited since it was patched."""
+"""What single layers are to the fused ops, checked on each call: a network may have been edited since patching."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .._dispatch import autocasts
 
 ACTIVATIONS: Mapping[type[nn.Module], str] = {nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu", nn.PReLU: "prelu"}
 IDENTITY = "identity"
-# As they are now: somebody may replace a forward of PyTorch's own.
+# As they are now: somebody may replace PyTorch's own forward.
 _FORWARDS: dict[Any, Any] = {cls: cls.forward for cls in (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Identity)}
 _NAMES = {**ACTIVATIONS, nn.Identity: IDENTITY}
 _CONVOLUTION = nn.Conv2d.forward, nn.Conv2d._conv_forward
@@ -26,9 +26,9 @@ _SEQUENTIAL = nn.Sequential.forward
 _CALL = nn.Module.__call__
 _PLAIN = (Tensor, nn.Parameter)
 
-# ("conv", in, out) of a 3x3 convolution that the ops compute, the name of an activation, "identity"; None: another.
+# ("conv", in, out) of a 3x3 convolution that the ops compute, the name of an activation, "identity"; None: any other.
 Kind = tuple[str, int, int] | str | None
-# Names and kinds of a module's layers in order; a container inside stands for its own.
+# Names and kinds of a module's layers in order; a container inside is listed by its own.
 Tree = tuple[tuple[str, Any], ...]
 
 
@@ -81,7 +81,7 @@ def kind(module: nn.Module) -> Kind:
 
 
 def tree(module: nn.Module) -> Tree:
-    """The layers of ``module`` and of containers right inside it."""
+    """The layers of ``module`` and of containers directly inside it."""
     found: list[tuple[str, Any]] = []
     for name, child in module._modules.items():
         if child is None:
@@ -111,12 +111,12 @@ def at(owner: nn.Module, path: str) -> Any:
 
 
 class Image(NamedTuple):
-    """What the ops take beside an image.
+    """What the ops accept along with an image.
 
     Attributes:
         channels: of the image.
         device: of every tensor.
-        dtypes: of parameters; several where autocast makes one of them.
+        dtypes: of parameters; several where autocast casts them to one.
     """
 
     channels: int
@@ -132,7 +132,7 @@ class Image(NamedTuple):
         )
 
     def operands(self, conv: nn.Conv2d, activation: nn.Module | None = None) -> tuple[Any, Any, Any] | None:
-        """Weight, bias and slope; None where the ops would not take them, or not as PyTorch does.
+        """Weight, bias and slope; None where the ops would not take them, or not as PyTorch would.
 
         Reads each once: a parametrised weight is computed, and may change, when it is read.
         """
@@ -181,7 +181,7 @@ _SLOPED = tuple(ACTIVATIONS.values())
 
 
 def keeps_output(activation: nn.Module) -> bool:
-    """Whether the op's backward pass needs an output that PyTorch's does not, so that none may write into it."""
+    """Whether the op's backward pass needs an output that PyTorch's does not, so that nothing may write into it."""
     return isinstance(activation, nn.LeakyReLU) and not activation.inplace
 
 

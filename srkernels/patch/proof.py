@@ -2,7 +2,7 @@
 
 In fp64 outputs, gradients, what is left in the input and in buffers, and the state of every random generator must be
 equal, for three draws of parameters, settings and images, in training and in evaluation mode. Under autocast every
-dtype must be the same, and nothing may be rounded that was not.
+dtype must be the same, and nothing may be rounded that was not before.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _autocasts(device: torch.device) -> bool:
 
 @contextmanager
 def _undisturbed(device: torch.device) -> Iterator[None]:
-    """Whatever the caller's modes are; random generators are as before afterwards."""
+    """Regardless of the caller's modes; random generators are restored afterwards."""
     states, threads = _generators(device), torch.get_num_threads()
     no_autocast = torch.autocast(device.type, enabled=False) if _autocasts(device) else nullcontext()
     torch.set_num_threads(1)  # the images are too small to be split
@@ -91,7 +91,7 @@ def _set_generators(device: torch.device, states: tuple[Any, ...]) -> None:
 
 
 def _copied(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy to try out: without the hooks of its user, who may count calls."""
+    """A copy to try out, without the user's hooks, which may count calls."""
     memo: dict[int, Any] = {}
     for m in module.modules():
         for name in _HOOKS:
@@ -125,7 +125,7 @@ class _Outcome:
     generators: tuple[Any, ...]
 
     def error(self, exact: _Outcome) -> float:
-        """Relative, of outputs and the image's gradient, in the root of mean squares."""
+        """Relative root mean square, of outputs and the image's gradient."""
         found = [*self.outputs.values(), self.grads[0]]
         right = [*exact.outputs.values(), exact.grads[0]]
         pairs = [(a.double(), b) for a, b in zip(found, right, strict=True) if a is not None and b is not None]
@@ -241,7 +241,7 @@ class _Trial:
         return self.old(x.clone())
 
     def sizes(self) -> list[tuple[int, int]]:
-        """The smallest that the module takes, and another one where it takes any."""
+        """The smallest size that the module takes, and another where it takes any."""
         reason = ""
         self.module.eval()
         for size in _SIZES:
@@ -261,10 +261,10 @@ class _Trial:
         raise Disproof(reason)
 
     def in_fp64(self, plan: Plan) -> tuple[int, int]:
-        """Compare values; the size of image to go on with."""
-        self.draw(buffers=False)  # first with its own, which may be flags
+        """Compare values; returns the image size to continue with."""
+        self.draw(buffers=False)  # first with its own buffers, which may be flags
         small, other = self.sizes()
-        # The last image is beyond every bound that an activation or a sum may be held to.
+        # The last image exceeds every bound that an activation or a sum may be clamped to.
         for batch, size, modes, times in (
             (2, small, (True, False), 1),
             (2, other, (True,), 1),

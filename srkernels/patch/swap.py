@@ -17,7 +17,7 @@ from .layers import original_class
 
 
 class Fused:
-    """What a taken module's class is besides its own. An instance without a plan is one of its own class."""
+    """Mixed into the class of a taken module. Without a plan an instance acts as one of its original class."""
 
     _srkernels_original: type[nn.Module]
     _srkernels_own: dict[str, Any]
@@ -33,7 +33,7 @@ def install(module: nn.Module, plan: Plan) -> None:
 
 
 def remove(module: nn.Module) -> bool:
-    """Whether there was a plan to be removed."""
+    """Whether there was a plan to remove."""
     if not isinstance(module, Fused):
         return False
     had = module.__dict__.pop(PLAN, None) is not None
@@ -43,7 +43,7 @@ def remove(module: nn.Module) -> bool:
 
 
 def _observed() -> bool:
-    """Whether something wants to see the calls of all modules, or derivatives that the ops do not know."""
+    """Whether something wants to see the calls of all modules, or derivatives that the ops lack."""
     return bool(
         _has_any_global_hook()
         or torch._C._get_tracing_state()
@@ -64,7 +64,7 @@ def _own(cls: type[nn.Module]) -> dict[str, Any]:
 
 
 def _digest(own: dict[str, Any]) -> str:
-    """Of what a class says, for a pickle that is read where its source may be another."""
+    """Digest of a class's code, for a pickle read where its source may differ."""
 
     def written(value: Any) -> Any:
         if isinstance(value, types.FunctionType):
@@ -99,7 +99,7 @@ def _fused_class(original: type[nn.Module]) -> type[nn.Module]:
         reduced: Any = original.__reduce_ex__(self, max(2, int(protocol)))
         if reduced[1][:1] == (type(self),):
             return _rebuild, (original, _digest(own), *reduced[1][1:]), *reduced[2:]
-        return original if reduced[0] is type(self) else reduced[0], *reduced[1:]  # by a way of its own
+        return original if reduced[0] is type(self) else reduced[0], *reduced[1:]  # pickled its own way
 
     def prepare_scriptable(self: Any) -> nn.Module:
         bare = original.__new__(original)

@@ -22,7 +22,7 @@ class Epilogue(NamedTuple):
     scale: float = 1.0
 
 
-CONVOLUTION = Epilogue()  # alone
+CONVOLUTION = Epilogue()  # nothing follows
 
 
 def activate(z: Tensor, epilogue: Epilogue, slope: Tensor | None) -> Tensor:
@@ -42,7 +42,7 @@ def sign_survives(epilogue: Epilogue) -> bool:
 
 
 def derivative(grad: Tensor, kept: Tensor | None, epilogue: Epilogue, slope: Tensor | None) -> Tensor:
-    """``grad`` times the activation's derivative; at NaN as PyTorch's own."""
+    """``grad`` times the activation's derivative; NaN as in PyTorch."""
     if epilogue.activation == NONE:
         return grad
     assert kept is not None
@@ -53,7 +53,7 @@ def derivative(grad: Tensor, kept: Tensor | None, epilogue: Epilogue, slope: Ten
 
 
 def slope_gradient(grad: Tensor, z: Tensor, slope: Tensor) -> Tensor:
-    """Of PReLU's slopes: the sum of ``z * grad`` where z is not positive, for each channel or all."""
+    """Gradient of PReLU's slopes: the sum of ``z * grad`` where z is not positive, per channel or over all."""
     by_element = torch.where(z > 0, 0, z * grad)
     return by_element.sum((0, 2, 3)) if slope.numel() > 1 or z.shape[1] == 1 else by_element.sum().view(1)
 

@@ -19,7 +19,7 @@ def keeps_preactivation(epilogue: Epilogue, has_residual: bool) -> bool:
     """
     if epilogue.activation == NONE:
         return False
-    # A scale other than 1 can flip the output's sign, or take a small value of a half to zero.
+    # A scale other than 1 can flip the output's sign, or underflow a small half to zero.
     return has_residual or epilogue.scale != 1 or not sign_survives(epilogue)
 
 
@@ -30,7 +30,7 @@ def image(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def forward(operands: Convolution, keep: bool) -> list[Tensor]:
-    """Of ``conv2d_act``: [y], and with ``keep`` the pre-activation."""
+    """Outputs of ``conv2d_act``: [y], with ``keep`` also the pre-activation."""
     z = image(operands.x, operands.weight)
     residual = operands.residual
     if residual is None or residual.dtype is z.dtype:
@@ -49,7 +49,7 @@ def _wanted(likes: Sequence[tuple[Tensor | None, Sequence[int]]], needs: Sequenc
 
 
 def stand_in(grad: Tensor, weight: Tensor) -> Tensor:
-    """Uninitialised, for the input of a convolution whose values nobody reads; laid out as ``grad``."""
+    """Uninitialised stand-in for a convolution's input that nobody reads; laid out as ``grad``."""
     n, _, h, w = grad.shape
     return empty_nchw(grad, (n, weight.shape[1], h, w))
 
@@ -63,20 +63,20 @@ def _of_slopes(slope: Tensor | None) -> tuple[Tensor | None, Sequence[int]]:
 
 
 def gradients(grad: Tensor, saved: SavedConvolution, needs: Sequence[bool]) -> list[Tensor]:
-    """Of ``conv2d_act``: those needed of x, weight, bias, slope. Without x, ``grad`` has its dtype and layout."""
+    """``conv2d_act``'s gradients needed of x, weight, bias, slope. Without x, ``grad`` has its dtype and layout."""
     n, _, h, w = grad.shape
     x = (grad if saved.x is None else saved.x, (n, saved.weight.shape[1], h, w))
     return _wanted([x, *_of_convolution(saved.weight), _of_slopes(saved.slope)], needs)
 
 
 def block_forward(x: Tensor, weight1: Tensor, keep: bool) -> list[Tensor]:
-    """Of ``residual_block``: [y], and with ``keep`` what its first convolution leaves behind."""
+    """Outputs of ``residual_block``: [y], with ``keep`` also what its first convolution keeps."""
     y = empty_nchw(x, x.shape)
     return [y, image(x, weight1)] if keep else [y]
 
 
 def block_gradients(saved: SavedBlock, needs: Sequence[bool]) -> list[Tensor]:
-    """Of ``residual_block``: those needed of x, weight1, bias1, weight2, bias2, slope."""
+    """``residual_block``'s gradients needed of x, weight1, bias1, weight2, bias2, slope."""
     convolutions = [*_of_convolution(saved.weight1), *_of_convolution(saved.weight2)]
     return _wanted([(saved.x, saved.x.shape), *convolutions, _of_slopes(saved.slope)], needs)
 
@@ -88,7 +88,7 @@ def dense_features(x: Tensor, weight1: Tensor) -> Tensor:
 
 
 def dense_forward(x: Tensor, weight1: Tensor, keep: bool) -> list[Tensor]:
-    """Of ``dense_block``: [y], and with ``keep`` its features."""
+    """Outputs of ``dense_block``: [y], with ``keep`` also its features."""
     y = empty_nchw(x, x.shape)
     return [y, dense_features(x, weight1)] if keep else [y]
 

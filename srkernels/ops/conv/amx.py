@@ -1,7 +1,7 @@
 """The native core's 3x3 convolution and weight gradient on Intel AMX, in bf16 on channels_last images.
 
-They read and write slices of the channels of wider images as they are, which oneDNN copies, and the convolution has the
-whole epilogue: bias, activation or its derivative, scale, residual, and the sums that are a bias's gradient.
+They read and write channel slices of wider images directly, where oneDNN copies, and the convolution has the whole
+epilogue: bias, activation or its derivative, scale, residual, and the sums that are a bias's gradient.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .support import AMX_CHANNELS, KERNEL_SIZE, amx_available
 
 
 def _pixels(x: Tensor) -> bool:
-    """Channels contiguous, pixels one after another, with other channels between them perhaps."""
+    """Channels contiguous, pixels one after another, possibly with other channels between them."""
     n, c, h, w = x.stride()
     return c == 1 and h == x.shape[3] * w and n == x.shape[2] * h
 
@@ -51,7 +51,7 @@ def convolution(
 ) -> Tensor:
     """scale * act(conv(x) + bias) + residual; with ``kept``, scale * act'(kept) * conv(x) + residual.
 
-    ``adjoint``: the data gradient of a convolution by ``weight``. ``sums``: filled with those of each channel, in fp64.
+    ``adjoint``: the data gradient of a convolution by ``weight``. ``sums``: filled with each channel's sum, in fp64.
     """
     if out is None:
         n, _, h, w = x.shape
@@ -65,8 +65,8 @@ def convolution(
 def takes_weight_gradients(grad: Tensor, x: Tensor, weights: Sequence[Tensor]) -> bool:
     """Whether ``weight_gradients`` runs for these.
 
-    Where it was measured faster than oneDNN's: there are eight sets of sums, each of which has to fit the second cache,
-    and adding them up takes its time.
+    Where it was measured faster than oneDNN's: there are eight sets of sums, each of which must fit the L2 cache, and
+    adding them up takes time.
     """
     if not all(w.shape[2:] == KERNEL_SIZE and w.shape[0] % 32 == 0 and w.shape[1] % 32 == 0 for w in weights):
         return False
@@ -76,7 +76,7 @@ def takes_weight_gradients(grad: Tensor, x: Tensor, weights: Sequence[Tensor]) -
 
 
 def weight_gradients(grad: Tensor, x: Tensor, weights: Sequence[Tensor], scales: Sequence[float]) -> list[Tensor]:
-    """Times their scales, contiguous, for filters whose outputs' gradients lie one after another in ``grad``.
+    """Gradients times ``scales``, contiguous, of filters whose outputs' gradients lie one after another in ``grad``.
 
     Each filter has read the first channels of ``x``.
     """

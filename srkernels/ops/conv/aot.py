@@ -1,6 +1,6 @@
 """The convolution kernels to compile ahead of time: forward and both gradients of every element type, and epilogues.
 
-Where a Hopper takes another road than the rest, both are compiled, each for those who take it.
+Where Hopper takes a different path, both are compiled, each for the architectures that take it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ELEMENTS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float3
 _RELU, _LEAKY, _PRELU = Epilogue(RELU), Epilogue(LEAKY_RELU, 0.2), Epilogue(PRELU)
 _HOPPER, _OTHERS = ("sm_90",), ("sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "gfx942")
 
-# What stands for the rest where no Hopper is: there all epilogues and sizes go through one kernel.
+# Cases that stand for the rest on architectures other than Hopper, where one kernel has all epilogues and sizes.
 _ELSEWHERE = (
     "forward-64-64-bf16", "forward-64-64-fp32", "data-gradient-64-64-bf16", "forward-160-32-bf16", "nchw-bf16",
     "block-gradient-bf16", "epilogue-everything-bf16", "gradients-64-64-bf16", "dense-weight-gradient-bf16",
@@ -56,11 +56,11 @@ def cases() -> tuple[AotCase, ...]:
         found.append(replace(case, targets=_OTHERS, variant=id not in _ELSEWHERE))
 
     def by_rows(name: str, channels: int, out: int, last: bool = True) -> str:
-        """The kernel that Hopper takes."""
+        """The kernel that Hopper uses."""
         return kernels.choose(_image(name, channels), out, last).kernel
 
     def products(kernel: str, name: str, channels: int, out: int) -> int:
-        """Instructions of products that are several each."""
+        """Matrix instructions, where a product takes several."""
         if kernel == "shift":
             return 2 * channels // (8 if name == "fp32" else 16)
         return 1 if channels != 64 or out < 32 else 12 if name == "fp32" else 24
@@ -157,7 +157,7 @@ def cases() -> tuple[AotCase, ...]:
         add(id, "through_activation", call, wide)
 
     for name in _ELEMENTS:
-        streams = name != "fp64"  # which has no tensor cores worth it
+        streams = name != "fp64"  # fp64 has no tensor cores worth using
         wide = (18, 4) if streams else (0, 0)
         forward(f"forward-64-64-{name}", name, 64, 64, _RELU, streams=streams, wide=wide)
         backward(f"64-64-{name}", name, 64, 64, streams=streams)
@@ -166,7 +166,7 @@ def cases() -> tuple[AotCase, ...]:
     pointwise("prelu-gradient-bf16", "bf16", _PRELU, (4, 2), bias=True, slopes=64)
     pointwise("relu-gradient-bf16", "bf16", _RELU, (4, 2), bias=False)
 
-    # The dense block's, and those at a network's ends.
+    # The dense block's convolutions, and those at a network's ends.
     forward("forward-64-32-bf16", "bf16", 64, 32, _LEAKY)
     backward("64-32-bf16", "bf16", 64, 32)
     forward("forward-160-32-bf16", "bf16", 160, 32, _LEAKY)

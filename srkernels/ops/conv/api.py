@@ -43,7 +43,7 @@ def conv2d_act(
         weight: (Cout, Cin, kh, kw), kh and kw odd; sizes other than 3x3 run in eager PyTorch.
         bias: (Cout,) or None.
         activation: "none", "relu", "leaky_relu" or "prelu".
-        slope: of "leaky_relu" a number, 0.2 if None; of "prelu" a tensor of 1 or Cout slopes, differentiable.
+        slope: for "leaky_relu" a number, 0.2 if None; for "prelu" a tensor of 1 or Cout slopes, differentiable.
         residual: (N, Cout, H, W), added last.
         scale: a number.
 
@@ -51,14 +51,13 @@ def conv2d_act(
         (N, Cout, H, W), channels_last where ``x`` or ``weight`` is, as from ``F.conv2d``. Dtype of ``x`` promoted with
         the residual's; under autocast x, weight, bias and slope are cast to its dtype first, as ``F.conv2d`` does.
 
-    Differentiable in every tensor; second derivatives are exact, on eager operations. Beyond its operands the backward
-    pass keeps the output (relu, leaky_relu of a positive slope), or the pre-activation where the output does not tell
-    its sign (prelu, other slopes, a residual behind an activation, a scale other than 1), or nothing ("none"); where
-    the automatic choice is eager PyTorch (``explain`` says where), what its autograd keeps. Our kernels are
-    deterministic.
+    Differentiable in every tensor; second derivatives are exact, by eager operations. Besides its operands it
+    saves the output (relu, leaky_relu with a positive slope), or the pre-activation where the output does not tell its
+    sign (prelu, other slopes, a residual after an activation, a scale other than 1), or nothing ("none"); where the
+    automatic choice is eager PyTorch (see ``explain``), whatever its autograd saves. Our kernels are deterministic.
 
     Raises:
-        TypeError, ValueError: naming the argument, what was expected and what came.
+        TypeError, ValueError: naming the argument, what was expected and what was passed.
     """
     op = "conv2d_act"
     code = choice(op, "activation", activation, ACTIVATIONS)
@@ -73,7 +72,7 @@ def conv2d_act(
             raise ValueError(f"{op}: residual must be {expected} on {x.device}, got {describe(residual)}")
     x, weight, bias, slopes = cast_by_autocast(x, weight, bias, slopes)
     check_dtypes(op, x, ("weight", "bias", "slope"), (weight, bias, slopes))
-    if is_channels_last(weight) and not is_channels_last(x):  # the first layer of a network that was turned so
+    if is_channels_last(weight) and not is_channels_last(x):  # the first layer of a channels_last network
         x = x.contiguous(memory_format=torch.channels_last)
     operands = Convolution(x, weight, bias, slopes, residual)
     return registered.conv2d_act(operands, Epilogue(code, negative_slope, factor))[0]
@@ -95,22 +94,22 @@ def residual_block(
 
     Args:
         x: (N, C, H, W), fp16, bf16, fp32 or fp64, any strides; channels_last is the fast layout.
-        weight1: (Cmid, C, kh, kw); weight2: (C, Cmid, kh, kw); odd sizes, of which 3x3 is fused.
+        weight1: (Cmid, C, kh, kw); weight2: (C, Cmid, kh, kw); odd sizes; only 3x3 is fused.
         bias1: (Cmid,) or None; bias2: (C,) or None.
-        activation, slope: as ``conv2d_act``; DASR's down-sampling network has a "prelu" of one slope.
+        activation, slope: as in ``conv2d_act``; DASR's down-sampling network has a "prelu" with one slope.
         res_scale: a number; EDSR's large networks have 0.1.
-        save: what the backward pass finds: "activations" keeps one tensor besides ``x`` (the activation, or what goes
-            into it for prelu and slopes below zero; plain eager PyTorch, where it is the automatic choice, what its
-            autograd keeps), "recompute" none, at the cost of the first convolution once more.
+        save: what is kept for the backward pass: "activations" keeps one tensor besides ``x`` (the activation, or its
+            input for prelu and slopes below zero; where plain eager PyTorch is the automatic choice, whatever its
+            autograd keeps), "recompute" none, at the cost of running the first convolution again.
 
     Returns:
         (N, C, H, W) in the layout and dtype of ``x``. Under autocast all tensors are cast to its dtype first, but an
         ``x`` of another dtype is added as it is, as in eager PyTorch.
 
-    Differentiable in every tensor; second derivatives are exact, on eager operations. Our kernels are deterministic.
+    Differentiable in every tensor; second derivatives are exact, by eager operations. Our kernels are deterministic.
 
     Raises:
-        TypeError, ValueError: naming the argument, what was expected and what came.
+        TypeError, ValueError: naming the argument, what was expected and what was passed.
     """
     op = "residual_block"
     code = choice(op, "activation", activation, ACTIVATIONS)
@@ -150,19 +149,19 @@ def dense_block(
         x: (N, C, H, W), fp16, bf16, fp32 or fp64, any strides; channels_last is the fast layout.
         weights: five, (G, C + (k - 1) G, kh, kw) for k = 1 to 4 and (C, C + 4 G, kh, kw); ESRGAN: C 64, G 32, 3x3.
         biases: five, (G,) four times and (C,); any of them, or all, may be None.
-        slope: of the leaky ReLU behind the first four, above 0.
+        slope: of the leaky ReLU after the first four, above 0.
         res_scale: a number.
-        save: what the backward pass finds: "activations" keeps the C + 4 G channels x | x1 | x2 | x3 | x4 once (plain
-            eager PyTorch, where it is the automatic choice, every concatenation), "recompute" nothing but x.
+        save: what is kept for the backward pass: "activations" keeps the C + 4 G channels x | x1 | x2 | x3 | x4 once
+            (where plain eager PyTorch is the automatic choice, every concatenation), "recompute" only x.
 
     Returns:
-        (N, C, H, W) in the layout and dtype of ``x``; under autocast in its dtype plus ``x`` as it is.
+        (N, C, H, W) in the layout and dtype of ``x``; under autocast computed in its dtype, plus ``x`` as it is.
 
-    Differentiable in every tensor; second derivatives are exact, on eager operations, which compute the features again.
+    Differentiable in every tensor; second derivatives are exact, by eager operations that recompute the features.
     Our kernels are deterministic.
 
     Raises:
-        TypeError, ValueError: naming the argument, what was expected and what came.
+        TypeError, ValueError: naming the argument, what was expected and what was passed.
     """
     op = "dense_block"
     keep = choice(op, "save", save, SAVE)

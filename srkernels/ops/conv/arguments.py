@@ -1,4 +1,4 @@
-"""What the convolution operators take, and what their backward passes find."""
+"""What the convolution operators take, and what their backward passes receive."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SavedConvolution(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A residual block's."""
+    """A residual block's operands."""
 
     x: Tensor
     weight1: Tensor
@@ -37,7 +37,7 @@ class Block(NamedTuple):
 
 
 class SavedBlock(NamedTuple):
-    """``kept``: what the first convolution left behind (``reference.first_convolution``)."""
+    """``kept``: what the first convolution kept (``reference.first_convolution``)."""
 
     x: Tensor
     weight1: Tensor
@@ -104,7 +104,7 @@ class SavedDense(NamedTuple):
 
     @property
     def like(self) -> Tensor:
-        """What has the layout of x."""
+        """A tensor with the layout of x."""
         found = self.features if self.x is None else self.x
         assert found is not None
         return found

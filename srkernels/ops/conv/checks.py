@@ -70,7 +70,7 @@ def slopes_of(op: str, activation: int, slope: Any, channels: int, x: Tensor) ->
 
 
 def leaky_slope(op: str, activation: int, slope: Any) -> float:
-    """Of leaky_relu, 0 for activations that have none; refuses a slope that has no meaning."""
+    """Slope of leaky_relu, 0 for activations that have none; raises on a meaningless slope."""
     if activation == LEAKY_RELU:
         return DEFAULT_LEAKY_SLOPE if slope is None else number(op, "slope", slope)
     if slope is not None:

@@ -13,20 +13,20 @@ from .checks import DEFAULT_LEAKY_SLOPE, SAVE, dense_slope, leaky_slope, slopes_
 
 
 class Conv2dAct(nn.Conv2d):
-    """``nn.Conv2d`` and an activation, in one op where ``conv2d_act`` has it: odd kernel, stride 1, zero padding.
+    """``nn.Conv2d`` and an activation, in one op where ``conv2d_act`` supports it: odd kernel, stride 1, zero padding.
 
     State-dict keys are those of ``nn.Conv2d``, and ``prelu.weight`` for "prelu". Strides, dilation, groups and other
-    paddings run as ``nn.Conv2d`` and the eager activation.
+    paddings run as ``nn.Conv2d``, then the eager activation.
 
     Args:
-        padding: as ``nn.Conv2d``; None keeps height and width.
+        padding: as in ``nn.Conv2d``; None keeps height and width.
         activation: "none", "relu", "leaky_relu" or "prelu".
-        slope: of "leaky_relu" (0.2 if None).
+        slope: for "leaky_relu" (0.2 if None).
         slopes: number of slopes of "prelu", 1 or ``out_channels``.
 
     Raises:
-        TypeError, ValueError: naming the argument, what was expected and what came; in ``nn.Conv2d``'s words where its
-            arguments do not go together.
+        TypeError, ValueError: naming the argument, what was expected and what was passed; in ``nn.Conv2d``'s words
+            where its arguments contradict each other.
     """
 
     def __init__(
@@ -115,8 +115,8 @@ class ResidualBlock(nn.Module):
     ``conv1.weight``, ``conv1.bias``, ``conv2.weight``, ``conv2.bias``, and ``prelu.weight`` for "prelu".
 
     Args:
-        channels: C; the block has as many in the middle.
-        activation, slope, res_scale, save: as ``residual_block``.
+        channels: C, also in the middle of the block.
+        activation, slope, res_scale, save: as in ``residual_block``.
         slopes: number of slopes of "prelu", 1 or ``channels``.
     """
 

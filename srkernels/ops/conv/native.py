@@ -1,10 +1,10 @@
-"""Convolution blocks on CPU: the core's own convolution on Intel AMX or oneDNN's through torch, and what is between.
+"""Convolution blocks on CPU: the core's own convolution on Intel AMX or oneDNN's through torch, and the passes between.
 
 oneDNN's ``mkldnn._convolution_pointwise`` adds bias, activation and residual before it stores; it has no autograd of
 its own, and takes dense tensors only. The data gradient is such a convolution too, with the filters flipped and their
 channels swapped, so a residual's gradient is added in its epilogue. One pass then multiplies by the activation's
 derivative and sums up the gradients of bias and slopes, where AMX does not do so in the epilogue (``amx``). Dtypes that
-oneDNN does not know go through PyTorch's own convolution, epilogues apart.
+oneDNN does not support go through PyTorch's own convolution, with separate epilogues.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _pointwise_add = torch.ops.mkldnn._convolution_pointwise.binary
 _ONE = [1, 1]
 # Halves are summed in fp32, in any order; fp32 itself keeps the order that eager PyTorch adds in.
 _HALVES = (torch.bfloat16, torch.float16)
-# Before 2.13 torch turned the operands of ``_pointwise`` into channels_last, whose sums err three times as much.
+# Before 2.13 torch converted the operands of ``_pointwise`` to channels_last, whose sums err three times as much.
 _TURNS_IMAGES = torch.__version__ < "2.13"  # compares as versions, not as text
 
 
 def _dense(x: Tensor) -> Tensor:
-    """``x`` in the layout that the output for it has."""
+    """``x`` in the layout of the output for it."""
     return x if is_channels_last(x) else x.contiguous()
 
 
@@ -41,7 +41,7 @@ def _like(x: Tensor, layout: Tensor) -> Tensor:
 
 
 def _packed(x: Tensor) -> Tensor:
-    """``x``, copied where it is a slice of channels."""
+    """``x``, copied where it is a channel slice."""
     if x.is_contiguous() or is_channels_last(x):
         return x
     return x.contiguous(memory_format=torch.channels_last if x.stride(1) == 1 else torch.contiguous_format)
@@ -55,8 +55,8 @@ def _convolution(
     residual: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """scale * act(conv(x) + bias) + residual, in the layout of ``x``, which with ``out`` may be slices of channels."""
-    bias = None if bias is None else bias.contiguous()  # oneDNN reads it so, whatever its stride
+    """scale * act(conv(x) + bias) + residual, in the layout of ``x``; ``x`` and ``out`` may be channel slices."""
+    bias = None if bias is None else bias.contiguous()  # oneDNN reads it as such, whatever its stride
     if amx.convolves(x, weight):
         return amx.convolution(x, weight, bias, epilogue, residual=residual, out=out)
     y = _convolution_of_dense(_packed(x), weight, bias, epilogue, residual)
@@ -67,7 +67,7 @@ def _convolution_of_dense(
     x: Tensor, weight: Tensor, bias: Tensor | None, epilogue: Epilogue, residual: Tensor | None
 ) -> Tensor:
     activation, negative_slope, scale = epilogue
-    if activation == NONE and scale != 1:  # on the small operands
+    if activation == NONE and scale != 1:  # scales the small operands
         weight, bias, scale = weight * scale, None if bias is None else bias * scale, 1.0
     turned = _TURNS_IMAGES and x.dtype not in _HALVES and not is_channels_last(x)
     if turned or not onednn_runs(x.dtype) or not weight.numel():
@@ -79,8 +79,8 @@ def _convolution_of_dense(
     else:
         y = _pointwise(x, weight, bias, _ONE, _ONE, _ONE, 1, "none", [], "")
         if activation == RELU:
-            launch(y, "relu_in_place", y)  # oneDNN's own ReLU makes zeros of NaNs
-    y = _like(y, x)  # filters in channels_last make an image so
+            launch(y, "relu_in_place", y)  # oneDNN's own ReLU turns NaNs into zeros
+    y = _like(y, x)  # channels_last filters make the image channels_last
     if scale != 1:
         y = y.mul_(scale)
     return y if residual is None else y.add_(residual)
@@ -89,7 +89,7 @@ def _convolution_of_dense(
 def _data_gradient(
     grad: Tensor, x: Tensor, weight: Tensor, scale: float = 1.0, residual: Tensor | None = None
 ) -> Tensor:
-    """``scale`` times that of the convolution of ``x``, plus ``residual``, all in one layout."""
+    """``scale`` times the convolution's gradient of ``x``, plus ``residual``, all in one layout."""
     if not x.numel():
         return torch.empty_like(x)
     if amx.convolves(grad, weight, adjoint=True):
@@ -113,9 +113,9 @@ def _gradient_before(
     need_slope: bool,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Any, Any]:
-    """``scale`` times the data gradient of a convolution of what was ``activated``, ahead of the activation.
+    """``scale`` times the data gradient of a convolution whose input was ``activated``, ahead of the activation.
 
-    As from ``through_activation``. With ``out``, ``grad`` and what was kept too may be slices of channels.
+    Returns what ``through_activation`` does. With ``out``, ``grad`` and what was kept may also be channel slices.
     """
     kept, epilogue, slope = activated
     if epilogue.activation != PRELU and amx.convolves(grad, weight, adjoint=True):
@@ -135,7 +135,7 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, scale: float = 1.0
         return torch.empty_like(weight)
     if amx.takes_weight_gradients(grad, x, [weight]):
         return laid_out(amx.weight_gradients(grad, x, [weight], [scale])[0], weight)
-    if scale != 1 and grad.dtype is torch.float16:  # sums ahead of their scale may leave its range
+    if scale != 1 and grad.dtype is torch.float16:  # unscaled sums may leave its range
         grad, scale = grad * scale, 1.0
     found = library.convolution_backward(grad, x, weight, False, True)[1]
     assert found is not None
@@ -211,9 +211,9 @@ class Activated(NamedTuple):
 def through_activation(
     grad: Tensor, activated: Activated, need_bias: bool, need_slope: bool, in_place: bool = False
 ) -> tuple[Tensor, Any, Any]:
-    """(scale * grad * act', its sum for each channel, the slopes' gradient for each channel), of dense operands.
+    """(scale * grad * act', its sum per channel, the slopes' gradient per channel), of dense operands.
 
-    ``in_place``: ``grad`` is a temporary and may be written over.
+    ``in_place``: ``grad`` is a temporary and may be overwritten.
     """
     kept, epilogue, slope = activated
     channels = grad.shape[1]
@@ -238,7 +238,7 @@ def through_activation(
 
 
 def _bias_sum(grad: Tensor) -> Any:
-    """Of each channel, in fp64."""
+    """Sum of each channel, in fp64."""
     return through_activation(grad, Activated(None, CONVOLUTION, None), True, False)[1]
 
 
@@ -362,13 +362,13 @@ def _dense_backward_in_order(
     settings: DenseSettings,
     needs: Sequence[bool],
 ) -> list[Tensor]:
-    """Convolution by convolution, as eager PyTorch adds: in fp32 the longer sums of one convolution would show."""
+    """Convolution by convolution, adding as eager PyTorch does: in fp32 one convolution's longer sums would show."""
     c, growth = weights[4].shape[0], weights[0].shape[0]
     grads: list[Any] = [None] * 5
     sums: list[Any] = [None] * 5
     last = Activated(None, Epilogue(scale=settings.res_scale), None)
     grad_z, sums[4], _ = through_activation(grad, last, needs[10], False)
-    # Of x | x1 | x2 | x3 | x4, gathered.
+    # Gradients of x | x1 | x2 | x3 | x4, accumulated.
     gathered, grads[4] = library.convolution_backward(grad_z, features, weights[4], True, needs[5])
     assert gathered is not None
     gathered[:, :c] += grad
@@ -389,13 +389,13 @@ def _dense_backward_in_order(
 def _dense_weight_gradients(
     gradients: Tensor, features: Tensor, weights: Sequence[Tensor], needs: Sequence[bool]
 ) -> list[Tensor]:
-    """Those needed of a dense block's filters in halves, from the buffers of ``dense_backward``."""
+    """Gradients needed of a dense block's filters in halves, from the buffers of ``dense_backward``."""
     c, growth = weights[4].shape[0], weights[0].shape[0]
     slots = [slice(c + (3 - k) * growth, c + (4 - k) * growth) for k in range(4)] + [slice(0, c)]
     if amx.takes_weight_gradients(gradients, features, weights):
         found = amx.weight_gradients(gradients, features, weights[::-1], [1.0] * 5)[::-1]
     else:
-        # One gradient over both buffers: blocks that no filter has are computed too, but nothing is copied.
+        # One gradient over both buffers: blocks that belong to no filter are computed too, but nothing is copied.
         every = weights[0].new_empty((features.shape[1], features.shape[1], *KERNEL_SIZE))
         every = _weight_gradient(gradients, features, every)
         found = [every[slot, : w.shape[1]].contiguous() for slot, w in zip(slots, weights, strict=True)]

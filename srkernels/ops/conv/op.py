@@ -1,4 +1,4 @@
-"""Registration of the convolution operators, and where eager PyTorch runs instead of them."""
+"""Registration of the convolution operators, and where eager PyTorch runs instead."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .support import detail, refuses
 
 
 class _OwnLayout(torch.autograd.Function):
-    """Filters whose gradient comes back in their layout, where PyTorch's own has that of a channels_last image."""
+    """Filters whose gradient comes back in their layout, where PyTorch's own follows a channels_last image."""
 
     generate_vmap_rule = True
 
@@ -48,19 +48,19 @@ _apply_own_layout = short_apply(_OwnLayout)
 
 def _beside(x: Tensor, weight: Tensor) -> Tensor:
     """``weight`` for PyTorch's own operations on ``x``."""
-    weight = laid_out(weight, weight)  # PyTorch's convolution of halves takes no odd strides
+    weight = laid_out(weight, weight)  # PyTorch's convolution of halves takes no irregular strides
     plain = share_layout(x, weight) or not records(weight) or in_forward_mode()
     return weight if plain else _apply_own_layout(weight)
 
 
 def _all_contiguous(*tensors: Tensor | None) -> bool:
-    """The common case in which PyTorch's own operations keep the layout and there is nothing to arrange."""
+    """The common case in which PyTorch's own operations keep the layout and there is nothing to rearrange."""
     return all(t is None or t.is_contiguous() for t in tensors)
 
 
 def _keep_layouts(x: Tensor, *others: Tensor | None) -> bool:
-    """Whether PyTorch's own operations give their result the layout of ``x``, among these operands."""
-    return share_layout(x, *(() if is_channels_last(x) else others))  # any filters follow a channels_last image
+    """Whether PyTorch's own operations on these operands give their result the layout of ``x``."""
+    return share_layout(x, *(() if is_channels_last(x) else others))  # a channels_last image prevails over any filters
 
 
 # conv2d_act
@@ -70,7 +70,7 @@ def _save_convolution(
     operands: Convolution, outputs: Sequence[Tensor], epilogue: Epilogue, needs: Sequence[bool]
 ) -> SavedConvolution:
     x, weight, bias, slope, _ = operands
-    # Of frozen filters the backward pass reads no image but the kept one; slopes need it for a second derivative.
+    # With frozen filters the backward pass reads only the kept image; slopes need x for a second derivative.
     reads_x = needs[1] or needs[3]
     kept = None if epilogue.activation == NONE else outputs[-1]
     return SavedConvolution(x if reads_x else None, weight, bias, slope, kept)
@@ -96,7 +96,7 @@ def _finish_convolution(
     if saved.x is None:
         grad = in_layout(grad.to(saved.weight.dtype), channels_last)
     found = backward(grad, saved, epilogue, needs[:4])
-    if needs[0] and saved.x is None:  # of one channel out, ``grad`` does not tell the layout
+    if needs[0] and saved.x is None:  # with one output channel ``grad`` does not tell the layout
         found[0] = in_layout(found[0], channels_last)
     return found + to_residual
 
@@ -157,7 +157,7 @@ residual_block = fused_op(
         saved=SavedBlock,
         save=_save_block,
         fake=lambda grad, saved, epilogue, needs: allocate.block_gradients(saved, needs),
-        # What was kept carries no gradient; computed again, it does.
+        # What was kept carries no gradient; recomputed, it does.
         differentiable=lambda grad, saved, epilogue, needs: reference.block_backward(
             grad, saved._replace(kept=None), epilogue, needs
         ),
@@ -171,7 +171,7 @@ residual_block = fused_op(
 
 
 class _Link(torch.autograd.Function):
-    """Of the shape of ``x`` and one element of memory, never read: a way back to ``x`` that does not keep it."""
+    """Has the shape of ``x`` but one element of memory, never read: a way back to ``x`` that does not keep it."""
 
     generate_vmap_rule = True
 
@@ -188,7 +188,7 @@ class _Link(torch.autograd.Function):
 
 
 class _Linked(torch.autograd.Function):
-    """``values``, whose derivative goes where that of ``link`` does."""
+    """``values``, whose derivative flows where that of ``link`` does."""
 
     generate_vmap_rule = True
 
@@ -208,8 +208,8 @@ _apply_link = short_apply(_Link)
 
 
 def _link(operands: Dense) -> Tensor | None:
-    """Where a second derivative may be asked for, as it is not of a traced call."""
-    # No saved tensor: a hook that moves those would fill it.
+    """A link where a second derivative may be requested: never for a traced call."""
+    # Not a saved tensor: a hook that moves those would materialise it.
     return _apply_link(operands.x) if operands.x.requires_grad and not torch.compiler.is_compiling() else None
 
 
@@ -230,7 +230,7 @@ def _finish_dense(
     link: Tensor | None,
 ) -> list[Tensor]:
     if saved.features is not None and backward is reference.dense_backward:
-        # create_graph: the features kept carry no gradient; computed again from x, they do.
+        # create_graph: the kept features carry no gradient; recomputed from x, they do.
         x = saved.features[:, : grad.shape[1]]
         saved = saved._replace(x=x if link is None else _Linked.apply(link, x), features=None)
     return backward(grad, saved, settings, needs)
@@ -258,7 +258,7 @@ dense_block = fused_op(
         fake=lambda grad, saved, settings, needs: allocate.dense_gradients(saved, needs),
         differentiable=reference.dense_backward,
         finish=_finish_dense,
-        keeps=lambda operands, settings: not transforms_active(),  # which always ask for a second derivative too
+        keeps=lambda operands, settings: not transforms_active(),  # which always request a second derivative too
         link=_link,
     ),
     eager=_eager_dense,

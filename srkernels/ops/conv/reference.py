@@ -76,14 +76,14 @@ def two_convolutions(operands: Block, epilogue: Epilogue) -> Tensor:
 
 
 def first_convolution(x: Tensor, weight1: Tensor, bias1: Tensor | None, epilogue: Epilogue) -> Tensor:
-    """What a residual block keeps: its activation, or what goes into it where that does not tell its sign."""
+    """What a residual block keeps: its activation, or its input where that does not tell its sign."""
     z = convolution(x, weight1, bias1)
     return activate(z, epilogue, None) if sign_survives(epilogue) else z
 
 
 @without_autocast
 def block_forward(operands: Block, epilogue: Epilogue, keep: bool) -> list[Tensor]:
-    """[y], and with ``keep`` the first convolution's, as ``first_convolution``."""
+    """[y], and with ``keep`` the result of ``first_convolution``."""
     x, weight1, bias1, weight2, bias2, slope = operands
     kept = first_convolution(x, weight1, bias1, epilogue)
     h = kept if sign_survives(epilogue) else activate(kept, epilogue, slope)
@@ -96,7 +96,7 @@ def block_forward(operands: Block, epilogue: Epilogue, keep: bool) -> list[Tenso
 def block_backward(grad: Tensor, saved: SavedBlock, epilogue: Epilogue, needs: Sequence[bool]) -> list[Tensor]:
     """Gradients of x, weight1, bias1, weight2, bias2 and slope: of those needed.
 
-    Without ``kept`` it is computed again. Made of differentiable operations.
+    Without ``kept`` it is recomputed. Made of differentiable operations.
     """
     x, weight1, bias1, weight2, slope, kept = saved
     need_x, need_weight1, need_bias1, need_weight2, need_bias2, need_slope = needs
@@ -127,7 +127,7 @@ def block_backward(grad: Tensor, saved: SavedBlock, epilogue: Epilogue, needs: S
 
 
 def dense_features(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], slope: float) -> Tensor:
-    """x | x1 | x2 | x3 | x4: each convolution of a dense block reads all that was there before it."""
+    """x | x1 | x2 | x3 | x4: each convolution of a dense block reads everything before it."""
     parts = [x]
     for weight, bias in zip(weights[:4], biases[:4], strict=True):
         parts.append(F.leaky_relu(convolution(torch.cat(parts, 1), weight, bias), slope))

@@ -28,7 +28,7 @@ def _call(
     slope: float | None = None,
     **kwargs: object,
 ) -> Tensor:
-    """``conv2d_act`` with every tensor in a position."""
+    """``conv2d_act`` with every tensor positional."""
     return conv2d_act(x, weight, bias, slope=slope if slopes is None else slopes, residual=residual, **kwargs)  # type: ignore[arg-type]
 
 
@@ -73,7 +73,7 @@ def _case(
     return Case(id, shapes, kwargs, centred=(1,))
 
 
-# Batches of two or none: PyTorch convolves one image alone on CPU by another road, whose padding makes NaN of weights.
+# Batches of two or none: on CPU PyTorch convolves a single image on another path, whose padding makes weights NaN.
 _CASES = (
     _case("relu", (2, 8, 7, 9), 8),
     _case("relu-no-bias", (2, 8, 6, 5), 4, bias=False),
@@ -222,7 +222,7 @@ def _block_call(
     slope: float | None = None,
     **kwargs: object,
 ) -> Tensor:
-    """``residual_block`` with every tensor in a position."""
+    """``residual_block`` with every tensor positional."""
     slope_ = slope if slopes is None else slopes
     return residual_block(x, weight1, bias1, weight2, bias2, slope=slope_, **kwargs)  # type: ignore[arg-type]
 
@@ -256,7 +256,7 @@ def block_case(id: str, x: Shape, middle: int, *, bias: bool = True, slopes: int
     return Case(id, shapes, kwargs, centred=(1, 3))
 
 
-# The interpreter takes those of up to 250 elements: 16 channels, as few as a Triton product has, on six pixels.
+# The interpreter runs cases of up to 250 elements: 16 channels, the fewest a Triton product has, on six pixels.
 _BLOCK_CASES = (
     block_case("tiny-relu-scaled", (2, 16, 3, 2), 16, res_scale=0.5),
     block_case("relu", (2, 8, 7, 9), 8),
@@ -378,7 +378,7 @@ _DENSE_OPERANDS = ("x", *(f"weight{k}" for k in range(1, 6)), *(f"bias{k}" for k
 
 
 def _dense_call(x: Tensor, *parameters: Tensor | None, **kwargs: object) -> Tensor:
-    """``dense_block`` with every tensor in a position."""
+    """``dense_block`` with every tensor positional."""
     return dense_block(x, parameters[:5], parameters[5:], **kwargs)  # type: ignore[arg-type]
 
 
@@ -410,7 +410,7 @@ _DENSE_CASES = (
     dense_case("no-bias", (2, 5, 5, 6), 3, bias=False, slope=0.1, res_scale=1.0),
     dense_case("1-wide", (2, 16, 9, 1), 4),
     dense_case("no-batch", (0, 3, 4, 4), 2),
-    dense_case("32+32", (2, 32, 5, 6), 32, slope=0.5),  # of its many signs a few are lost to rounding
+    dense_case("32+32", (2, 32, 5, 6), 32, slope=0.5),  # rounding loses a few of its many signs
     dense_case("tiny", (2, 8, 3, 2), 4, bias=False),
 )
 _DENSE_SMALL = (

@@ -13,15 +13,15 @@ from ..._layout import is_channels_last
 KERNEL_SIZE = (3, 3)
 
 
-# Filters, input times output channels, up to which the core's own convolution on Intel AMX beats oneDNN's: more of them
-# leave the cache.
+# Input times output channels up to which the core's own convolution on Intel AMX beats oneDNN's: more filters do not
+# fit the cache.
 AMX_CHANNELS = 384 * 384
 
 
 def detail(x: Tensor, weight: Tensor | None) -> tuple[int, ...]:
-    """What of a convolution the choice depends on: kernel size, whether the image is channels_last, AMX's channels.
+    """What the choice depends on in a convolution: kernel size, whether the image is channels_last, AMX's channels.
 
-    Nothing without ``weight``, as ``explain`` may be asked.
+    Empty without ``weight``, which ``explain`` may lack.
     """
     if weight is None:
         return ()
@@ -33,7 +33,7 @@ def detail(x: Tensor, weight: Tensor | None) -> tuple[int, ...]:
 def refuses(
     backend: str, device: torch.device, dtype: torch.dtype, details: tuple[int, ...], automatic: bool
 ) -> str | None:
-    """Why ``backend`` does not run a convolution; with ``automatic``, also why eager PyTorch is chosen before it."""
+    """Why ``backend`` does not run a convolution; with ``automatic``, also why eager PyTorch is preferred to it."""
     if backend == "native" and device.type != "cpu":
         return "convolutions have no CUDA C++ kernel yet"
     if details and details[:2] != KERNEL_SIZE:
@@ -42,8 +42,8 @@ def refuses(
         return None
     if backend == "triton":
         return "its kernels have not been timed against cuDNN yet"
-    # Measured against eager PyTorch, forward and backward, on a processor with AMX: fp32 0.7 to 1.1 of its speed,
-    # slowest where images are small, bf16 of 3 and 16 channels 0.6 to 0.8, of 32 and 64 channels 1.1 to 1.9.
+    # Measured speed relative to eager PyTorch, forward and backward, on a processor with AMX: fp32 0.7 to 1.1, slowest
+    # where images are small; bf16 with 3 and 16 channels 0.6 to 0.8, with 32 and 64 channels 1.1 to 1.9.
     if dtype is not torch.bfloat16 or not amx_available():
         return "only bf16 on Intel AMX was measured faster than eager PyTorch"
     if details and not details[2]:
@@ -67,5 +67,5 @@ def onednn_runs(dtype: torch.dtype) -> bool:
 
 @functools.cache
 def amx_available() -> bool:
-    """Whether the native core has Intel AMX, on which it convolves itself."""
+    """Whether the native core has Intel AMX for its own convolution."""
     return _native.why_not(torch.device("cpu")) is None and _native.extension("cpu").amx_available()

@@ -21,7 +21,7 @@ _ANALYSES = {name: (plan_id(name), c.layout == "tuple") for name, c in CONVENTIO
 HighBands = Tensor | tuple[Tensor, Tensor, Tensor]
 
 
-@without_autocast  # which refuses to stack halves of the kind that it does not cast to
+@without_autocast  # autocast does not stack halves of the dtype it does not cast to
 def _stack(*bands: Tensor) -> Tensor:
     """(3, N, C, h, w), each in the layout of the first."""
     if is_channels_last(bands[0]):
@@ -46,7 +46,7 @@ def haar_dwt2d(
             N or C may be 0; H and W are at least 1.
         convention: "orthonormal" (as pytorch_wavelets), "dasr", "dasr_sum", "mwcnn", "irn", "wct2", "wavesnet" or
             "wtconv".
-        bands: "both", "low" or "high"; only what is asked for is computed, the other is returned as None.
+        bands: "both", "low" or "high"; only what is requested is computed, the other is returned as None.
         pad: what odd sizes append, with x[n-1] the last sample: "reflect" x[n-2] (DASR), "zero" 0 (WTConv),
             "symmetric" x[n-1], "periodization" x[n-1] (as PyWavelets does before it wraps). Even sizes never pad.
 
@@ -59,7 +59,7 @@ def haar_dwt2d(
     Differentiable in ``x`` to any order: the backward pass is the exact adjoint, padding included. Deterministic.
 
     Raises:
-        TypeError, ValueError: naming the argument, what was expected and what came.
+        TypeError, ValueError: naming the argument, what was expected and what was passed.
     """
     plan, in_tuple = choice("haar_dwt2d", "convention", convention, _ANALYSES)
     wanted = choice("haar_dwt2d", "bands", bands, BANDS)
@@ -108,11 +108,11 @@ def haar_idwt2d(
         output_size: (H, W) of the image, 2h or 2h-1 by 2w or 2w-1; (2h, 2w) if None.
 
     Returns:
-        (N, C, H, W), dtype and layout of the bands. Differentiable in both bands to any order; three tensors of a tuple
-        have gradients in the layout of the first.
+        (N, C, H, W), dtype and layout of the bands. Differentiable in both bands to any order; gradients of
+        a tuple's three tensors have the layout of the first.
 
     Raises:
-        TypeError, ValueError: naming the argument, what was expected and what came.
+        TypeError, ValueError: naming the argument, what was expected and what was passed.
     """
     op = "haar_idwt2d"
     layout = convention_of(op, convention).layout
@@ -190,7 +190,7 @@ def convert_haar_weight(
 def convert_haar_weight(
     weight: Tensor, source: str, target: str, *, bias: Tensor | None = None, bands: str = "high"
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Carry the weights of a first convolution from the Haar input of one convention to that of another.
+    """Convert the weights of a first convolution from the Haar input of one convention to that of another.
 
     The returned convolution gives on ``target`` bands what the given one gives on ``source`` bands. Input channels
     are numbered as each package stacks them: band-major [all C of a band, next band, ...] ("dasr", "mwcnn", "irn",
@@ -202,13 +202,13 @@ def convert_haar_weight(
         bias: (O,), needed where the conventions differ in their constant shift ("dasr" adds 0.5): the constant
             moves into it. Exact wherever the kernel does not overlap zero padding; where it does, pad the target
             input with the image of the source's zero instead.
-        bands: which bands the convolution eats: "high", "both" or "low".
+        bands: which bands the convolution takes: "high", "both" or "low".
 
     Returns:
         The weight, same dtype, or ``(weight, bias)`` if a bias was given.
 
     Raises:
-        TypeError, ValueError: naming the argument, what was expected and what came; "dasr_sum" as a target.
+        TypeError, ValueError: naming the argument, what was expected and what was passed; "dasr_sum" as a target.
     """
     op = "convert_haar_weight"
     src, dst = convention_of(op, source, "source"), convention_of(op, target, "target")

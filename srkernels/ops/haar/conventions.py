@@ -71,7 +71,7 @@ CONVENTIONS: dict[str, Convention] = {
     )
 }
 
-# Whose transform it is for even sizes, with the settings that make it so.
+# Whose transform it is for even sizes, with the settings that select it.
 USED_BY: dict[str, tuple[str, ...]] = {
     "orthonormal": ("pytorch_wavelets", "PyWavelets (three arrays)", "ptwt (three tensors)"),
     "dasr": ("DASR's SRN (norm=true)", "DASR's DSN (cat_or_sum=cat)"),
@@ -86,7 +86,7 @@ USED_BY: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What a kernel needs of a convention: factors of S, V, H, D, slots of V, H, D, the shift and the layout."""
+    """What a kernel needs from a convention: factors of S, V, H, D, slots of V, H, D, the shift and the layout."""
 
     low: float
     v: float

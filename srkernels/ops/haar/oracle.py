@@ -1,4 +1,4 @@
-"""The Haar ops by strided convolution with 2x2 filters, from the table of conventions alone: no code that is tested."""
+"""The Haar ops by strided convolution with 2x2 filters, from the table of conventions, not the tested code."""
 
 from __future__ import annotations
 

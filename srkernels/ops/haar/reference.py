@@ -107,5 +107,5 @@ def _fold(x: Tensor, size: int, pad: int, dim: int) -> Tensor:
 
 
 def _conform(value: Tensor, like: Tensor) -> Tensor:
-    """``value`` in exactly the strides of ``like``, which the fakes promise; free where they agree already."""
+    """``value`` in exactly the strides of ``like``, which the fakes promise; no copy where they agree already."""
     return value if value.stride() == like.stride() else like.copy_(value)

@@ -36,7 +36,7 @@ SIGN_GROUP = 16  # elements whose signs share a word of csrc/cpu/weighted_l1/sig
 
 
 def run_elements(input: Tensor, target: Tensor) -> int | None:
-    """How many elements of each image lie side by side in both, for images dense in one order; else None."""
+    """How many elements of each image are adjacent in both, for images dense in the same order; else None."""
     _, c, h, w = input.shape
     if input.is_contiguous() and target.is_contiguous():
         return h * w
@@ -46,8 +46,8 @@ def run_elements(input: Tensor, target: Tensor) -> int | None:
 
 
 def can_keep_signs(operands: Operands) -> bool:
-    """Whether sign(input - target) fits two bits an element: CPU, sums in fp32, images dense in one order, whole words
-    in each run.
+    """Whether sign(input - target) fits two bits an element: CPU, sums in fp32, images dense in the same order, whole
+    words in each run.
     """
     if not operands.input.is_cpu or compute_dtype(operands) is torch.float64:
         return False
@@ -61,7 +61,7 @@ def signs(input: Tensor) -> Tensor:
 
 
 def loss(operands: Operands, settings: Settings, keep_signs: bool) -> list[Tensor]:
-    """Uninitialised [loss]; of a mean by weight also (2,) = [loss, sum of the resized weight] in the compute dtype;
+    """Uninitialised [loss]; for a mean by weight also (2,) = [loss, sum of the resized weight] in the compute dtype;
     with ``keep_signs`` last the sign words.
     """
     input = operands.input

@@ -42,12 +42,12 @@ def weighted_l1_loss(
         read as they are. A mean over nothing is NaN, a sum 0, NaN and inf propagate: all as in PyTorch.
 
     Differentiable in ``input``, ``target`` and ``weight``, each only if it requires it, with sign(0) = 0; second
-    derivatives are exact, on eager operations. Saves references to its operands and, for dense CPU images, their
+    derivatives are exact, by eager operations. Saves references to its operands and, for dense CPU images, their
     signs at two bits an element, so that the backward pass only writes.
-    Deterministic, bit for bit.
+    Bitwise deterministic.
 
     Raises:
-        TypeError, ValueError: naming the argument, what was expected and what came.
+        TypeError, ValueError: naming the argument, what was expected and what was passed.
     """
     code = choice(_OP, "reduction", reduction, REDUCTIONS)
     by_weight = choice(_OP, "normalize", normalize, NORMALIZE) and weight is not None and code == MEAN

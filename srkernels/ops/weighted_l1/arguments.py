@@ -1,4 +1,4 @@
-"""What the weighted L1 operator takes, and what its backward pass finds."""
+"""What the weighted L1 operator takes, and what its backward pass receives."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Settings(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """``statistics``: [mean by weight, sum of the resized weight] where that was asked for; ``signs``: of the
+    """``statistics``: [mean by weight, sum of the resized weight] where that was requested; ``signs``: of the
     difference, two bits an element, where the forward pass kept them.
     """
 

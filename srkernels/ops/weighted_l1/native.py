@@ -46,7 +46,7 @@ def _one_dtype(operands: Operands) -> Operands:
 
 
 def forward(operands: Operands, settings: Settings, keep_signs: bool) -> list[Tensor]:
-    """With ``keep_signs``, which is asked for on CPU alone, ``backward`` need not read the images again."""
+    """With ``keep_signs``, requested only on CPU, ``backward`` need not read the images again."""
     out = allocate.loss(operands, settings, keep_signs)
     result, statistics = out[0], out[1] if settings.by_weight else None
     if operands.input.is_cpu:

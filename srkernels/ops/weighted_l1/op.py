@@ -32,7 +32,7 @@ def _finish(
     strides: tuple[int, ...] | None,
 ) -> list[Tensor]:
     if saved.signs is not None and saved.input.stride() != strides:
-        saved = saved._replace(signs=None)  # a hook on saved tensors gave them another memory layout than the signs'
+        saved = saved._replace(signs=None)  # a hook on saved tensors changed their memory layout from the signs'
     return backward(grad, saved, settings, needs)
 
 
@@ -44,8 +44,8 @@ def _differentiable(grad: Tensor, saved: Saved, settings: Settings, needs: Seque
 
 
 def _keeps_signs(operands: Operands, settings: Settings) -> bool:
-    """Signs spare the backward pass both images; a gradient of the weight needs the images anyway. A traced call does
-    without, so that dynamic sizes are not specialised on their divisibility.
+    """Signs save the backward pass reading both images; a gradient of the weight needs the images anyway. A traced call
+    keeps none, so that dynamic sizes are not specialised on their divisibility.
     """
     for_weight, tracing = records(operands.weight), torch.compiler.is_compiling()
     return not for_weight and settings.reduction != NONE and not tracing and allocate.can_keep_signs(operands)

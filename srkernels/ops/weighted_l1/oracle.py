@@ -1,4 +1,4 @@
-"""The weighted L1 loss with its resize as two matrices, from the formula alone: no code that is tested."""
+"""The weighted L1 loss with its resize as two matrices, from the formula, not the tested code."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from .arguments import Operands, Saved, Settings
 
 
 def resized(weight: Tensor, size: torch.Size | tuple[int, int], align_corners: bool) -> Tensor:
-    if not weight.numel():  # refused by PyTorch where there are no channels
+    if not weight.numel():  # PyTorch raises where there are no channels
         return weight[..., :1, :1].expand(*weight.shape[:2], *size)
     return F.interpolate(weight, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
@@ -50,7 +50,7 @@ def mean_by_weight(operands: Operands, align_corners: bool) -> Tensor:
 
 @without_autocast
 def forward(operands: Operands, settings: Settings, keep_signs: bool) -> list[Tensor]:
-    """[loss], and [loss, sum of the resized weight] in the compute dtype where normalised by it; signs of zeros, as
+    """[loss], and [loss, sum of the resized weight] in the compute dtype where normalised by it; signs are zeros, as
     ``backward`` reads the images.
     """
     signs = [allocate.signs(operands.input).zero_()] if keep_signs else []

@@ -1,14 +1,14 @@
 """Convolution ops in Triton, each made of the launches of ``launch``.
 
-A residual block is two launches forward. Backward the first data gradient goes through the activation in its epilogue,
-the second adds the skip's gradient in its own, and each weight gradient sums up its bias, in shares that a second
-launch adds up: six.
+A residual block takes two launches forward and six backward: the first data gradient applies the activation's
+derivative in its epilogue, the second adds the skip's gradient in its own, and each weight gradient also sums up its
+bias's, in shares that a second launch adds up.
 
 A dense block has one buffer forward, x | x1 | x2 | x3 | x4, of which each convolution reads a prefix and writes the
 next slice, and one backward, res_scale * grad | g4 | g3 | g2 | g1 with g_k the gradient ahead of activation k: that of
 x_k is one convolution of all that came before it in this order, by the filters that read x_k, which are rows and
-columns of all filters packed into one tensor. All weight gradients are one product of the two buffers. Forward that is
-seven launches, six of filters in channels_last, and nine backward.
+columns of all filters packed into one tensor. All weight gradients are one product of the two buffers. That is seven
+launches forward, six with filters in channels_last, and nine backward.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _like(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _image(x: Tensor, channels: int) -> Tensor:
-    """Uninitialised and channels_last, even where ``x``, of one channel, is contiguous as well."""
+    """Uninitialised and channels_last, even where ``x`` has one channel and is contiguous as well."""
     n, _, h, w = x.shape
     return x.new_empty((n, h, w, channels)).permute(0, 3, 1, 2)
 
@@ -53,7 +53,7 @@ def _zeroed(out: list[Tensor]) -> list[Tensor]:
 def _gradients_of_parameters(
     x: Tensor | None, grad_z: Tensor, grad_weight: Tensor | None, grad_bias: Tensor | None, scale: float = 1.0
 ) -> None:
-    """Fills in those that are there, times ``scale``; ``x`` is read for the weight's alone."""
+    """Fills in those that are there, times ``scale``; only the weight's reads ``x``."""
     if grad_bias is not None and (grad_weight is None or grad_z.dtype is torch.float32):
         activation_gradient(channels_last(grad_z), None, None, Epilogue(scale=scale), False, grad_bias, None)
         grad_bias = None
@@ -141,7 +141,7 @@ def block_backward(grad: Tensor, saved: SavedBlock, epilogue: Epilogue, needs: S
             h = kept if survives or grad_weight2 is None else activate(kept, epilogue, slope)
         if any(g is not None for g in (grad_x, grad_weight1, grad_bias1, grad_slope)):
             grad_z = torch.empty_like(kept)
-            if epilogue.activation == PRELU:  # its slopes' gradient needs what comes before the derivative
+            if epilogue.activation == PRELU:  # its slopes' gradient needs the value before the derivative
                 convolve(grad, weight2, grad_z, Epilogue(scale=epilogue.scale), adjoint=True)
                 need_grad_z = grad_x is not None or grad_weight1 is not None
                 unscaled = epilogue._replace(scale=1.0)
@@ -159,7 +159,7 @@ def block_backward(grad: Tensor, saved: SavedBlock, epilogue: Epilogue, needs: S
 
 
 def _forward_filters(weights: Sequence[Tensor]) -> Sequence[Tensor]:
-    """A dense block's, as ``convolve`` reads them: packed in one launch unless they are channels_last already."""
+    """A dense block's filters as ``convolve`` reads them: packed in one launch unless already channels_last."""
     if all(w.is_contiguous(memory_format=torch.channels_last) for w in weights):
         return weights
     every, row = packed(weights), weights[4].shape[0]
@@ -214,10 +214,10 @@ def dense_backward(grad: Tensor, saved: SavedDense, settings: DenseSettings, nee
         features = channels_last(features)
         gradients = torch.empty_like(features)
         torch.mul(grad, settings.res_scale, out=gradients[:, :c])
-        # Where features and gradients have their slices of x_k, and how much of gradients g_k reads.
+        # Where x_k lies in the features, and how much of the gradients g_k reads.
         slots = [slice(c + k * growth, c + (k + 1) * growth) for k in range(4)]
         ends = [c + (3 - k) * growth for k in range(4)]
-        # Rows of ``every`` are in the order of ``gradients``, so that those which read x_k are its first ends[k].
+        # Rows of ``every`` are in the order of ``gradients``, so that the ones that read x_k are its first ends[k].
         every = packed(weights)
         for k in (3, 2, 1, 0):
             end, kept = ends[k], EpilogueTensors(kept=features[:, slots[k]])
@@ -237,7 +237,7 @@ def _gradients_of_dense_parameters(
     of_weights: Sequence[Tensor | None],
     of_biases: Sequence[Tensor | None],
 ) -> None:
-    """Fills in those that are there, of the others none is kept."""
+    """Fills in those that are there; of the others nothing is kept."""
     biases = [torch.empty_like(w[:, 0, 0, 0]) if b is None else b for w, b in zip(weights, of_biases, strict=True)]
     wants_biases = any(b is not None for b in of_biases)
     if wants_biases and (gradients.dtype is torch.float32 or all(w is None for w in of_weights)):

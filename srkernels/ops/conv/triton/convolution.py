@@ -5,15 +5,15 @@ Forward. With p a pixel, t one of the nine offsets of a filter, W_t the Cout x C
     z_p = sum_t W_t x_{p+t} + bias            x is zero outside the image
     y_p = scale * act(z_p) + residual_p
 
-A pixel's channels are neighbours in memory, so every t is a matrix product: a tile of pixels, moved by t, times W_t'.
+A pixel's channels are adjacent in memory, so every t is a matrix product: a tile of pixels, moved by t, times W_t'.
 Sums are fp32 (fp64 of fp64 operands), start from the bias and stay in registers until y is rounded, once. A pixel's
-channels may be a slice of wider pixels, PITCH elements apart: so a dense block reads and writes one buffer. Outputs
+channels may be a slice of wider pixels, PITCH elements apart: so a dense block can read and write one buffer. Outputs
 are written in whichever layout they have.
 
 Backward. For an incoming gradient g of y and g_z = scale * g * act'(z),
 
     d / d x_q  = sum_t W_t' g_z_{q-t}         the same convolution: filters turned by 180 degrees, channels swapped;
-                                              where x came out of an activation, that one's act' is its epilogue
+                                              where x is an activation's output, its act' is the epilogue
     d / d W_t  = sum_q g_z_{q-t} x_q'         a matrix product over pixels: triton_weight_gradient.py
     d / d bias = sum_p g_z_p
     d / d slope = sum_p scale * g_p * z_p     where z_p is not positive
@@ -22,21 +22,21 @@ act' needs the sign of z alone, which y has where nothing was added to it; the s
 ``through_activation`` makes g_z and both sums over pixels in one pass.
 
 Three kernels convolve, forward or ADJOINT. ``gather`` is the obvious one: it takes M pixels and loops over taps and
-blocks of input channels. It runs everywhere. What bounds it is that it fetches every pixel nine times from L2.
+blocks of input channels. It runs everywhere, bound by fetching every pixel nine times from L2.
 
 ``stream`` fetches a pixel three times. A program walks down a strip of columns, row by row, with the sums of three
 output rows in registers: the input row lies below the first, on the second and above the third. When the row is done,
 the first is complete and is stored, and the others move up. On a Hopper, whose products read both operands from shared
-memory, narrow products are bound by that reading: m64n64 needs all of it, m64n32 half again as much as there is. So
+memory, narrow products are bound by those reads: m64n64 needs the full bandwidth, m64n32 one and a half times it. So
 what shares an operand is one product. The columns x-1 and x of a pixel are one tile of 2K channels, x+1 is another,
-and two of the three sums are one matrix of 2N columns: four products a row and 24 matrix instructions, not 9 and 36.
+and two of the three sums are one matrix of 2N columns: four products and 24 matrix instructions a row, not 9 and 36.
 
 ``shift`` fetches a pixel once, for wide inputs and few outputs. Where ``stream`` moves pixels it moves sums: all nine
 W_t x_p are formed at p itself, 9N columns in two products of which one has 8N, the widest there is. When a row is done
 the sums of the filter's left and right columns move by a pixel, through shared memory, and are added to the middle's.
 
-Padding is multiplied like everything else: a weight of inf or NaN makes NaN along the border, and a pixel of the border
-that is inf or NaN makes NaN of the taps that do not reach it, too.
+Padding is multiplied like everything else: a weight of inf or NaN makes NaN along the border, and a border pixel that
+is inf or NaN also makes NaN of the taps that do not reach it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _dot(a, b, sums, PRECISION: tl.constexpr):
 def _as(value, pointer):
     """``value`` rounded to what ``pointer`` points to."""
     if _INTERPRETING and pointer.dtype.element_ty == tl.bfloat16:
-        # The interpreter cuts bits off: add half of the last one, or what makes a tie even.
+        # The interpreter truncates: add half of the last bit, or what rounds a tie to even.
         bits = value.to(tl.int32, bitcast=True)
         rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) & -65536).to(tl.float32, bitcast=True)
         value = tl.where(value == value, rounded, value)
@@ -77,8 +77,8 @@ def _as(value, pointer):
 def _filter(weight, tap, i, o, CIN: tl.constexpr, COUT: tl.constexpr, PITCH: tl.constexpr, ADJOINT: tl.constexpr):
     """The matrix of one tap, input channels ``i`` (a column) by output channels ``o`` (a row).
 
-    A filter's taps are PITCH elements apart, its channels neighbours: (Cout, 3, 3, PITCH) in memory, of the convolution
-    which ADJOINT transposes.
+    A filter's taps are PITCH elements apart, its channels adjacent: (Cout, 3, 3, PITCH) in memory, for the convolution
+    that ADJOINT transposes.
     """
     at = (i * 9 + 8 - tap) * PITCH + o if ADJOINT else (o * 9 + tap) * PITCH + i
     return tl.load(weight + at, mask=(i < CIN) & (o < COUT), other=0.0)
@@ -128,7 +128,7 @@ def _slopes(slope, c, C: tl.constexpr, SLOPES: tl.constexpr, T: tl.constexpr):
 
 @triton.jit
 def _place(pixel, image, plane, o, COUT: tl.constexpr, LAST: tl.constexpr):
-    """Where a dense tensor has channels ``o`` of ``pixel``: channels_last if LAST, contiguous otherwise."""
+    """Where channels ``o`` of ``pixel`` are in a dense tensor: channels_last if LAST, contiguous otherwise."""
     return pixel * COUT + o if LAST else pixel + (image.to(tl.int64) * (COUT - 1) + o) * plane
 
 
@@ -136,7 +136,7 @@ def _place(pixel, image, plane, o, COUT: tl.constexpr, LAST: tl.constexpr):
 def _beside(
     kept, residual, pixel, image, plane, o, inside, COUT: tl.constexpr, LAST: tl.constexpr, KEPT_PITCH: tl.constexpr
 ):
-    """What the epilogue reads: (of ``kept``, which is channels_last; of ``residual``, which has y's layout)."""
+    """What the epilogue reads: (from ``kept``, in channels_last; from ``residual``, in y's layout)."""
     inside = inside & (o < COUT)
     before, skip = inside, inside  # not read
     if kept is not None:
@@ -157,7 +157,7 @@ def _finish(
     LAST: tl.constexpr,
     Y_PITCH: tl.constexpr,
 ):  # fmt: skip
-    """Epilogue and store: the activation, or the derivative where ``kept`` is. z is dense and has y's layout."""
+    """Epilogue and store: the activation, or the derivative where ``kept`` is given. z is dense and has y's layout."""
     inside = inside & (o < COUT)
     at = _place(pixel, image, plane, o, COUT, LAST)
     if z is not None:
@@ -220,7 +220,7 @@ def stream(
 ):  # fmt: skip
     """A band of ``rows`` rows of a strip of COLUMNS columns, in M / COLUMNS images side by side.
 
-    Up to K input channels, their filters stay in shared memory; more come in blocks of K, row by row, with the filters.
+    Up to K input channels, the filters stay in shared memory; more come in blocks of K, row by row, with their filters.
     """
     BLOCKS: tl.constexpr = (CIN + K - 1) // K
     strips, bands = tl.cdiv(width, COLUMNS), tl.cdiv(height, rows)
@@ -253,8 +253,8 @@ def stream(
         w, w_right, w_below, w_below_right = _filters(
             weight, 0, first_o, K, N, CIN, COUT, WEIGHT_PITCH, ADJOINT
         )  # fmt: skip
-    # The launch says how far ahead loads run, not this loop: then those that feed no product stay out of the pipeline,
-    # whose shared memory they do not get. They are issued ahead of the products and used behind them.
+    # The launch, not this loop, sets how far ahead loads run: so those that feed no product stay out of the pipeline
+    # and its shared memory. They are issued before the products and used after them.
     for step in range((last + 2 - first) * BLOCKS):
         row, k = first - 1 + step // BLOCKS, step % BLOCKS * K
         line = row + tl.zeros_like(column)
@@ -278,7 +278,7 @@ def stream(
         above_same = _dot(right, w_right, above_same, PRECISION)
         below = _dot(right, w_below_right, below, PRECISION)
         finished, same = _halves(above_same, M, 2 * N)
-        # Half of the columns at a time need half of the shared memory on their way to a layout that stores 16 bytes.
+        # Half of the columns at a time need half of the shared memory for conversion to a layout with 16-byte stores.
         sums_1, sums_2 = _halves(finished, M, N)
         _finish(
             sums_1, before_1, skip_1, slope, kept, residual, y, z, above, image, plane, o_1, done,
@@ -288,8 +288,8 @@ def stream(
             sums_2, before_2, skip_2, slope, kept, residual, y, z, above, image, plane, o_2, done,
             COUT, ACTIVATION, NEGATIVE_SLOPE, SLOPES, SCALE, LAST, Y_PITCH,
         )  # fmt: skip
-        # A product that is only handed on to the next turn of the loop is left in flight over its end, and ptxas then
-        # waits for every single instruction. The sum with zero is a reason to wait once per product.
+        # A product that is only handed on to the next iteration stays in flight across the loop's end, and ptxas then
+        # waits for every single instruction. Adding zero makes it wait once per product.
         moved_up = _side_by_side(same + 0.0, below + 0.0, M, N)
         if BLOCKS == 1:
             above_same = moved_up
@@ -338,7 +338,7 @@ def shift(
     K: tl.constexpr,
     N: tl.constexpr,
 ):  # fmt: skip
-    """A band of ``rows`` rows of M - 2 columns, all images' in one sequence; a column more on each side is read."""
+    """A band of ``rows`` rows of M - 2 columns, all images in one sequence; one more column is read on each side."""
     BLOCKS: tl.constexpr = (CIN + K - 1) // K
     strips = tl.cdiv(images * width, M - 2)
     program = tl.program_id(0)
@@ -373,7 +373,7 @@ def shift(
     zero = tl.zeros([M, N], dtype=T)
     sums = tl.zeros([M, 8 * N], dtype=T)
     ninth = zero
-    for row in range(first - 1, last + 1):  # the launch says how far ahead loads run, as in ``stream``
+    for row in range(first - 1, last + 1):  # the launch sets how far ahead loads run, as in ``stream``
         line = row + tl.zeros_like(column)
         real = exists & (line >= 0) & (line < height)
         from_top = line.to(tl.int64) * width
@@ -386,7 +386,7 @@ def shift(
             sums = _dot(tile, w[block], sums, PRECISION)
             ninth = _dot(tile, w_ninth[block], ninth, PRECISION)
         parts = _eighths(sums, M, N)
-        # A pixel takes what the filter's left column made of its left neighbour, and the right of the right.
+        # A pixel takes what the filter's left column made of its left neighbour, and the right column of its right.
         from_left = tl.where(column > 0, tl.gather(parts[0], left, 0), 0.0)
         from_right = tl.where(column < width - 1, tl.gather(parts[2], right, 0), 0.0)
         _finish(
@@ -422,7 +422,7 @@ def gather(
     K: tl.constexpr,
     N: tl.constexpr,
 ):  # fmt: skip
-    """M pixels in their order in memory."""
+    """M pixels in memory order."""
     program = tl.program_id(0)
     o = program % tl.cdiv(COUT, N) * N + tl.arange(0, N)[None, :]
     pixel = (program // tl.cdiv(COUT, N)).to(tl.int64 if WIDE else tl.int32) * M + tl.arange(0, M)[:, None]
@@ -459,7 +459,7 @@ def through_activation(
     N: tl.constexpr,
     T: tl.constexpr,
 ):  # fmt: skip
-    """g_z where it is asked for, and a share of its sums over pixels."""
+    """g_z where it is requested, and a share of its sums over pixels."""
     blocks = tl.cdiv(C, N)
     program, shares = tl.program_id(0) // blocks, tl.num_programs(0) // blocks
     c = tl.program_id(0) % blocks * N + tl.arange(0, N)[None, :]

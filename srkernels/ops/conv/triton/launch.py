@@ -1,8 +1,8 @@
 """Launches of the convolution kernels: which one, in blocks of what size, over how many programs.
 
 Nothing here was timed on a GPU. Blocks are those whose machine code is good on Triton 3.6 and 3.9 (no spill, shared
-memory that fits, loads in flight while products run); between kernels the counted bytes decide that a multiprocessor
-reads from L2, which is what bounds both.
+memory that fits, loads in flight while products run); kernels are chosen by the counted bytes that a multiprocessor
+reads from L2, which bound both.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _WARPS_256 = 2 * WARPS_128
 _PRODUCT = 128  # bytes of a pixel's channels that one product takes
 _SHARED = 232_448  # bytes that a program can have on a Hopper
 _STAGES = 3  # tiles in flight: with two, loads are awaited as soon as they are issued
-_LEAST_CORES = 4  # so that the interpreter's one has seams between bands and between shares
+_LEAST_CORES = 4  # so that the interpreter's single core has seams between bands and between shares
 _POINTWISE = 32  # pixels of a tile
 _POINTWISE_PER_CORE = 8
 _SUMMED = 16  # shares that ``add_up`` reads at once
 _WEIGHTS = 2048 if interpreting() else 128  # of an output channel that a program of ``add_up`` or ``pack`` moves
-_PIXELS_OF_A_SHARE = 10  # as long to multiply as a share takes to be written and read, by count
+_PIXELS_OF_A_SHARE = 10  # they take as long to multiply as a share takes to write and read, by count
 
 
 def _block(channels: int, most: int) -> int:
@@ -44,7 +44,7 @@ def _compute(dtype: torch.dtype) -> Any:
 
 
 def _precision(dtype: torch.dtype) -> str:
-    """How fp32 is multiplied: as PyTorch's own convolutions are told to."""
+    """How fp32 is multiplied: as set for PyTorch's own convolutions."""
     if dtype is not torch.float32 or torch.version.hip:
         return "ieee"
     conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
@@ -68,7 +68,7 @@ def is_hopper(device: torch.device) -> bool:
 
 
 def _hoppers_way(x: Tensor) -> bool:
-    """Whether to keep all that registers and shared memory of a Hopper hold; fp32 in three products needs more."""
+    """Whether to keep all that fits a Hopper's registers and shared memory; fp32 in three products needs more."""
     return x.dtype is not torch.float64 and _precision(x.dtype) != "tf32x3" and is_hopper(x.device)
 
 
@@ -94,7 +94,7 @@ class _Strips(NamedTuple):
 
 
 def _strips(images: int, height: int, width: int, blocks: int, m: int, resident: float, cores: int) -> _Strips:
-    """Strips that waste least."""
+    """The strips that waste least."""
 
     def count(columns: int) -> int:
         return triton.cdiv(width, columns) * triton.cdiv(images * columns, m)
@@ -116,7 +116,7 @@ def _bands(height: int, across: int, resident: float, cores: int) -> tuple[int, 
 def _streaming(channels: int, out: int, itemsize: int, last: bool = True) -> Blocks:
     if channels * itemsize <= _PRODUCT:
         # Nine filter matrices and three rows fill the shared memory, so that fp32 has none left for 64 outputs on their
-        # way to memory. Places in a contiguous tensor take the registers of half the sums.
+        # way to memory. Offsets into a contiguous tensor take as many registers as half the sums.
         narrow = itemsize == 4 or not last
         return Blocks("stream", 128, _block(channels, _PRODUCT // itemsize), _block(out, 32 if narrow else 64))
     n = _block(out, 64 if last else 32)
@@ -130,7 +130,7 @@ def _gathering(channels: int, out: int, dtype: torch.dtype) -> Blocks:
 
 
 def _shifting(channels: int, out: int, itemsize: int) -> Blocks | None:
-    """As many pixels as fit, three rows of them beside the filters and sums that move; None: none."""
+    """As many pixels as fit, three rows of them next to the filters and the moving sums; None: none."""
     k, n = _PRODUCT // 2 // itemsize, _block(out, 32)
     padded = triton.cdiv(channels, k) * k
     for pixels in (128, 64):
@@ -145,7 +145,7 @@ def _covered(shape: torch.Size, out: int, how: Blocks, cores: int) -> _Strips:
     if how.kernel == "shift":
         across = triton.cdiv(images * width, how.pixels - 2) * triton.cdiv(out, how.outputs)
         return _Strips(how.pixels - 2, *_bands(height, across, 9 * how.outputs / how.pixels, max(cores, _LEAST_CORES)))
-    # Filters of one block of channels are read once, of more with every row: 3 N of them for every M / 3 pixels.
+    # Filters of one block of channels are read once, those of more with every row: 3 N of them for every M / 3 pixels.
     resident = 3 * how.outputs / how.pixels if channels <= how.channels else 0
     blocks = triton.cdiv(out, how.outputs)
     return _strips(images, height, width, blocks, how.pixels, resident, max(cores, _LEAST_CORES))
@@ -172,7 +172,7 @@ def _gathered(shape: torch.Size, out: int, how: Blocks, cores: int) -> int:
 
 @functools.lru_cache(maxsize=1024)
 def _chosen(shape: torch.Size, out: int, dtype: torch.dtype, last: bool, cores: int) -> Blocks:
-    """On a Hopper."""
+    """The choice on a Hopper."""
     by_rows, gathering = _by_rows(shape[1], out, dtype.itemsize, last), _gathering(shape[1], out, dtype)
     return by_rows if _read_by_rows(shape, out, by_rows, cores) < _gathered(shape, out, gathering, cores) else gathering
 
@@ -192,7 +192,7 @@ def choose(x: Tensor, out: int, last: bool = True, residual: Tensor | None = Non
 
 
 def configurations(channels: int, out: int, dtype: torch.dtype) -> list[Blocks]:
-    """Those worth timing on a Hopper, those that are chosen first."""
+    """Those worth timing on a Hopper, starting with the chosen ones."""
     gathering = _gathering(channels, out, dtype)
     found: list[Blocks] = [gathering]
     if dtype is not torch.float64:
@@ -210,13 +210,13 @@ def configurations(channels: int, out: int, dtype: torch.dtype) -> list[Blocks]:
 
 def _pitch(x: Tensor) -> int:
     """Elements between neighbouring pixels of ``x``: channels_last, or a slice of the channels of such a tensor."""
-    # The stride of a single column, row or image means nothing.
+    # The stride of a single column, row or image is meaningless.
     images, channels, height, width = x.shape
     return x.stride(3) if width > 1 else x.stride(2) if height > 1 else x.stride(0) if images > 1 else channels
 
 
 def _in_rows(weight: Tensor) -> Tensor:
-    """``weight`` as the kernels read it: channels are neighbours, taps and filters follow each other at one pitch."""
+    """``weight`` as the kernels read it: channels adjacent, taps and filters following each other at one pitch."""
     pitch = weight.stride(3)
     strides = (9 * pitch, 1, 3 * pitch, pitch)
     of_axes = zip(weight.shape, weight.stride(), strides, strict=True)
@@ -224,7 +224,7 @@ def _in_rows(weight: Tensor) -> Tensor:
 
 
 class EpilogueTensors(NamedTuple):
-    """What an epilogue reads, and ``z``, where what goes into the activation is stored."""
+    """What an epilogue reads, and ``z``, where the activation's input is stored."""
 
     bias: Tensor | None = None
     slope: Tensor | None = None
@@ -248,8 +248,8 @@ def convolve(
 ) -> None:
     """y = scale * act(convolution + bias) + residual, with ``kept`` y = scale * convolution * act'(kept) + residual.
 
-    ``x`` and ``kept`` are channels_last or slices of channels of such; ``y`` is that or contiguous, and ``residual``
-    and ``z`` are dense in its layout. ``adjoint``: the transposed convolution, that of the data gradient.
+    ``x`` and ``kept`` are channels_last or channel slices of such; ``y`` is that or contiguous, and ``residual`` and
+    ``z`` are dense in its layout. ``adjoint``: the transposed convolution, that of the data gradient.
     """
     bias, slope, kept, residual, z = tensors
     images, channels, height, width = x.shape
@@ -265,7 +265,7 @@ def convolve(
     pointers = (x, weight, bias, slope, kept, residual, y, z)
     how = how or choose(x, out, last, residual)
     blocks = how.pixels, how.channels, how.outputs
-    # A product has 64 pixels for each four warps; those of ``stream`` and ``gather`` go with eight.
+    # A product has 64 pixels per four warps; ``stream`` and ``gather`` take eight.
     warps = WARPS_128 * (how.pixels // 64) if how.kernel == "shift" else _WARPS_256
     options = {"num_warps": warps, "num_stages": how.stages}
     if how.kernel == "gather":
@@ -329,9 +329,9 @@ class Shares(NamedTuple):
 def choose_shares(x: Tensor, out: int) -> Shares:
     double = x.dtype is torch.float64
     nine = _hoppers_way(x)
-    # Four filter rows of 32 output channels, one of them zero, are rows for two groups of four warps, as two of 64 are.
+    # Four filter rows of 32 output channels, one of them zero, make rows for two groups of four warps, like two of 64.
     n = 32 if double or (nine and out <= 32) else 64
-    # Elsewhere products take operands from registers, of which there are enough for 32 pixels.
+    # Elsewhere products take operands from registers, which suffice for 32 pixels.
     pixels = min(64 if nine else 32, _PRODUCT // x.element_size())
     return Shares(pixels, _block(x.shape[1], 32 if double else 64), n, nine)
 
@@ -349,7 +349,7 @@ def configurations_of_shares(x: Tensor, out: int) -> list[Shares]:
 def split(pixels: int, p: int, tiles: int, cores: int) -> tuple[int, int]:
     """A sum over pixels, P at a time, among programs: (steps of a share, shares of each of ``tiles``).
 
-    With n shares it takes as long as pixels / n and 10 n pixels, which is least at the square root of pixels / 10.
+    With n shares it takes as long as pixels / n + 10 n pixels do, which is least at n = sqrt(pixels / 10).
     """
     shares = max(1, min(cores // tiles, round((pixels / _PIXELS_OF_A_SHARE) ** 0.5)))
     steps = triton.cdiv(pixels, p)
@@ -380,7 +380,7 @@ def _gradient_of_rows(
         channels, out, _pitch(x), _pitch(grad_z), _precision(x.dtype), _compute(x.dtype), pixels >= 2**31 - how.pixels,
         how.pixels, how.channels, how.outputs, how.nine, num_warps=_WARPS_256, num_stages=how.stages,
     )  # fmt: skip
-    # Filters of one channel are both, so that no one of them tells.
+    # Filters of one channel are in both layouts, so no single one tells.
     last = all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
     c, none = weights[-1].shape[0], [None] * 5
     add_up[(out * triton.cdiv(9 * channels, _WEIGHTS),)](
@@ -399,7 +399,7 @@ def gradient_of_weight(
 ) -> None:
     """Fills in ``grad_weight`` and ``grad_bias``, times ``scale``; ``x`` and ``grad_z`` as ``convolve`` takes ``x``.
 
-    The gradients are dense, channels_last or contiguous. Not ``grad_bias`` of fp32, which tf32 would round before it is
+    The gradients are dense, channels_last or contiguous. No ``grad_bias`` of fp32, which tf32 would round before it is
     summed.
     """
     _gradient_of_rows(x, grad_z, [grad_weight], [] if grad_bias is None else [grad_bias], scale, how)
@@ -410,7 +410,7 @@ def gradients_of_weights(
 ) -> None:
     """Fills in those of a dense block's five ``weights`` and five or no ``biases``, all in one layout.
 
-    ``gradients``: ahead of each activation, c of the last convolution and growth of each one before. Not ``biases`` of
+    ``gradients``: ahead of each activation, c of the last convolution and growth of each one before. No ``biases`` of
     fp32.
     """
     _gradient_of_rows(features, gradients, weights, biases, 1.0, None, weights[0].shape[0])

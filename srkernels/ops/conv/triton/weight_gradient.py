@@ -8,12 +8,12 @@ taps: x at the columns x-1 | x and x+1, times g_z at the rows (y+1 | y) and y-1.
 operand, so that four products make the nine sums, as in ``stream``. Nine sums are more than most processors have
 registers for; without NINE a program has the taps of one filter row.
 
-Shares go to places of their own, and ``add_up`` sums them in order: no float atomics, and every result is
+Each share has a place of its own, and ``add_up`` sums them in order: no float atomics, and every result is
 deterministic. A dense block's five gradients are one product of its two buffers, features by gradients: blocks of it
-that no convolution has are computed for nothing, one of nine at 64 channels and a growth of 32, and ``add_up`` leaves
+that belong to no convolution are computed in vain, one in nine at 64 channels and a growth of 32, and ``add_up`` leaves
 them out. ``pack`` brings its filters into one tensor of that form, (output, 3, 3, input) channels.
 
-The sum over g_z is a product with ones. Not of fp32, which tf32 would round.
+The sum over g_z is a product with ones; not for fp32, which tf32 would round.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def weight_gradient(
     if not NINE:
         dy = share % 3
         share = share // 3
-    # Rows of an operand: output channels at one filter row, with NINE at two. A product of Hopper's has 64 rows for
-    # each four warps, so few channels are there at three filter rows, and at a fourth that is zero.
+    # Rows of an operand: output channels at one filter row, with NINE at two. A Hopper product has 64 rows per
+    # four warps, so with few channels it has three filter rows and a fourth that is zero.
     REST: tl.constexpr = NINE and N > 32
     ROWS: tl.constexpr = N if not NINE else 2 * N if REST else 4 * N
     r = tl.arange(0, ROWS)
@@ -137,7 +137,7 @@ def _one_of_five(k, t0, t1, t2, t3, t4):
 
 @triton.jit
 def _rows_of(o, C: tl.constexpr, GROWTH: tl.constexpr, CIN: tl.constexpr):
-    """Whose output channel row ``o`` is, which of its own, and of how many input channels.
+    """Which convolution's output channel row ``o`` is, its index there, and how many input channels that has.
 
     With a GROWTH the rows are a dense block's: C of its last convolution, then GROWTH of each one before.
     """
@@ -167,9 +167,9 @@ def add_up(
     E: tl.constexpr,
     T: tl.constexpr,
 ):  # fmt: skip
-    """SCALE times the sum of ``count`` shares: E weights of an output channel, and once its bias.
+    """SCALE times the sum of ``count`` shares: E weights of an output channel and, once, its bias.
 
-    The gradients are dense, channels_last if LAST and contiguous otherwise: ``w0`` and, if anybody wants it, ``b0``.
+    The gradients are dense, channels_last if LAST and contiguous otherwise: ``w0`` and, if it is wanted, ``b0``.
     With a GROWTH they are a dense block's five.
     """
     blocks = tl.cdiv(9 * CIN, E)

@@ -7,7 +7,7 @@ Forward. Every 2x2 cell ``a b / c d`` of the (even-sized) image becomes four sum
     [H]   [1 -1  1 -1] [c]
     [D]   [1 -1 -1  1] [d]
 
-and each band that is asked for is ``factor * sum + shift``. Cells share nothing: a thread reads its cells once,
+and each requested band is ``factor * sum + shift``. Cells share nothing: a thread reads its cells once,
 writes their bands once, and that is all the memory traffic there is.
 
 Backward. The matrix M is symmetric, so the adjoint of "butterfly, then factors" is "factors, then the same butterfly":
@@ -24,7 +24,7 @@ of the last cell is the appended one, and its value is added to
 Each direction has two kernels. The *even* one takes dense images of even size, in accesses of 128 bits. The *any* one
 takes the rest, odd sizes and any strides, one cell per lane.
 
-How the even kernels see memory. Both layouts are one picture: an image row is a sequence of groups of ``inner``
+How the even kernels see memory. Both layouts look alike: an image row is a sequence of groups of ``inner``
 elements, one group per column (``inner`` = C in channels_last, 1 in NCHW), and a cell is two neighbouring groups of two
 neighbouring rows. Count memory in vectors of VEC elements, let g be the number of a vector in a band that covers the
 whole batch and ``row`` the vectors that one row of cells has in a band. Rows of cells take four times as much image as
@@ -123,7 +123,7 @@ def _zip(a, b, BLOCK: tl.constexpr, VEC: tl.constexpr):
 @triton.jit
 def _even_offsets(g, row, inner, VEC: tl.constexpr, CHANNELS_LAST: tl.constexpr):
     """First element of the image's top left vector of g, and the steps from there to the right and down."""
-    # Vectors are counted in 32 bits (the launcher sees to it), for the sake of the divisions; elements in 64.
+    # Vectors are counted in 32 bits (the launcher checks that they fit), for cheap divisions; elements in 64.
     x0 = 4 * g.to(tl.int64) - 2 * (g % row)
     if CHANNELS_LAST:
         x0 -= g % inner

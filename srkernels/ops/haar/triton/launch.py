@@ -16,7 +16,7 @@ from ..arguments import Analysis, Bands, Image, Synthesis
 from ..conventions import HIGH, LOW, PADS, PLANS
 from .kernels import REFLECT, REPEAT, ZERO, analysis_any, analysis_even, synthesis_any, synthesis_even
 
-# Chosen by machine code, not yet by the clock: one 128-bit vector of every band per thread, 128 threads.
+# Chosen by machine code, not yet by timing: one 128-bit vector of every band per thread, 128 threads.
 _EVEN_BLOCK = 128
 _ANY_BLOCK = 128
 _INT32 = 2**31 - 1024
@@ -43,8 +43,8 @@ def _high_layout(
 ) -> tuple[int | None, int | None, int, int]:
     """(group, group_step, slot_step, HIGH_STRIDE): where ``_high_offsets`` finds bands laid out by ``allocate.bands``.
 
-    The slots of a band follow each other after ``slot_step`` vectors; where that is before the end of the band, every
-    ``group`` vectors the other two slots lie in the way. ``cells`` are those of one channel.
+    Slots follow each other ``slot_step`` vectors apart; where a slot is longer than that, the other two interrupt it
+    every ``group`` vectors. ``cells`` are those of one channel.
     """
     if layout == "sum":
         return None, None, 0, 1

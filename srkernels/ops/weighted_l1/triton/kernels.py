@@ -19,13 +19,13 @@ Backward. For an incoming gradient g of the loss,
     d loss / d x_e = g Z w_e sign(x_e - y_e) = -d loss / d y_e        sign(0) = sign(NaN) = 0
     d loss / d u_k = g Z sum_e R_ek (|x_e - y_e| - m)                 m = loss for the mean by weight, 0 otherwise
 
-m because Z depends on u there: d(A / B) = (dA - (A / B) dB) / B. Both read x, y and u again; nothing but the operands
-is kept from one pass to the other. The transpose of R is written as a gather: cell k of u adds up its footprint
+m is there because Z depends on u: d(A / B) = (dA - (A / B) dB) / B. Both read x, y and u again; nothing but the
+operands is kept between the passes. The transpose of R is written as a gather: cell k of u adds up its footprint
 {e : low(e) = k or low(e) + 1 = k}, a rectangle that comes from inverting ``at``. Nothing in memory is added to twice,
 so there are no float atomics.
 
 One launch, and deterministic. Every program writes its share of the sum to a place of its own and then draws a ticket.
-Whoever draws the last ticket knows that all shares are there, adds them up in order and sets the counter back to zero
+The one that draws the last knows that all shares are there, adds them up in order and sets the counter back to zero
 for the next launch. Lanes sum in fp32, shares in fp64.
 
 How images are walked. A lane holds VEC neighbouring elements, 128 bits where sizes and strides allow: along x, going

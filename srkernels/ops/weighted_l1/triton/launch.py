@@ -18,7 +18,7 @@ from ..allocate import MEAN, NONE
 from ..arguments import Operands, Saved, Settings
 from .kernels import image_gradients, loss_map, loss_total, map_gradient
 
-# Chosen by machine code, not yet by the clock: 128 threads, a vector of each operand and channel per thread.
+# Chosen by machine code, not yet by timing: 128 threads, a vector of each operand and channel per thread.
 _BLOCK = 128
 _PROGRAMS = 1024
 _PROGRAMS_PER_CORE = 4
@@ -148,7 +148,7 @@ def forward(operands: Operands, settings: Settings, keep_signs: bool) -> list[Te
             )  # fmt: skip
             return out
         shares, counters = workspace(input.device)
-        # One wave: what the last stragglers wait for is one tile, and the lanes' sums are as short as that allows.
+        # One wave: stragglers cost one tile at most, and the lanes' sums are as short as that allows.
         programs = min(_PROGRAMS_PER_CORE, _PROGRAMS // cores(input.device)) * cores(input.device)
         loss_total[(min(walk.tiles, programs),)](
             input, target, weight, out[0], out[1] if by_weight else None, shares, counters,
@@ -199,7 +199,7 @@ def backward(grad: Tensor, saved: Saved, settings: Settings, needs: Sequence[boo
 
 
 def _gather_shape(input: Tensor, weight: Tensor) -> tuple[int, int, int]:
-    """(CELLS, REACH, parts) of the map's gradient: lanes go to a cell's footprint as far as it fills them."""
+    """(CELLS, REACH, parts) of the map's gradient: as many lanes go to a cell's footprint as it fills."""
     cells = weight.numel()
     # Every pixel of every sample and channel belongs to about four cells.
     footprint = 4 * input.numel() // cells
