@@ -1,6 +1,6 @@
 """`pytest bench` runs every case once as a test; `pytest bench --benchmark` times it and prints the tables.
 
-pytest does not abbreviate options, and pytest-benchmark has no bare ``--benchmark``: it is registered here, beside
+pytest does not abbreviate options, and pytest-benchmark has no bare ``--benchmark``: it is registered here, next to
 pytest-benchmark's own. Timing is ours and not pytest-benchmark's, because that measures one function per test while
 ratios need their providers interleaved. Every case is also handed to pytest-benchmark where that is installed: five
 rounds of the op, with the whole record as extra_info, so that ``--benchmark-json`` and ``--benchmark-compare`` work.
@@ -59,7 +59,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     chosen = config.getoption("benchmark_device")
     config.stash[_results] = Results(torch.device(chosen) if chosen else machine.default_device())
-    # Its table would show five rounds of one provider beside ours; its JSON is what is wanted.
+    # Its table would show five rounds of one provider next to ours; only its JSON is wanted.
     config.option.benchmark_quiet = True
 
 
@@ -80,7 +80,7 @@ def seconds(pytestconfig: pytest.Config) -> float:
 
 @pytest.fixture
 def hand_over(request: pytest.FixtureRequest) -> Callable[[dict[str, Any], Callable[[], Any]], None]:
-    """Give a record and its call to pytest-benchmark, where that is installed and on."""
+    """Give a record and its call to pytest-benchmark, where that is installed and enabled."""
 
     def give(record: dict[str, Any], call: Callable[[], Any]) -> None:
         if request.config.pluginmanager.hasplugin("benchmark"):

@@ -45,7 +45,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def describe(device: torch.device, command: str) -> dict[str, Any]:
-    """The conditions of a run, as stored beside its figures."""
+    """The conditions of a run, as stored with its figures."""
     machine: dict[str, Any] = {
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -62,7 +62,7 @@ def describe(device: torch.device, command: str) -> dict[str, Any]:
             "gpu_multiprocessors": properties.multi_processor_count,
             "gpu_capability": f"{properties.major}.{properties.minor}",
         }
-    # Not the package's version, which leaves out what the wheel was built for.
+    # Not the package's version, which omits what the wheel was built for.
     versions = {"torch": str(torch.__version__)}
     versions |= {name: found for name in ("triton", "numpy") if (found := _version(name))}
     versions["python"] = platform.python_version()
@@ -97,7 +97,7 @@ def result_name(conditions: dict[str, Any]) -> str:
 
 
 def footnote(conditions: dict[str, Any]) -> str:
-    """One line of conditions for under a table."""
+    """One line of conditions to put under a table."""
     machine, versions = conditions["machine"], conditions["versions"]
     parts = [title(conditions) if "gpu" not in machine else f"{machine['gpu']} ({machine['cpu']}, host)"]
     parts += [f"{name} {version}" for name, version in versions.items()]

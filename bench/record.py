@@ -1,4 +1,4 @@
-"""Results on their way to a file: our name in them, targets judged, the file written whole or not at all."""
+"""Results on their way to a file: our name in them, targets judged, the file written completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OURS = "srkernels"
 def verdicts(
     targets: Mapping[str, float], providers: Mapping[str, Mapping[str, Any]], of: str = OURS
 ) -> list[dict[str, Any]]:
-    """Each target against what ``of`` measured; a provider that did not run leaves its target open (met: None)."""
+    """Each target against the figure of ``of``; a provider that did not run leaves its target open (met: None)."""
     found = []
     own = providers.get(of)
     for against, target in targets.items():
@@ -29,7 +29,7 @@ def verdicts(
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Whole or not at all: a killed run leaves the last complete file."""
+    """Completely or not at all: a killed run leaves the last complete file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(json.dumps(content, indent=1) + "\n")

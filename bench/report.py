@@ -11,11 +11,11 @@ from typing import Any
 from . import machine, tables
 from .record import OURS
 
-# Okabe-Ito: told apart by colour-blind readers too.
+# Okabe-Ito: distinguishable to colour-blind readers too.
 _COLOURS = {"published": "#7f7f7f", "eager": "#0072b2", "compile": "#e69f00"}
 _PEER_COLOURS = ("#cc79a7", "#009e73", "#56b4e9", "#d55e00")
 _NAMES = {"published": "as published (eager)", "eager": "best eager", "compile": "torch.compile"}
-# Between the groups of bars, in bars.
+# Gap between the groups of bars, in bars.
 _GAP = 1.0
 _OURS = (OURS, "reference", "native", "triton")
 PAGE = machine.ROOT / "docs" / "benchmarks.md"
@@ -68,7 +68,7 @@ def to_markdown(results: Mapping[str, Any], picture: str | None = None) -> str:
 
 
 def _conditions(results: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> str:
-    """What a reader needs to take the figures above for what they are, and to get them again."""
+    """What a reader needs to interpret the figures above, and to reproduce them."""
     parts = [machine.footnote(dict(results))]
     if records:
         dtypes = dict.fromkeys(r.get("dtype", "float32") for r in records)
@@ -121,7 +121,7 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
                 if name in targets:
                     has_target = True
                     axis.plot([targets[name]] * 2, [y - 0.43, y + 0.43], color="black", linewidth=2)
-                    # A target just past the bar's end would strike the figure through.
+                    # A target just past the bar's end would cross out the figure.
                     if ratio <= targets[name] < ratio + 0.12 * widest:
                         text_at = targets[name]
                 axis.text(text_at, y, f"  {tables.times(ratio)}", va="center", ha="left", fontsize=8)
@@ -150,7 +150,7 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
 def headline(results: Mapping[str, Any], path: Path) -> None:
     """A small chart of value and gradient: an op's first case of each dtype, and the training steps.
 
-    Bars start at 1, where the other takes as long as srkernels, on a logarithmic axis.
+    Bars start at 1, where the other provider takes as long as srkernels, on a logarithmic axis.
     """
     import matplotlib
 
@@ -212,12 +212,12 @@ def page_block(files: Sequence[Path]) -> str:
 
 
 def _page_picture(path: Path) -> str:
-    """Of the machine, whatever the date."""
+    """The machine's picture, whatever the date."""
     return f"bench-{path.stem[:-11]}.png"
 
 
 def write_page(files: Sequence[Path], page: Path = PAGE) -> None:
-    """The page's tables, a picture of each machine beside it, and README's chart, of whoever ran the training steps."""
+    """The page's tables, a picture per machine next to it, and README's chart, of whoever ran the training steps."""
     text = page.read_text()
     if not _BLOCK.search(text):
         raise ValueError(f"{page}: no bench:begin and bench:end markers in it")
@@ -230,7 +230,7 @@ def write_page(files: Sequence[Path], page: Path = PAGE) -> None:
 
 
 def render(files: Sequence[Path], out: Path | None = None) -> str:
-    """Markdown of all files; with ``out`` also written to out/BENCH.md, with a picture per file beside it."""
+    """Markdown of all files; with ``out`` also written to out/BENCH.md, with a picture per file next to it."""
     pieces = []
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

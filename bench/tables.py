@@ -1,4 +1,4 @@
-"""Tables of benchmark records: rows once, as aligned text for a terminal and as Markdown for a page."""
+"""Tables of benchmark records: the same rows as aligned text for a terminal and as Markdown for a page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FAULTS = "page faults, eager / compile / ours"
 
 
 def text(table: Table) -> str:
-    """Aligned columns, words to the left and numbers to the right."""
+    """Aligned columns, words left and numbers right."""
     headers, rows = table
     widths = [max(len(r[i]) for r in (headers, *rows)) for i in range(len(headers))]
     align = [str.ljust if words else str.rjust for words in _words(table)]
@@ -34,7 +34,7 @@ def markdown(table: Table) -> str:
 
 
 def _words(table: Table) -> list[bool]:
-    """Per column: it holds words rather than figures. The first column names the row."""
+    """Per column: whether it holds words, not figures. The first column names the row."""
     headers, rows = table
     figure = re.compile(r"[-<>= ]*\d[\d.]*[x%]?$|-?$")
     return [i == 0 or not all(figure.match(r[i]) for r in rows) for i in range(len(headers))]
@@ -140,7 +140,7 @@ def host(rows: Sequence[Record]) -> Table:
         row += [number(ours["median_us"]), number(ours["p20_us"]), number(ours["p80_us"])]
         if r.get("of_eager") is not None:
             judged = [f"{r['of_eager']:.2f}x", f"<= {r['target']:g}x", verdict(r["met"])]
-        else:  # of a file from before eager's own time was the measure
+        else:  # a file from before eager's own time was the measure
             judged = ["-", "-" if r["target_us"] is None else f"< {r['target_us']:g} us", verdict(r["met"])]
         found.append([*row, *judged])
     return headers, found
@@ -158,7 +158,7 @@ def checks(rows: Sequence[Record]) -> Table:
 
 
 def steps(rows: Sequence[Record]) -> Table:
-    """Training steps: every form, and ours against targets. A record's first form is what memory is compared with."""
+    """Training steps: every form, and ours against targets. Memory is compared with a record's first form."""
     headers = ["step", "crops a domain", "form", "ms", "p20", "p80", "x ours", "target", ""]
     headers += ["kept by autograd MB", "x recompute", "target", "", "peak MB", "of the first form", "target", ""]
     found = []

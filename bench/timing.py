@@ -1,7 +1,7 @@
-"""Medians of calls that are timed against each other.
+"""Medians of calls timed against each other.
 
 All providers of a case run in one loop, one call each per round in a shuffled order, so that a slow phase of the
-machine hits all alike and nobody always follows the same neighbour. A call includes the allocation and release of
+machine hits all alike and none always follows the same neighbour. A call includes the allocation and release of
 whatever it returns.
 
 CPU: a sample is one call between two readings of the host clock. CUDA: a sample is one replay of a graph that calls
@@ -32,7 +32,7 @@ Around = Callable[[str], AbstractContextManager[Any]]
 
 L2_MULTIPLE = 3
 MAX_SETS = 256
-# A graph that keeps every output alive must fit beside the inputs on small cards too.
+# A graph that keeps every output alive must fit alongside the inputs on small cards too.
 MAX_SET_BYTES = 4 << 30
 
 
@@ -40,8 +40,8 @@ MAX_SET_BYTES = 4 << 30
 class Stats:
     """Microseconds per call. ``passes_us``: medians of the independent passes over the rounds.
 
-    ``page_faults``: median per call on the host. Memory that the C library has given back to the system comes back
-    page by page, at half a microsecond each; whether it has depends on what else the process allocates.
+    ``page_faults``: median per call on the host. Memory that the C library has returned to the system comes back page
+    by page, at half a microsecond each; whether it was returned depends on what else the process allocates.
     """
 
     median_us: float
@@ -94,7 +94,7 @@ def time_calls(
 
     Args:
         calls: provider -> the same call on each of the rotated buffer sets (one set on CPU).
-        seconds: time to spend in all, once the fewest rounds are done.
+        seconds: total time to spend, once the fewest rounds are done.
         rounds: fewest and most samples per provider.
         around: provider name -> context that every one of its calls needs, entered outside the timed region.
     """
@@ -160,7 +160,7 @@ def _time_cuda(
     for name in names:
         with around(name):
             runs[name] = _prepare_cuda(calls[name], device)
-    # Two passes, each in its own shuffled order: a difference between versions below their distance is noise.
+    # Two passes, each in its own shuffled order: a difference between versions smaller than theirs is noise.
     passes: dict[str, list[list[float]]] = {name: [[], []] for name in names}
     order = random.Random(20201)
     event = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
@@ -204,7 +204,7 @@ def _prepare_cuda(sets: Sequence[Call], device: torch.device) -> tuple[Call, int
         else:
 
             def replay() -> None:
-                # The outputs' memory belongs to the graph for as long as it may be replayed.
+                # The outputs' memory belongs to the graph as long as it may be replayed.
                 assert kept
                 graph.replay()
 
@@ -223,7 +223,7 @@ def _prepare_cuda(sets: Sequence[Call], device: torch.device) -> tuple[Call, int
 
 
 def _why_not_capturable(call: Call) -> str | None:
-    """A call that waits for the device would break the capture and leave the generator in it; found out beforehand."""
+    """A call that waits for the device would break the capture and leave the generator in it; detected beforehand."""
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -252,7 +252,7 @@ def copy_gbps(nbytes: int, device: torch.device, *, seconds: float = 0.3, rounds
 def host_us(
     calls: Mapping[str, Call], device: torch.device, *, batches: int = 30, batch: int = 200
 ) -> dict[str, Stats]:
-    """Host time per call, in batches interleaved over providers. On CUDA launches are not awaited."""
+    """Host time per call, in batches interleaved over providers. On CUDA, launches are not awaited."""
     samples: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         for _ in range(batch):
@@ -283,7 +283,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def kernels(call: Call, device: torch.device) -> list[tuple[str, float]]:
-    """(name, microseconds) of each piece of work that one call puts on the device (CPU: its torch operators)."""
+    """(name, microseconds) of each piece of work that one call runs on the device (CPU: its torch operators)."""
     from torch.profiler import ProfilerActivity, profile
 
     call()
@@ -305,7 +305,7 @@ def kernels(call: Call, device: torch.device) -> list[tuple[str, float]]:
 
 
 def peak_bytes(call: Call, device: torch.device) -> int:
-    """Memory that one call needs beyond what was allocated before it, by the count of torch's allocator."""
+    """Memory that one call needs beyond what was allocated before it, as counted by torch's allocator."""
     call()
     if device.type == "cpu":
         return _peak_on_host(call)
@@ -320,10 +320,10 @@ def peak_bytes(call: Call, device: torch.device) -> int:
 
 
 def _peak_on_host(call: Call) -> int:
-    """The CPU's allocator keeps no count: the profiler sees what it gives out and takes back."""
+    """The CPU's allocator keeps no count: the profiler sees what it allocates and frees."""
     from torch.profiler import ProfilerActivity, profile
 
-    gc.collect()  # garbage of earlier calls would be taken back in this one
+    gc.collect()  # garbage of earlier calls would be freed in this one
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         kept = call()
     del kept

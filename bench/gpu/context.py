@@ -39,7 +39,7 @@ class Context:
 
     @property
     def small(self) -> bool:
-        """Tiny sizes: asked for, or because a CPU stands in for the GPU."""
+        """Tiny sizes: requested, or because a CPU stands in for the GPU."""
         return self.quick or not self.cuda
 
     def left(self) -> float:

@@ -1,4 +1,4 @@
-"""Every configuration of the Triton convolution kernels beside PyTorch and so cuDNN: right, how fast, which wins."""
+"""Every configuration of the Triton convolution kernels against PyTorch, hence cuDNN: right, how fast, which wins."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _COMPILERS = 12
 
 @dataclass(frozen=True)
 class _Floor:
-    """What bounds any kernel: products and bytes that a matrix product and a copy reach here."""
+    """What bounds any kernel: rates of products and bytes that a matrix product and a copy reach here."""
 
     flops_per_us: float
     bytes_per_us: float
@@ -55,10 +55,10 @@ def _floor(context: Context, dtype: torch.dtype) -> _Floor:
 
 @dataclass
 class _Pass:
-    """One pass of a convolution on several sets of buffers, as many candidates do it.
+    """One pass of a convolution on several sets of buffers, by each of many candidates.
 
     ``calls``: candidate -> how to make it, one call for each set; each returns its result. ``chosen``: which of them
-    the library takes.
+    the library uses.
     """
 
     name: str
@@ -75,7 +75,7 @@ def _convolution_backward(g: Tensor, x: Tensor, w: Tensor, *mask: bool) -> Seque
 
 
 def _passes(xs: list[Tensor], gs: list[Tensor], w: Tensor) -> Iterator[_Pass]:
-    """Forward, gradients of data and weight, of an activation; every candidate returns what PyTorch returns."""
+    """Forward, gradients of data, weight and activation; every candidate returns what PyTorch returns."""
     from srkernels.ops.conv.activation import RELU, Epilogue
     from srkernels.ops.conv.triton import launch
 
@@ -122,7 +122,7 @@ def _passes(xs: list[Tensor], gs: list[Tensor], w: Tensor) -> Iterator[_Pass]:
     yield _Pass("weight gradient", exact, calls, str(launch.choose_shares(xs[0], cout)), *counted)  # type: ignore[arg-type]
 
     if cin == cout:
-        # Of relu, with x for what it gave, and the sum that a bias's gradient is.
+        # Of relu, with x as its output, and the sum that is a bias's gradient.
         calls = {
             PYTORCH: [lambda x=x, g=g: masked(x, g) for x, g in pairs],
             "through_activation": [lambda x=x, g=g: activated(x, g) for x, g in pairs],
@@ -133,7 +133,7 @@ def _passes(xs: list[Tensor], gs: list[Tensor], w: Tensor) -> Iterator[_Pass]:
 
 @contextmanager
 def _compiling() -> Iterator[None]:
-    """In it a launch of a Triton convolution compiles its kernel and does not run it."""
+    """Inside, a launch of a Triton convolution compiles its kernel and does not run it."""
     from srkernels.ops.conv.triton import launch
 
     class Compiler:
@@ -154,7 +154,7 @@ def _compiling() -> Iterator[None]:
 
 
 def _compile(calls: Mapping[str, Sequence[Call]]) -> None:
-    """All at once; what does not compile or fit says so when it is run."""
+    """All at once; what does not compile or fit fails when it is run."""
 
     def quietly(call: Call) -> None:
         try:
@@ -173,13 +173,13 @@ def _errors(one: _Pass) -> dict[str, float | str]:
         try:
             y = sets[0]()
             found[name] = float((y.double() - one.exact).norm() / one.exact.norm())
-        except Exception as error:  # a launch that asks for more than the card has, say
+        except Exception as error:  # a launch that needs more than the card has, say
             found[name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"[:120]
     return found
 
 
 def kernels(context: Context) -> None:
-    """Candidates of each pass at each shape. Red parity: no time."""
+    """Candidates of each pass at each shape. Failed parity: no time."""
     from srkernels import _triton
 
     reason = _triton.why_not(context.device)

@@ -13,9 +13,9 @@ def empty_kernel(x_ptr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def read_kernel(x_ptr, out_ptr, steps, n_blocks, BLOCK: tl.constexpr, UNROLL: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Each program reads ``steps * UNROLL`` blocks, round and round the buffer, and keeps their sum.
+    """Each program reads ``steps * UNROLL`` blocks, cycling through the buffer, and keeps their sum.
 
-    UNROLL loads are independent, so that several are in flight; .cg goes past L1, so that L2 serves them.
+    UNROLL loads are independent, so that several are in flight; .cg bypasses L1, so that L2 serves them.
     """
     pid = tl.program_id(0)
     programs = tl.num_programs(0)

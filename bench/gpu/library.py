@@ -29,7 +29,7 @@ _RESULT_OF_XDIST = re.compile(
 
 
 def environment(context: Context) -> None:
-    """Machine, versions and tools; also proves that torch works on the device at all."""
+    """Machine, versions and tools; also shows that torch works on the device at all."""
     add = context.table("machine", ["what", "value"])
     conditions = machine.describe(context.device, "")
     for name, value in {**conditions["machine"], **conditions["versions"]}.items():
@@ -44,7 +44,7 @@ def environment(context: Context) -> None:
 
 
 def build(context: Context) -> None:
-    """`python setup.py build_ext --inplace` for the GPU that is there, a Hopper if none is, then what runs."""
+    """`python setup.py build_ext --inplace` for the GPU present, for Hopper if there is none, then what runs."""
     if context.quick:
         raise Skip("quick run: nothing is built")
     if not (machine.ROOT / "setup.py").exists():
@@ -95,7 +95,7 @@ def _availability(context: Context) -> None:
         context.note(f"srkernels does not import: {done.stderr.strip().splitlines()[-1]}")
 
 
-# What only a GPU shows, then parity there on as many processes as share it well.
+# What only a GPU shows, then parity on it in as many processes as share it well.
 _GATES = {
     "gpu": ["tests/backends/test_gpu.py"],
     "parity": [
@@ -110,7 +110,7 @@ _PROCESSES = 12
 
 
 def tests(context: Context) -> None:
-    """The tests that use a GPU, as far as they get in the time there is."""
+    """The tests that use a GPU, as far as they get in the time available."""
     if not context.cuda:
         raise Skip("torch sees no CUDA device; the tests without one are `pytest`")
     if importlib.util.find_spec("pytest") is None:
@@ -176,7 +176,7 @@ def _l1(n: int, c: int, size: int, factor: int, dtype: str) -> tuple[str, BenchC
 
 
 def _training(spec: OpSpec, case: Case, **targets: float) -> tuple[str, BenchCase]:
-    """Forward and backward in bf16 channels_last, every gradient, against what our Triton kernels are to reach."""
+    """Forward and backward in bf16 channels_last, every gradient, against what our Triton kernels should reach."""
     wanted = tuple(name for name, shape in zip(spec.operands, case.shapes, strict=True) if shape is not None)
     return spec.name, BenchCase(case, "forward+backward", "bfloat16", True, wanted, gpu_targets=targets)
 
@@ -205,7 +205,7 @@ def shapes(context: Context) -> None:
 
 
 def benches(context: Context) -> None:
-    """Every bench case of every op, host cost, and the checks of the bandwidth."""
+    """Every bench case of every op, host cost, and the bandwidth checks."""
     small = context.small
     for spec in _specs().values():
         for bench in spec.bench[:1] and (tiny(spec),) if small else spec.bench:
@@ -222,7 +222,7 @@ def benches(context: Context) -> None:
 
 
 def steps(context: Context) -> None:
-    """The training steps of both methods, those that are measured on this device."""
+    """The training steps of both methods that are measured on this device."""
     try:
         from ..steps import configurations, form
     except ImportError as error:

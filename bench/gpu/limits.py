@@ -1,4 +1,4 @@
-"""Ceilings of the machine and the price of a launch: what every other figure is held against."""
+"""Ceilings of the machine and the cost of a launch: what every other figure is compared with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the networks' blocks are held against: eager PyTorch and torch.compile, with the names of their kernels."""
+"""What the networks' blocks are compared with: eager PyTorch and torch.compile, with the names of their kernels."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def blocks(context: Context) -> None:
             }
             rounds = (2, 3) if context.small else (10, 40)
             times: dict[str, Stats] = time_calls(calls, device, seconds=1.5, rounds=rounds)
-            # The backward pass of a convolution is two of the same size.
+            # The backward pass of a convolution is two convolutions of the same size.
             flops = 3 * flops_per_pixel * n * size * size
             for name, stats in times.items():
                 call = calls[name][0]

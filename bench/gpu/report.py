@@ -15,7 +15,7 @@ Row = Mapping[str, Any]
 
 
 def _passes(results: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str, str], list[Row]]]:
-    """((shape, dtype, pass), its candidates that were timed)."""
+    """((shape, dtype, pass), its timed candidates)."""
     found: dict[tuple[str, str, str], list[Row]] = {}
     for row in results["sections"].get("kernels", {}).get("data", {}).get("kernels", []):
         if "us" in row:
@@ -24,7 +24,7 @@ def _passes(results: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str, str], 
 
 
 def choices(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The fastest candidate of each pass; a difference within the spread of its two halves is PyTorch's."""
+    """The fastest candidate of each pass; a difference within the spread of its two halves goes to PyTorch."""
     found = []
     for (shape, dtype, name), rows in _passes(results):
         theirs = next((row for row in rows if row["kernel"] == PYTORCH), None)
@@ -52,7 +52,7 @@ def convolutions(results: Mapping[str, Any]) -> tables.Table:
 
 
 def missed(results: Mapping[str, Any]) -> list[str]:
-    """A line for each section that failed, each kernel that is wrong and each target that was missed."""
+    """A line for each section that failed, each wrong kernel and each missed target."""
     found = []
     for name, section in results["sections"].items():
         if section["status"] not in ("ok", "skipped"):

@@ -2,7 +2,7 @@
 
 Every section runs in its own process (an illegal address poisons a CUDA context for good, and a hang must be
 killable) and hands its tables over through a file that it rewrites as it goes, so that a killed section keeps what it
-had. Time that a section does not use goes to the later ones. A machine without a GPU runs the same sections at tiny
+has. Time that a section does not use goes to the later ones. A machine without a GPU runs the same sections at tiny
 sizes; what cannot run there says why.
 """
 
@@ -30,7 +30,7 @@ from .context import Context, Skip
 
 @dataclass(frozen=True)
 class Section:
-    """What answers ``what`` in ``seconds`` at most; ``interpreted``: where no GPU is, in Triton's interpreter."""
+    """Answers ``what`` in ``seconds`` at most; ``interpreted``: without a GPU, in Triton's interpreter."""
 
     run: Callable[[Context], None]
     seconds: float
@@ -38,7 +38,7 @@ class Section:
     interpreted: bool = False
 
 
-# In the order of running: what decides most comes first.
+# In running order: what decides most comes first.
 SECTIONS = {
     "environment": Section(library.environment, 10, "what this machine is"),
     "ceilings": Section(limits.ceilings, 20, "copy, L2 and matrix rates that everything else is held against"),
@@ -95,7 +95,7 @@ def _run_process(name: str, out: Path, quick: bool, seconds: float, **environmen
         command = [sys.executable, "-m", "bench", "gpu", "--out", str(out), "--section", name]
         command += ["--partial", str(partial), "--deadline", str(time.monotonic() + seconds - 3)] + ["--quick"] * quick
         with log.open("wb") as sink:
-            # A session of its own: a section that must be stopped is stopped with the compilers and tests it started.
+            # A session of its own: stopping a section also stops the compilers and tests it started.
             process = subprocess.Popen(
                 command,
                 cwd=machine.ROOT,

@@ -22,7 +22,7 @@ from .providers import Gate, Problem, backends, baselines, problem, tiny
 
 REUSED_BUFFER_TARGET = 0.8
 HOST_TARGET = 1.1  # most host time of a tiny call, as a multiple of eager PyTorch's
-# On a GPU: never slower than torch.compile, and near the copy where the traffic is far beyond the caches.
+# On a GPU: never slower than torch.compile, and close to a copy's speed where the traffic far exceeds the caches.
 GPU_SHARE_TARGET, GPU_SHARE_BYTES = 0.9, 40 << 20
 _PUBLISHED = ("float32", "contiguous")
 
@@ -111,7 +111,7 @@ def measure(
 def _costs(
     given: Problem, function: Callable[..., Any], call: Callable[[], Any], device: torch.device
 ) -> dict[str, Any]:
-    """Memory, and on CUDA launches and the time that ``do_bench`` reads around a single call."""
+    """Memory, and on CUDA launches and the time that ``do_bench`` measures for a single call."""
     if device.type != "cuda":
         # Hooks on saved tensors cannot see into every provider; what they cannot see is left out, not guessed.
         saved: int | None = 0
@@ -135,7 +135,7 @@ def _costs(
 
 def host_cost(spec: OpSpec, device: torch.device, *, batches: int = 30, batch: int = 200) -> list[dict[str, Any]]:
     """Host microseconds of a tiny call, forward and forward+backward: under automatic choice, in eager PyTorch, and
-    "bare", PyTorch's own share: what the op returns, allocated, by an autograd Function where there are gradients.
+    "bare", PyTorch's own share: allocating what the op returns, in an autograd Function where there are gradients.
     """
     found = []
     for passes in ("forward", "forward+backward"):
@@ -190,7 +190,7 @@ def _bare(given: Problem, op: Callable[..., Any]) -> Callable[..., Any]:
 def reused_buffer(
     device: torch.device, *, seconds: float = 3.0, shape: tuple[int, ...] = (8, 3, 512, 512)
 ) -> dict[str, Any]:
-    """Haar high bands by the native kernel into a given output, against a copy of as many bytes, interleaved."""
+    """Haar high bands by the native kernel into a given output, against a copy of as many bytes, timed interleaved."""
     check: dict[str, Any] = {"check": "haar native into a reused buffer, share of copy", "target": REUSED_BUFFER_TARGET}
     check |= {"shape": list(shape), "dtype": "float32", "measured": None, "met": None}
     reason = why_not("native", device, torch.float32)
@@ -225,7 +225,7 @@ def reused_buffer(
 
 
 def bf16_per_byte(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """bf16 must move bytes at no lower a rate than fp32, wherever a run timed both on the same case."""
+    """bf16 must move bytes at least as fast as fp32, wherever a run timed both on the same case."""
     by_key = {(r["op"], r["case"], r["passes"], r["layout"], r["dtype"]): r for r in records}
     found = []
     for (op, case, passes, layout, dtype), record in by_key.items():

@@ -1,4 +1,4 @@
-"""Who computes a case: the papers' code, the best eager form, torch.compile, other packages and every backend of ours.
+"""Who computes a case: the papers' code, the best eager form, torch.compile, other packages and each of our backends.
 
 The parity gate lives here too. Nothing is timed before its values and gradients agree with the fp64 oracle.
 """
@@ -22,17 +22,17 @@ from srkernels._spec import BenchCase, OpSpec
 from ..record import OURS
 
 # Another formulation of the same sum rounds elsewhere (a convolution with rounded filters, say). This slack on the
-# budget lets that pass and still catches another convention, whose distance is of the order of the values.
+# budget lets that pass and still catches a different convention, whose error is of the order of the values.
 BASELINE_SLACK = 32.0
 
 
 class ParityError(AssertionError):
-    """Values or gradients are further from the fp64 oracle than the budget; such a case gets no number."""
+    """Values or gradients are further from the fp64 oracle than the budget; such a case gets no figure."""
 
 
 @dataclass(frozen=True)
 class Provider:
-    """``backend`` is what ``use_backend`` is given around every call; "" means that it does not matter."""
+    """``backend`` is passed to ``use_backend`` around every call; "" means that it does not matter."""
 
     name: str
     function: Callable[..., Any]
@@ -71,7 +71,7 @@ class Problem:
 def problem(spec: OpSpec, bench: BenchCase, device: torch.device, index: int = 0) -> Problem:
     """Random operands of a bench case; ``index`` tells rotated sets apart.
 
-    The generator is our own: the default one is tied up by a CUDA graph capture.
+    The generator is our own: a CUDA graph capture takes over the default one.
     """
     seed = zlib.crc32(f"{spec.name} {bench.case.id} {index}".encode())
     generator = torch.Generator(device).manual_seed(seed)
@@ -93,14 +93,14 @@ def problem(spec: OpSpec, bench: BenchCase, device: torch.device, index: int = 0
     if wanted:
         with torch.no_grad():
             outputs = flat(spec.eager(*operands, **bench.case.kwargs))
-        # A lone scalar is a loss: its gradient is taken as training takes it, without a cotangent.
+        # A lone scalar is a loss: its gradient is taken as in training, without a cotangent.
         if not (len(outputs) == 1 and outputs[0].dim() == 0):
             cotangents = tuple(torch.empty_like(y).uniform_(0, 1, generator=generator) for y in outputs)
     return Problem(tuple(operands), dict(bench.case.kwargs), wanted, cotangents)
 
 
 def baselines(spec: OpSpec, *, compiled: bool = True) -> tuple[list[Provider], dict[str, str]]:
-    """Everybody else's way to compute the op, and the ones left out with the reason."""
+    """All other ways to compute the op, and the ones left out with the reason."""
     found, skipped = [], {}
     if spec.published is spec.eager:
         skipped["published"] = "is the eager form itself"
@@ -108,7 +108,7 @@ def baselines(spec: OpSpec, *, compiled: bool = True) -> tuple[list[Provider], d
         found.append(Provider("published", spec.published))
     found.append(Provider("eager", spec.eager))
     if compiled:
-        # Forget earlier shapes, or this one would be compiled with dynamic sizes and run slower than it can.
+        # Forget earlier shapes, or this one would be compiled with dynamic sizes and run slower than it could.
         torch._dynamo.reset()
         found.append(Provider("compile", torch.compile(spec.eager)))
     for name, factory in spec.peers.items():
@@ -134,7 +134,7 @@ def backends(spec: OpSpec, device: torch.device, dtype: torch.dtype) -> tuple[li
 class Gate:
     """Raises ParityError unless a provider is within the budget of ``srkernels._parity``, values and gradients.
 
-    The budget of those who are not ours is ``BASELINE_SLACK`` times as large.
+    The budget of providers that are not ours is ``BASELINE_SLACK`` times as large.
     """
 
     def __init__(self, spec: OpSpec, bench: BenchCase, given: Problem) -> None:
@@ -156,7 +156,7 @@ class Gate:
             raise ParityError(f"{provider.name}: {error}") from None
 
     def _in_our_dtypes(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Who else computes the op may return another dtype than eager PyTorch."""
+        """Other providers may return another dtype than eager PyTorch."""
         expected = self.answers.draws[0].eager_values
 
         def call(*operands: Any, **kwargs: Any) -> list[Tensor]:
@@ -165,7 +165,7 @@ class Gate:
         return call
 
     def passing(self, candidates: Sequence[Provider]) -> tuple[list[Provider], dict[str, str]]:
-        """Those within budget. One of ours that is not raises; anybody else is left out with the reason."""
+        """Those within budget. One of ours that is not raises; any other is left out with the reason."""
         found, skipped = [], {}
         for provider in candidates:
             try:

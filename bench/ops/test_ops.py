@@ -25,7 +25,7 @@ HandOver = Callable[[dict[str, Any], Callable[[], Any]], None]
 def test_case(
     spec: OpSpec, bench: BenchCase, timed: bool, seconds: float, results: Results, hand_over: HandOver
 ) -> None:
-    """Parity, then times. A case outside the budget fails and prints no number."""
+    """Parity, then times. A case outside the budget fails and prints no figure."""
     device = results.device
     if not timed:
         Gate(spec, bench, problem(spec, bench, device)).passing(backends(spec, device, getattr(torch, bench.dtype))[0])

@@ -2,15 +2,15 @@
 
 published
     What the methods' code does: eager fp32 in NCHW, Haar by strided convolutions, the map resized to full size and the
-    L1 unfused, gradients of the discriminator's weights in the generator's step, the discriminator's loss of the DSN
-    running back through the generator, losses read back at once, unfused Adam.
+    L1 unfused, gradients of the discriminator's weights in the generator's step, the DSN's discriminator loss
+    backpropagated through the generator, losses read back at once, unfused Adam.
 plain
-    The same waste removed (our step), bf16 autocast, channels_last, fused Adam, and networks, Haar and L1 in eager
-    PyTorch: what somebody who knows PyTorch gets without srkernels.
+    This waste removed (our step), bf16 autocast, channels_last, fused Adam, and networks, Haar and L1 in eager
+    PyTorch: what a PyTorch expert gets without srkernels.
 ours
-    That step on the ops of srkernels.
+    That step with the ops of srkernels.
 recompute
-    Ours, with blocks that keep their input alone and compute the rest again in the backward pass.
+    Ours, with blocks that save only their input and recompute the rest in the backward pass.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Step = DSNStep | SRNStep
 
 
 def configurations() -> dict[str, StepBench]:
-    """By name; batches are those of a GPU, and on the CPU, where a whole one would take a minute, less."""
+    """By name; batches are full on a GPU, and smaller on the CPU, where a full one would take a minute."""
 
     def bench(stage: str, preset: str, on_cpu: int) -> StepBench:
         config = load_preset(preset)
@@ -60,7 +60,7 @@ def configurations() -> dict[str, StepBench]:
 
 
 def calls(stage: str, config: DASRConfig, device: torch.device, count: int) -> dict[str, Call]:
-    """The step of every form on a batch of its own layout."""
+    """The step of every form on a batch in its layout."""
 
     def call(form: str) -> Call:
         step, batch = make(stage, config, form, device), make_batch(stage, config, count, form, device)
@@ -115,14 +115,14 @@ def make_batch(stage: str, config: DASRConfig, count: int, form: str, device: to
 
 
 def published_dsn_step(step: DSNStep, batch: Mapping[str, Tensor]) -> dict[str, float]:
-    """One update as published, both losses ahead of both steps, which is the order that today's PyTorch accepts."""
+    """One update as published, both losses before both steps, which is the order that today's PyTorch accepts."""
     g, d, gan = step.players.generator, step.players.discriminator, step.gan
     target = bicubic(batch["hr"], 1 / step.scale).clamp(0, 1)
     fake = g(batch["hr"])
     real_logits, fake_logits = d(published_highpass(batch["real_lr"])), d(published_highpass(fake))
     loss_d = gan.discriminator(real_logits, fake_logits)
     step.players.optimizer_d.zero_grad()
-    loss_d.backward(retain_graph=True)  # runs back through g, too
+    loss_d.backward(retain_graph=True)  # backpropagates through g, too
     of_loss_d = [parameter.grad for parameter in d.parameters()]
 
     terms = {
@@ -141,7 +141,7 @@ def published_dsn_step(step: DSNStep, batch: Mapping[str, Tensor]) -> dict[str, 
 
 
 def published_srn_step(step: SRNStep, batch: Mapping[str, Tensor]) -> dict[str, float]:
-    """One update as published: Haar of both halves of the batch, of which half is used; G steps first, then D."""
+    """One update as published: Haar of both halves of the batch, one of them unused; G steps first, then D."""
     g, d, gan = step.players.generator, step.players.discriminator, step.gan
     hr, real = batch["hr"], batch["other_hr"]
     weight = F.interpolate(batch["weight"], size=hr.shape[-2:], mode="bilinear", align_corners=False)

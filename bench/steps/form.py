@@ -1,7 +1,7 @@
 """Training steps in several forms, measured against each other: what the methods share.
 
-A method's own module (`dasr`, `usrda`) names its configurations and makes the step in all its forms. Here
-the losses of the first update are compared, the forms timed interleaved, and their memory counted.
+A method's own module (`dasr`, `usrda`) names its configurations and builds the step in all its forms. Here the losses
+of the first update are compared, the forms timed interleaved, and their memory counted.
 
 Perceptual networks have random weights: their values do not matter to time or memory.
 """
@@ -36,12 +36,12 @@ class StepBench:
     """One configuration's training step in all its forms.
 
     Attributes:
-        make: (device, crops of each domain in a step) to one update of each form, on a batch of its own layout. An
-            update gives its losses by name. The first form is the one that the others are held against.
-        batch: crops of each domain by device type. On a device that is not named the step is not measured.
-        plain: forms without srkernels; what is left of its ops runs in eager PyTorch.
-        targets: form to the least time of it over that of `ours`.
-        kept: least ratio of what autograd keeps of the first form and of `recompute`.
+        make: (device, crops of each domain in a step) to one update of each form, on a batch in its layout. An update
+            returns its losses by name. The others are compared with the first form.
+        batch: crops of each domain by device type. On a device not listed the step is not measured.
+        plain: forms without srkernels; any of its ops left in them run in eager PyTorch.
+        targets: form to the least ratio of its time to that of `ours`.
+        kept: least ratio of what autograd keeps in the first form to that in `recompute`.
         peak: greatest share of the first form's peak memory that `ours` and `recompute` may need. None: not measured.
     """
 
@@ -53,12 +53,12 @@ class StepBench:
     peak: float | None = None
 
     def around(self, form: str) -> AbstractContextManager[Any]:
-        """What every call of a form runs in."""
+        """The context that every call of a form runs in."""
         return srkernels.use_backend("reference" if form in self.plain else None)
 
 
 def run_options(run: LoopConfig, *, fast: bool, recompute: bool) -> LoopConfig:
-    """How a form runs: as the methods' codes do (fp32, NCHW, unfused Adam), or as PyTorch is fast."""
+    """How a form runs: as the methods' code does (fp32, NCHW, unfused Adam), or as PyTorch is fastest."""
     return replace(run, recompute=recompute, precision="bf16" if fast else "fp32", channels_last=fast, fused_adam=fast)
 
 
@@ -72,7 +72,7 @@ def random_features(
     """The perceptual loss on VGG-19 with random weights, the same for all forms."""
     torch.manual_seed(1)
     network = VGG19Features(layers, input_norm=input_norm)
-    kaiming_init(network)  # PyTorch's own would leave features of about 0
+    kaiming_init(network)  # PyTorch's default would leave features of about 0
     return FeatureLoss(Plain(network, PLAIN[VGG19Features]) if plain else network, map_resize)
 
 
@@ -86,14 +86,14 @@ def random_batch(
 
 
 def kept_bytes(call: Call) -> int:
-    """The most that autograd keeps at one time of one step, in bytes of different storages, parameters left out."""
+    """The most that autograd keeps at one time in a step, in bytes of distinct storages, parameters left out."""
     live: dict[int, int] = {}
     total = most = 0
 
     class Kept:
         def __init__(self, tensor: Tensor) -> None:
             nonlocal total, most
-            # Detached: an output kept with its graph would keep that graph, and itself, for good.
+            # Detached: an output kept with its graph would keep that graph, and itself, alive forever.
             self.tensor, storage = tensor.detach(), tensor.untyped_storage()
             self.key = storage.data_ptr()
             live[self.key] = live.get(self.key, 0) + 1
@@ -125,12 +125,12 @@ def measure(
     rounds: tuple[int, int] = (5, 40),
     count: int | None = None,
 ) -> dict[str, Any]:
-    """Losses of the first update compared, then memory and interleaved times; as in the results file.
+    """Compares losses of the first update, then measures memory and interleaved times; as in the results file.
 
     Where a form does not fit into the GPU's memory, all are measured on half the batch.
 
     Raises:
-        AssertionError: a form's first losses are not those of the first form; nothing has been timed then.
+        AssertionError: a form's first losses differ from the first form's; nothing has been timed then.
     """
     wanted = count = count or bench.batch[device.type]
     while True:
@@ -140,7 +140,7 @@ def measure(
         except torch.cuda.OutOfMemoryError:
             if count == 1:
                 raise
-        # Outside the handler: the error's traceback holds all that was made.
+        # Outside the handler: the error's traceback keeps everything allocated alive.
         count //= 2
         gc.collect()
         torch.cuda.empty_cache()
@@ -165,7 +165,7 @@ def _measure(
 
         return run
 
-    # Steps are timed by the host's clock everywhere: what the host adds is part of training.
+    # Steps are timed by the host's clock everywhere: the host's share is part of training.
     timed = {form: [whole(call)] for form, call in made.items()}
     times = timing.time_calls(timed, torch.device("cpu"), seconds=seconds, rounds=rounds, around=bench.around)
     providers = {
@@ -201,7 +201,7 @@ def first_losses(name: str, bench: StepBench, made: Mapping[str, Call]) -> dict[
     """One update of each form, and its losses.
 
     Raises:
-        AssertionError: naming the loss that is not the first form's; forms differ by bf16 alone.
+        AssertionError: naming the loss that differs from the first form's; forms differ only by bf16.
     """
     found: dict[str, dict[str, float]] = {}
     for form, call in made.items():

@@ -1,4 +1,4 @@
-"""The methods' networks in plain PyTorch, on the weights of ours: what a training step costs without srkernels.
+"""The methods' networks in plain PyTorch, with our weights: what a training step costs without srkernels.
 
 Written as the field writes them: dense blocks by concatenation, activations in place, resizes of whole maps.
 """
@@ -45,7 +45,7 @@ def encoder(network: Encoder, x: Tensor) -> Tensor:
 
 
 def _convolved(conv: nn.Module, x: Tensor) -> Tensor:
-    """Without the activation that is part of ours."""
+    """Without the activation that our module includes."""
     return F.conv2d(x, conv.weight, conv.bias, padding=1)
 
 
@@ -67,7 +67,7 @@ def dsn(network: DSN, x: Tensor) -> Tensor:
 
 
 def vgg(network: VGG19Features, x: Tensor) -> dict[str, Tensor]:
-    """Features of the one layer that is asked for, ahead of its ReLU."""
+    """Features of the one requested layer, before its ReLU."""
     (layer,) = network.layers
     if network.input_norm:
         x = (x - network.mean) / network.std
@@ -84,7 +84,7 @@ def vgg(network: VGG19Features, x: Tensor) -> dict[str, Tensor]:
 
 
 class Plain(nn.Module):
-    """`forward` on the weights of `network`, which may be trained through it."""
+    """`forward` with the weights of `network`, which can be trained through it."""
 
     def __init__(self, network: nn.Module, forward: Callable[..., Any]) -> None:
         super().__init__()

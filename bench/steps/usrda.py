@@ -1,25 +1,25 @@
 """USR-DA's training step: in miniature on the CPU, at the paper's size on a GPU; naive, and ours.
 
 naive eager
-    Eqs. 1 to 9 one after the other, every network called anew for every term, in eager fp32 and NCHW on networks in
+    Eqs. 1 to 9 one after another, every network called again for every term, in eager fp32 and NCHW with networks in
     plain PyTorch (dense blocks by concatenation), with unfused Adam and losses read back at once.
 naive
-    The same order on what `ours` has: networks, bf16 autocast, channels_last, fused Adam, losses left on the device.
-    What `ours` gains over it, it gains by computing each tensor once.
+    The same order with what `ours` has: networks, bf16 autocast, channels_last, fused Adam, losses left on the device.
+    `ours` gains over it by computing each tensor once.
 ours
     `USRDAStep`.
 recompute
-    Ours, with blocks that keep their input alone and compute the rest again in the backward pass.
+    Ours, with blocks that save only their input and recompute the rest in the backward pass.
 
 The naive order is that of the unofficial code (github.com/anse3832/USR_DA), with these differences. That code calls E
-once for each picture and phase, and updates the generators twice for a batch. And where it lets the discriminators
-step ahead of the generators' phase, here both losses are differentiated ahead of either step, as in ours: forms then
-compute the same losses, which are compared on the first update. Statistics of the alignment, which only ours gives, are
-not part of the equations and not compared.
+once for each picture and phase, and updates the generators twice per batch. And where its discriminators step before
+the generators' phase, here both losses are differentiated before either step, as in ours: forms then compute the same
+losses, which are compared on the first update. Statistics of the alignment, which only ours returns, are not part of
+the equations and not compared.
 
-Spectral norm refines its estimate at every call of a discriminator in training; ours asks for it once a step, the naive
-order at each of its many calls. It starts from an estimate refined fifteen times, so that losses move by less than the
-two hundredths that are allowed.
+Spectral norm refines its estimate at every call of a discriminator in training; ours computes it once per step, the
+naive order at each of its many calls. It starts from an estimate refined fifteen times, so that losses move by less
+than the two hundredths that are allowed.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from .plain import PLAIN, Plain
 
 FORMS = ("naive eager", "naive", *OURS)
 
-# HR crop of the paper's networks on a CPU: large enough for all discriminators, and seconds for all forms.
+# HR crop of the paper's networks on a CPU: large enough for all discriminators, and only seconds for all forms.
 _CPU_CROP = 64
 
 
 def configurations() -> dict[str, StepBench]:
-    """By name. A GPU alone measures the paper's networks; a CPU runs them on small crops, to see that forms agree."""
+    """By name. Only a GPU measures the paper's networks; a CPU runs them on small crops, to check that forms agree."""
     tiny, paper = load_preset("tiny"), load_preset("paper-unpaired")
     bench = partial(
         StepBench,
@@ -63,7 +63,7 @@ def configurations() -> dict[str, StepBench]:
 
 
 def calls(config: USRDAConfig, cpu_crop: int, device: torch.device, count: int) -> dict[str, Call]:
-    """The step of every form on a batch of its own layout."""
+    """The step of every form on a batch in its layout."""
     if device.type == "cpu":
         config = replace(config, crop=cpu_crop)
 
@@ -78,7 +78,7 @@ def calls(config: USRDAConfig, cpu_crop: int, device: torch.device, count: int) 
                 found = naive_step(step, batch)
                 if form == "naive eager":
                     found = {name: loss.item() for name, loss in found.items()}
-            # So that the next update's peak counts its gradients, whenever a form lets go of the last ones.
+            # So that the next update's peak counts its gradients, whenever a form frees the last ones.
             for optimizer in (step.players.optimizer_g, step.players.optimizer_d):
                 optimizer.zero_grad()
             return found
@@ -100,8 +100,8 @@ def make(config: USRDAConfig, form: str, device: torch.device) -> USRDAStep:
     generator = step.players.generator
     if config.bicubic_skip:
         for decoder in (generator.decoder_sr, generator.decoder_t):
-            # It starts at zero, and losses would say nothing of what lies before it. Drawn elsewhere, as some releases
-            # of torch draw in the order of memory, which is not the same in all forms.
+            # It starts at zero, so losses would not depend on what precedes it. Drawn elsewhere, as some releases of
+            # torch draw in memory order, which is not the same in all forms.
             last = decoder.conv_last
             drawn = nn.Conv2d(last.in_channels, last.out_channels, last.kernel_size)
             last.load_state_dict(drawn.state_dict())
@@ -133,7 +133,7 @@ def naive_step(step: USRDAStep, batch: Mapping[str, Tensor]) -> dict[str, Tensor
     with players.autocast():
         terms = _generators_phase(step, batch)
         loss_g = torch.stack([getattr(step.weights, name) * term for name, term in terms.items()]).sum()
-    loss_g.backward()  # gives gradients of the discriminators' weights, too
+    loss_g.backward()  # fills gradients of the discriminators' weights, too
     for parameter, gradient in zip(discriminators.parameters(), of_loss_d, strict=True):
         parameter.grad = gradient
     players.optimizer_d.step()
@@ -142,7 +142,7 @@ def naive_step(step: USRDAStep, batch: Mapping[str, Tensor]) -> dict[str, Tensor
 
 
 def _discriminators_phase(step: USRDAStep, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Eqs. 2 and 6, and the same for D_y. What the generators make has a graph, which is cut off at D's input alone."""
+    """Eqs. 2 and 6, and the same for D_y. The generators' outputs have a graph, which is cut only at D's input."""
     g, d = step.players.generator, step.players.discriminator
     x_s, x_t, y_s = batch["source_lr"], batch["real_lr"], batch["hr"]
     f_t, f_s, x_st = g.encoder(x_t), g.encoder(x_s), _restyled(g, x_s)
