@@ -107,7 +107,7 @@ class OpSpec:
         aot: () -> kernels to compile ahead of time; imports triton.
         saved_bytes: (case, bytes per element) -> bytes that only the backward pass keeps alive.
         parameters: operands without a batch axis.
-        refuses: the op's own reasons against a backend (see ``_dispatch.Refusal``).
+        refuses: the op's own reasons against a backend (see ``Refusal``).
         detail: (operands) -> what of a call they depend on.
         bad_values_spread: backend -> why its gradients may hold more NaNs than eager PyTorch's, if they may.
         threads_matter: why the native result depends on the number of threads, if it does.

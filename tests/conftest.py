@@ -2,7 +2,7 @@
 
 A gate names what it wants in its arguments: ``spec``, ``case`` (all of the spec's cases) or ``small`` (its gradcheck
 cases), ``target`` (backend and device), ``dtype``, ``layout``. A backend that cannot run leaves one skipped test per
-gate, with its reason. A test without ``target`` is no gate and says itself what it runs on.
+gate, with its reason. A test without ``target`` is not a gate and says itself what it runs on.
 
 A whole run (``pytest``) goes through all tests on all cores, the long ones first (pytest-xdist).
 """
@@ -26,7 +26,7 @@ from srkernels._dispatch import BACKENDS, why_not
 from srkernels._spec import Case
 from srkernels.ops import specs
 
-# What Triton's interpreter, which takes milliseconds per program, can bear.
+# What Triton's interpreter, which takes milliseconds per program, can afford.
 REDUCED_DTYPES = ("fp32", "bf16")
 REDUCED_LAYOUTS = ("contiguous", "channels_last", "sliced")
 REDUCED_CASES = 6
@@ -40,9 +40,9 @@ def _of_the_whole(config: pytest.Config) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """A whole run takes every core, a process with one torch thread on each; a GPU is one process's alone."""
+    """A whole run takes every core, one process with one torch thread on each; a GPU belongs to a single process."""
     option = config.option
-    # Not in a worker, or in a run that a test starts: each would start as many again.
+    # Not in a worker, or in a run that a test starts: each would start as many more.
     outermost = "PYTEST_XDIST_WORKER" not in os.environ
     plain = getattr(option, "numprocesses", 0) is None and not (option.usepdb or option.collectonly)
     if outermost and plain and _of_the_whole(config) and not torch.cuda.is_available():
@@ -68,7 +68,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
     for item in items:
         params = getattr(item, "callspec", None) and item.callspec.params  # type: ignore[attr-defined]
-        if params and params.get("spec") and params.get("case"):  # backends ask for the same answers, one after another
+        if params and params.get("spec") and params.get("case"):  # backends need the same answers, one after another
             item.add_marker(pytest.mark.xdist_group(f"{params['spec'].name}-{params['case'].id}"))
 
 
@@ -101,7 +101,7 @@ def _reduced(cases: tuple[Case, ...], composed: bool) -> tuple[Case, ...]:
 
 
 def _spared(row: dict[str, Any]) -> bool:
-    """Whether a reduced run leaves this out: of a composed op it takes each dtype in one layout."""
+    """Whether a reduced run leaves this out: it takes each dtype of a composed op in one layout."""
     if not {"spec", "dtype", "layout"} <= row.keys() or not row["spec"].composed:
         return False
     return (row["dtype"], row["layout"]) not in ((torch.float32, "sliced"), (torch.bfloat16, "channels_last"))

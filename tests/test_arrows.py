@@ -7,7 +7,7 @@ from helpers.arrows import Graph, circles, graph, sources
 
 LIBRARY, BENCH = sources("srkernels"), sources("bench")
 
-# In an op's folder: what a file may import of the others. Kernels and backends never see each other, the registration
+# In an op's folder: what a file may import from the others. Kernels and backends never see each other, the registration
 # or the public functions; specs see all, and nothing sees specs.
 _SHARED = {"activation", "allocate", "arguments", "conventions", "support"}
 OP = {
@@ -33,7 +33,7 @@ OP = {
 
 
 def turned(arrows: Graph) -> list[str]:
-    """The imports that go against OP, from one op to another, or from the shared core into ops."""
+    """The imports that violate OP, go from one op to another, or from the shared core into ops."""
     found = []
     for module, targets in arrows.items():
         package, _, file = module.removeprefix("srkernels.ops.").partition(".")

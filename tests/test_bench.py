@@ -1,4 +1,4 @@
-"""The benchmark harness itself: its arithmetic, its parity gate, its tables, and its three commands run through."""
+"""The benchmark harness itself: its arithmetic, its parity gate, its tables, and full runs of its three commands."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ QUICK: dict[str, Any] = {"seconds": 0.05, "rounds": (3, 4), "compiled": False}
 
 def _bench(*arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", *arguments]
-    # One thread: the other core is taken, and two that wait for each other on one take many times as long.
+    # One thread: the other core is taken, and two threads that wait for each other on one core take many times as long.
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout, check=False)
 
@@ -151,7 +151,7 @@ def test_kept_bytes_of_a_graph_that_is_dropped() -> None:
 
     def call() -> None:
         for _ in range(3):
-            x.exp()  # keeps its output, which goes with it
+            x.exp()  # keeps its output, which is freed with it
 
     assert form.kept_bytes(call) == 4000
 

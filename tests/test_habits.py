@@ -1,4 +1,4 @@
-"""What the project holds itself to: lint, format, types and packaging."""
+"""The project's standards: lint, format, types and packaging."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def test_clang_format() -> None:
 
 
 def test_sdist_and_wheel(tmp_path: Path) -> None:
-    """Built in isolation as pip would, the wheel holds srkernels alone and works outside the checkout."""
+    """Built in isolation as by pip, the wheel holds only srkernels and works outside the checkout."""
     if importlib.util.find_spec("build") is None:
         pytest.skip("build is not installed (pip install -e .[test])")
     # The CUDA core has its own gate; without it this builds in seconds.
     printed = run(sys.executable, "-m", "build", "--outdir", str(tmp_path), ".", SRKERNELS_BUILD="cpu")
-    # Also what this machine cannot run: others install the wheel.
+    # Also what this machine cannot run: the wheel is installed on others.
     assert ".avx512.o" in printed or platform.machine().lower() not in ("x86_64", "amd64")
     assert "-O3" in printed and "-O0" not in printed
     (sdist,) = tmp_path.glob("*.tar.gz")

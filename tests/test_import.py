@@ -1,4 +1,4 @@
-"""What a fresh process sees: imports that are light and never fail, and backends asked for from outside."""
+"""What a fresh process sees: imports that are light and never fail, and backends requested from outside."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_without_triton() -> None:
 
 
 def test_without_the_extensions() -> None:
-    """The ops run on eager PyTorch, and a request for the core says why it cannot be had."""
+    """The ops run on eager PyTorch, and a request for the core says why it is unavailable."""
     python(
         _blocked("srkernels._cpu", "srkernels._cuda")
         + CALL

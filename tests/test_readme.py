@@ -1,4 +1,4 @@
-"""What README and the pages say of the code is generated from the code, or checked against it."""
+"""What README and the pages say about the code is generated from the code, or checked against it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def conventions_table() -> str:
 
 
 def counted_table(folder: str) -> str:
-    """What the first benched case of each op and dtype must move, multiply and save, by the formulas of its spec."""
+    """What the first benched case of each op and dtype must move, compute and save, by the formulas of its spec."""
     columns = ("op", "case", "passes", "bytes", "FLOPs", "FLOPs a byte", "saved, bytes")
     rows = [f"| {' | '.join(columns)} |", "|---|---|---|---:|---:|---:|---:|"]
     for spec in specs():
@@ -107,7 +107,7 @@ def test_drop_in_lines_run() -> None:
 
 
 def replacements() -> dict[str, str]:
-    """Haar's table of drop-in replacements: the package, and the code that stands for it."""
+    """Haar's table of drop-in replacements: the package, and the code that replaces it."""
     rows = re.findall(r"^\| (.*?) \| (.*) \|$", between("drop-in", HAAR), re.MULTILINE)
     return {package: code for package, code in rows if "`" in code}
 

@@ -1,7 +1,7 @@
-"""Machine code without a GPU: compile a spec's Triton kernels for named targets and read what came out.
+"""Machine code without a GPU: compile a spec's Triton kernels for named targets and read the result.
 
-``python tests/backends/machine_code.py [--every-target]`` compiles and prints one JSON object per line. It is a program
-of its own because kernels must not have been decorated under ``TRITON_INTERPRET``, which other tests of the same
+``python tests/backends/machine_code.py [--every-target]`` compiles and prints one JSON object per line. It is a
+separate program because kernels must not have been decorated under ``TRITON_INTERPRET``, which other tests in the same
 process may set.
 """
 
@@ -47,7 +47,7 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class Figures:
-    """What a kernel's machine code says about it.
+    """What a kernel's machine code tells about it.
 
     Attributes:
         registers: vector registers per thread.
@@ -70,18 +70,18 @@ class Figures:
     in_flight: int = 0
 
 
-CONSUMER = ("sm_86", "sm_89", "sm_120")  # on which most networks are trained
+CONSUMER = ("sm_86", "sm_89", "sm_120")  # most networks are trained on these
 
 
 def _stands_for_others(case: AotCase, target: str) -> bool:
-    """bf16 for fp16, on consumer cards for all dtypes, and sm_86 for sm_89, where every figure was the same."""
+    """bf16 stands for fp16, on consumer cards for all dtypes, and sm_86 for sm_89: every figure was the same there."""
     if case.variant or "fp16" in case.id:
         return False
     return target not in CONSUMER or ("bf16" in case.id and target != "sm_89")
 
 
 def everything(every_target: bool = False) -> Iterator[tuple[str, AotCase, str]]:
-    """(op, case, target) of all that is compiled ahead of time, or of those that stand for the others."""
+    """(op, case, target) of everything compiled ahead of time, or of those that stand for the others."""
     for spec in specs():
         for case in spec.aot():
             for target in case.targets or TARGETS:
@@ -108,7 +108,7 @@ def compile_case(case: AotCase, target: str) -> Any:
 
 
 def figures(compiled: Any) -> Figures:
-    """Read a compiled kernel: SASS by the tools in triton's wheel, or the text that LLVM assembles for AMD."""
+    """Read a compiled kernel: SASS from the tools in triton's wheel, or the text that LLVM assembles for AMD."""
     shared = compiled.metadata.shared
     if "amdgcn" in compiled.asm:
         text = compiled.asm["amdgcn"]
@@ -158,7 +158,7 @@ def _disassembled(cubin: bytes) -> str:
 def read_all(every_target: bool = False) -> dict[tuple[str, str, str], Figures | str]:
     """(op, case's id, target) -> figures, or the compiler's error; in a process without the interpreter."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    # What Triton 3.9 does unasked, and warns that it may not do later.
+    # What Triton 3.9 does by default, warning that it may stop doing so.
     environment.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
     root = Path(__file__).resolve().parents[2]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(root), environment.get("PYTHONPATH"))))
@@ -183,7 +183,7 @@ def _row(op: str, case: str, target: str, found: Figures | str) -> str:
 
 
 def _main() -> None:
-    # The disassembler is a process of its own: let it run beside the compiler.
+    # The disassembler is a separate process: let it run alongside the compiler.
     with ThreadPoolExecutor(max_workers=2) as pool:
         reading = []
         for op, case, target in everything("--every-target" in sys.argv):

@@ -1,7 +1,7 @@
 """The CUDA core without a GPU: its kernels run on the host, and its machine code is read.
 
-The host run compiles csrc/cuda as it is against the few CUDA names of cuda_emulation and puts it behind the public ops,
-so the gates' own oracle judges it. The machine code is that of the built extension where there is one.
+The host run compiles csrc/cuda as it is against the few CUDA names in cuda_emulation and puts it behind the public ops,
+so the gates' own oracle judges it. The machine code is that of the built extension if there is one.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Guarded:
 
 
 class Backend:
-    """The ops' backend interface straight on the core, with no copy or conversion in between."""
+    """The ops' backend interface directly on the core, with no copy or conversion in between."""
 
     def __init__(self, core: ModuleType) -> None:
         self.core = core
@@ -173,7 +173,7 @@ def backend(core: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backe
 
 
 def _check_case(spec: OpSpec, case: Case, dtype: torch.dtype, layout: str, all_subsets: bool = False) -> None:
-    """One draw within the budget, which is measured over all; each subset of operands may require the gradients."""
+    """One draw within the budget, which is measured over all draws; each subset of operands may require gradients."""
     expected = answers(spec, case, dtype, layout)
     draw = expected.draws[0]
     for i, y in enumerate(values(spec.op, case, draw.operands)):
@@ -197,7 +197,7 @@ def _l1(id: str, shape: tuple[int, ...], weight: tuple[int, ...] | None, **kwarg
     return "weighted_l1_loss", Case(id, (shape, shape, weight), kwargs)
 
 
-# Shapes that reach what the specs' small ones do not: every vector width, several blocks, runs of pixels that are cut,
+# Shapes that reach what the specs' small ones do not: every vector width, several blocks, runs of pixels cut short,
 # chunks that cross rows, groups of channels, every number of lanes and slices per cell of the map.
 _WIDE = (
     _haar("rows", (2, 3, 4, 64), convention="dasr"),
@@ -265,7 +265,7 @@ def test_mixed_dtypes(dtypes: str, shape: tuple[int, ...], layout: str, backend:
             leaves = [x.detach().requires_grad_() for x in operands_]
             loss = op(*leaves)
             results.append([loss.detach(), *torch.autograd.grad(loss, leaves)])
-        # Where the map needs none, another kernel makes the images' gradients.
+        # Where the map needs no gradient, another kernel computes the images'.
         x, y = (x.detach().requires_grad_() for x in xs[:2])
         for one, other in zip(torch.autograd.grad(weighted_l1_loss(x, y, xs[2]), (x, y)), found[-1][1:], strict=False):
             assert torch.equal(one, other)
@@ -275,7 +275,7 @@ def test_mixed_dtypes(dtypes: str, shape: tuple[int, ...], layout: str, backend:
     )
     summed_in = torch.float64 if "fp64" in dtypes else torch.float32
     for i, what in enumerate(("loss", "gradient of input", "gradient of target", "gradient of weight")):
-        # A gradient in fp64 hangs on the fp32 ones' roundings in neither; its own rounding is all that is allowed.
+        # A gradient in fp64 depends on the fp32 ones' roundings in neither; only its own rounding is allowed.
         order = reordered(summed_in, [(*of_loss, *of_gradients)[i]], terms)
         error = allowed(torch.float32, measured([e[i] for e in eager], [e[i] for e in exact]), order)
         for f, e, x in zip(found, eager, exact, strict=True):
@@ -312,7 +312,7 @@ def test_reduction_is_repeatable_and_fp32_under_autocast(backend: Backend) -> No
 
 
 def test_python_glue_fits(core: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The native backend's own calls, with the workspace that CUDA tensors bring, on the host-run kernels."""
+    """The native backend's own calls, with the workspace of CUDA tensors, on the host-run kernels."""
     held = Backend(core)
     monkeypatch.setattr(Tensor, "is_cpu", False)
     monkeypatch.setattr(haar_native, "_plan", lambda device_type, plan: held.plan(plan))
@@ -334,7 +334,7 @@ def test_python_glue_fits(core: ModuleType, monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_addresses_past_2_31_elements(strides: tuple[int, ...], backend: Backend) -> None:
     try:
-        room = torch.empty(2**31 + 4096, dtype=torch.bfloat16)  # few pages of it are ever touched
+        room = torch.empty(2**31 + 4096, dtype=torch.bfloat16)  # only a few of its pages are ever touched
     except RuntimeError as error:
         pytest.skip(f"no 4 GiB of address space: {error}")
     far = room.as_strided((2, 3, 8, 16), strides)
@@ -393,7 +393,7 @@ def _built() -> Path | None:
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> list[Kernel]:
-    """Of the built extension, all its architectures; else sm_90a alone, compiled here, where nvcc is."""
+    """Those of the built extension, all architectures; else only sm_90a, compiled here, if nvcc is installed."""
     cuobjdump = _tool("cuobjdump")
     built = _built()
     folder = tmp_path_factory.mktemp("cubin")
@@ -418,7 +418,7 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> list[Kernel]:
 
 
 def _parsed(text: str) -> list[Kernel]:
-    """The kernels in what ``cuobjdump -res-usage -sass`` says of one cubin."""
+    """The kernels in the output of ``cuobjdump -res-usage -sass`` for one cubin."""
     usage, sass = text.split("code for ", 1)
     resources = dict(re.findall(r"Function (\S+):\s+(REG:\d+ STACK:\d+)", usage))
     architecture, code = sass.split("\n", 1)
@@ -442,7 +442,7 @@ def test_no_kernel_spills(kernels: list[Kernel]) -> None:
         what = f"{kernel.name} for {kernel.architecture}"
         assert kernel.stack == 0, f"{what}: {kernel.stack} bytes of stack"
         assert not kernel.count(r"\b(LDL|STL)\b"), f"{what}: local memory"
-        # Three blocks of 256 threads at least share an SM's 65,536 registers.
+        # At least three blocks of 256 threads share an SM's 65,536 registers.
         assert kernel.registers <= 80, f"{what}: {kernel.registers} registers"
 
 
@@ -473,7 +473,7 @@ def test_built_for_every_promised_architecture(kernels: list[Kernel]) -> None:
     if built is None:
         pytest.skip("srkernels._cuda is not built")
     version = subprocess.run([_tool("cuobjdump"), "--version"], capture_output=True, text=True, check=True).stdout
-    hopper = "sm_90" if "release 12." in version else "sm_90a"  # which left out the suffix
+    hopper = "sm_90" if "release 12." in version else "sm_90a"  # release 12 omits the suffix
     assert {kernel.architecture for kernel in kernels} >= {"sm_80", hopper, "sm_100"}
     listed = subprocess.run([_tool("cuobjdump"), "-lptx", str(built)], capture_output=True, text=True, check=True)
     assert "sm_100" in listed.stdout, "no PTX for later architectures"

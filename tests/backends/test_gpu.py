@@ -1,4 +1,4 @@
-"""What only a GPU can show: graphs, streams, devices, peak memory, launches. Parity there is in the other gates."""
+"""What only a GPU can show: graphs, streams, devices, peak memory, launches. Parity on it is in the other gates."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_cuda_graph(spec: OpSpec, target: Target) -> None:
 
 
 def test_side_stream(spec: OpSpec, target: Target) -> None:
-    """Work is queued on the current stream: behind a long kernel there, it must see that kernel's result."""
+    """Work is queued on the current stream: after a long kernel there, it must see that kernel's result."""
     _skip_unless_on_gpu(target)
     case = _bench(spec).case
     xs, cots = _prepared(spec, case)
@@ -93,7 +93,7 @@ def test_side_stream(spec: OpSpec, target: Target) -> None:
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device")
 def test_second_device(spec: OpSpec, target: Target) -> None:
-    """Operands decide, not the current device."""
+    """The operands decide, not the current device."""
     _skip_unless_on_gpu(target)
     case = spec.cases[0]
     xs, cots = _prepared(spec, case)
@@ -106,7 +106,7 @@ def test_second_device(spec: OpSpec, target: Target) -> None:
 
 
 def test_peak_memory(spec: OpSpec, target: Target) -> None:
-    """Forward allocates its outputs and what is saved, backward the gradients; workspaces stay under a megabyte.
+    """Forward allocates its outputs and what it saves, backward the gradients; workspaces stay under a megabyte.
 
     Ops of several launches: no more than eager PyTorch and a share of a weight gradient for each multiprocessor.
     """
@@ -147,7 +147,7 @@ def _kernels(call: Callable[[], object]) -> list[str]:
 
 
 def test_one_launch_each_way(spec: OpSpec, target: Target) -> None:
-    """One kernel forward and one backward, whichever gradients are asked for; no copies, no fills."""
+    """One kernel forward and one backward, whichever gradients are requested; no copies, no fills."""
     _skip_unless_on_gpu(target)
     if _several_launches(spec):
         pytest.skip("this op takes several launches")
@@ -165,7 +165,7 @@ def test_one_launch_each_way(spec: OpSpec, target: Target) -> None:
 
 
 def test_launches(spec: OpSpec, target: Target) -> None:
-    """As many as the spec says, of which tests/backends/test_launches.py has the names."""
+    """As many as the spec says; tests/backends/test_launches.py has their names."""
     _skip_unless_on_gpu(target)
     if not _several_launches(spec) or target.backend != "triton":
         pytest.skip("Triton's ops of several launches are meant")
@@ -220,7 +220,7 @@ def test_kernels_of_convolutions_at_large_sizes(shape: tuple[int, ...], dtype: t
             y = torch.full_like(expected[0], torch.nan)
             try:
                 launch.convolve(source, w, y, adjoint=adjoint, how=how)
-            except OutOfResources:  # a candidate may ask for more than this card has
+            except OutOfResources:  # a candidate may need more than this card has
                 if how == launch.choose(source, sizes[1]):
                     raise
                 continue

@@ -1,6 +1,6 @@
 """The gates on Triton's kernels, in its interpreter.
 
-It is chosen when triton is first imported and rules out compiling in the same process, so it has processes of its own,
+It is selected when triton is first imported and rules out compiling in the same process, so it gets its own processes,
 with fewer cases: it takes milliseconds per program.
 """
 

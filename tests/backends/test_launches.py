@@ -1,4 +1,4 @@
-"""How many launches the convolution ops make on a GPU, counted without one: kernels of ours and of PyTorch."""
+"""How many launches the convolution ops make on a GPU, counted without one: our kernels and PyTorch's."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class _Launches(TorchDispatchMode):
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], list[str]]:
-    """What a call launches; kernels of ours do nothing."""
+    """What a call launches; our kernels do nothing."""
     counter = _Launches()
 
     class Note:
@@ -77,7 +77,7 @@ def _image(*shape: int) -> Tensor:
 
 
 def test_launches_of_a_convolution(launched) -> None:
-    """Backward one pass makes g_z and shares of the bias's gradient; without an activation the product has them."""
+    """Backward, one pass makes g_z and shares of the bias's gradient; without an activation the product makes them."""
     x, weight, bias = _image(1, 64, 8, 8), _image(64, 64, 3, 3), torch.empty(64, dtype=torch.bfloat16)
     forward = launched(lambda: blocks.forward(Convolution(x, weight, bias, None, None), Epilogue(RELU), False))
     assert forward == ["stream"]
@@ -111,7 +111,7 @@ def test_launches_of_a_dense_block(launched, layout) -> None:
     biases = [torch.empty(len(w), dtype=torch.bfloat16) for w in weights]
     forward = launched(lambda: blocks.dense_forward(Dense(x, *weights, *biases), DenseSettings(0.2, 0.2), True))
     packed = [] if layout is torch.channels_last else ["pack"]
-    convolutions = ["stream", *["shift"] * 4]  # the first of 64 channels, the others of more
+    convolutions = ["stream", *["shift"] * 4]  # the first with 64 channels, the others with more
     assert forward == [*packed, "aten::copy_", *convolutions]
     backward = launched(
         lambda: blocks.dense_backward(
@@ -134,7 +134,7 @@ def test_shares_of_a_sum_follow_its_pixels() -> None:
 def test_what_reads_less_is_chosen() -> None:
     """On a Hopper of 132 multiprocessors: by rows where there are enough, and ``shift`` where channels are many.
 
-    No filters that it can hold: ``stream`` again.
+    ``stream`` again where ``shift`` cannot hold the filters.
     """
 
     def chosen(n: int, channels: int, out: int, size: int) -> str:

@@ -10,7 +10,7 @@ from machine_code import TARGETS, Figures, everything, read_all
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed: no kernels to compile", allow_module_level=True)
 
-# ptxas keeps to 80 registers here and reads one value back at every turn of the loop.
+# ptxas keeps to 80 registers here and reads one value back in every iteration of the loop.
 _SPILLS = {("weighted_l1_loss", "mean-nchw-fp16", "sm_120"): 10}
 
 
@@ -43,7 +43,7 @@ def test_machine_code(op, kernel, machine, compiled):
 
 
 def test_every_kernel_is_compiled():
-    """A kernel that no case names would pass unread."""
+    """A kernel that no case names would pass unchecked."""
     named = {(case.module, case.kernel) for _, case, _ in everything()}
     for module in {module for module, _ in named}:
         kernels = vars(importlib.import_module(module))

@@ -25,7 +25,7 @@ REASON = _native.why_not(CPU)
 pytestmark = pytest.mark.skipif(REASON is not None, reason=f"native: {REASON}")
 
 # Above the size from which csrc/cpu/streaming.h streams: 11.8 MB of fp32, and 16.6 MB, whose planes and rows of 16-bit
-# values do not start at whole lines of the cache.
+# values do not start on cache line boundaries.
 LARGE = [(2, 3, 768, 640), (24, 3, 240, 240)]
 
 
@@ -50,7 +50,7 @@ def _on_native() -> Iterator[None]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("spec", specs(), ids=lambda spec: spec.name)
 def test_every_instruction_set_is_within_the_budget(isa: str, spec: srkernels._spec.OpSpec, dtype: torch.dtype) -> None:
-    # fp16's sums of squares, which this measure differentiates, overflow in the larger cases.
+    # fp16 sums of squares, which this measure differentiates, overflow in the larger cases.
     limit = 250 if dtype is torch.float16 else 50_000
     for case in spec.cases:
         sizes = [torch.Size(s).numel() for s in case.shapes if s is not None]
@@ -59,10 +59,10 @@ def test_every_instruction_set_is_within_the_budget(isa: str, spec: srkernels._s
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-@pytest.mark.parametrize("convention", ["dasr", "orthonormal", "wct2"])  # sums: as compilers add
+@pytest.mark.parametrize("convention", ["dasr", "orthonormal", "wct2"])  # no sums: compilers order them
 @pytest.mark.parametrize(("channels", "width"), [(2, 12), (3, 12), (3, 13), (4, 7), (35, 12)])
 def test_pixels_equal_planes(isa: str, channels: int, width: int, convention: str, dtype: torch.dtype) -> None:
-    """Channels_last takes channels in vectors, threes and ones, of bands side by side or apart: the same bits."""
+    """Channels_last takes channels in vectors, threes and ones, with bands side by side or apart: the same bits."""
     generator = torch.Generator().manual_seed(4)
     planes = torch.randn(2, channels, 5, width, generator=generator).to(dtype)
     planes[0, :, 1, 2] = torch.nan
@@ -86,7 +86,7 @@ def test_pixels_equal_planes(isa: str, channels: int, width: int, convention: st
 def test_streamed_outputs_equal_stored_ones(
     isa: str, shape: tuple[int, ...], channels_last: bool, dtype: torch.dtype
 ) -> None:
-    """Images one by one stay below the streaming size, the batch is above: same bits, forward and backward."""
+    """Single images stay below the streaming size, the batch is above it: same bits, forward and backward."""
     n, c, h, w = shape
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     images = torch.rand(2, n * (4 // dtype.itemsize), c, h, w, generator=torch.Generator().manual_seed(3)).to(dtype)
@@ -95,7 +95,7 @@ def test_streamed_outputs_equal_stored_ones(
     one = x[:1].numel() * dtype.itemsize
     assert len(x) * one >= 8 << 20 > one
 
-    # Outputs that have been written before: into fresh pages nothing is streamed.
+    # Outputs that have been written before: nothing is streamed into fresh pages.
     plan, pad = plan_id("dasr"), PADS.index("reflect")
     haar = importlib.import_module("srkernels.ops.haar.native")
     bands = torch.ones(len(x), 3 * c, h // 2, w // 2, dtype=dtype).contiguous(memory_format=memory_format)
@@ -116,7 +116,7 @@ def test_streamed_outputs_equal_stored_ones(
         assert torch.equal(torch.autograd.grad(loss, alone)[0], slope[one_of])
 
 
-# The last two: words of an odd number, and a single column, whose channels_last runs are read as planes.
+# The last two: an odd number of words, and a single column, whose channels_last runs are read as planes.
 @pytest.mark.parametrize("shape", [(2, 3, 16, 24), (3, 5, 4, 12), (2, 16, 5, 3), (1, 1, 48, 7), (1, 2, 96, 1)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
@@ -148,7 +148,7 @@ _AMX = pytest.mark.skipif(
 
 
 def _pixels(n: int, channels: int, h: int, w: int, beside: int = 32, fill: float | None = None) -> torch.Tensor:
-    """A slice of the channels of a bf16 channels_last image, with ``beside`` more on both sides."""
+    """A channel slice of a bf16 channels_last image, with ``beside`` more channels on both sides."""
     shape = (n, channels + 2 * beside, h, w)
     whole = torch.empty(shape).uniform_(-1, 1) if fill is None else torch.full(shape, fill)
     return whole.bfloat16().contiguous(memory_format=torch.channels_last)[:, beside : beside + channels]
@@ -194,7 +194,7 @@ def _convolved(
 def test_amx_convolution(
     n: int, ci: int, co: int, h: int, w: int, activation: int, derive: bool, adjoint: bool
 ) -> None:
-    """Every epilogue within the budget, on slices of channels whose neighbours stay as they are, on any threads."""
+    """Every epilogue within the budget, on channel slices whose neighbours stay unchanged, on any number of threads."""
     core = _native.extension("cpu")
     torch.manual_seed(3)
     x = _pixels(n, ci, h, w)
@@ -237,7 +237,7 @@ def test_amx_convolution(
 @pytest.mark.parametrize("activation", [0, 1, 2])
 @pytest.mark.parametrize("derive", [False, True])
 def test_amx_convolution_of_nan_and_infinity(activation: int, derive: bool) -> None:
-    """They come out where eager PyTorch has them, and nowhere else."""
+    """They appear where eager PyTorch has them, and nowhere else."""
     core = _native.extension("cpu")
     torch.manual_seed(5)
     x, weight, kept = _pixels(1, 32, 7, 20), torch.rand(16, 32, 3, 3).bfloat16(), _pixels(1, 16, 7, 20)
@@ -293,7 +293,7 @@ def _filters_gradient(x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
     ids=lambda v: str(v),
 )
 def test_amx_weight_gradient(n: int, ci: int, filters: tuple[tuple[int, int], ...], h: int, w: int) -> None:
-    """Within the budget, for slices of channels too, the same bits on any number of threads."""
+    """Within the budget, for channel slices too, and the same bits on any number of threads."""
     core = _native.extension("cpu")
     torch.manual_seed(7)
     x, grad = _pixels(n, ci, h, w), _pixels(n, sum(co for co, _ in filters), h, w)

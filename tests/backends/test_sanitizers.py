@@ -1,4 +1,4 @@
-"""The native core under sanitizers: its memory and arithmetic, and its races; and that a race would be seen."""
+"""The native core under sanitizers: its memory and arithmetic, and its races; and that a race would be found."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def said(*command: str, code: int = 0, **env: str) -> str:
 
 
 def compiler_and_runtimes(name: str) -> tuple[str, str]:
-    """The compiler, and what has to be loaded ahead of Python, which is not built under the sanitizer."""
+    """The compiler, and what must be preloaded into Python, which is not built with the sanitizer."""
     compiler = os.environ.get("CXX") or shutil.which("c++")
     if compiler is None:
         pytest.skip("no C++ compiler")
@@ -44,7 +44,7 @@ def compiler_and_runtimes(name: str) -> tuple[str, str]:
         for library in (
             f"lib{name}.so",
             "libstdc++.so",
-        )  # the runtime looks for the thrower of exceptions when it starts
+        )  # the runtime looks up the function that throws exceptions when it starts
     ]
     if not Path(runtimes[0]).is_absolute():
         pytest.skip(f"the compiler has no {name} runtime")
@@ -52,7 +52,7 @@ def compiler_and_runtimes(name: str) -> tuple[str, str]:
 
 
 def built(sanitizer: str, folder: Path) -> Path:
-    """The package with a core built under a sanitizer, ready to be imported from ``folder / "lib"``."""
+    """The package with a core built with a sanitizer, ready to be imported from ``folder / "lib"``."""
     arguments = ("build_ext", "--build-lib", str(folder / "lib"), "--build-temp", str(folder / "objects"))
     said(sys.executable, "setup.py", "-q", *arguments, SRKERNELS_BUILD="cpu", SRKERNELS_SANITIZE=sanitizer)
     package = folder / "lib" / "srkernels"
@@ -76,7 +76,7 @@ def test_memory_and_arithmetic(tmp_path: Path) -> None:
         sys.executable,
         str(SCRIPTS / "memory.py"),
         LD_PRELOAD=runtimes,
-        # The interpreter and torch leak at exit by design; link order is the preload's doing.
+        # The interpreter and torch leak at exit by design; the preload determines link order.
         ASAN_OPTIONS="detect_leaks=0:verify_asan_link_order=0",
         UBSAN_OPTIONS="print_stacktrace=1",
         OMP_NUM_THREADS="1",
@@ -85,7 +85,7 @@ def test_memory_and_arithmetic(tmp_path: Path) -> None:
     assert out.strip().endswith("clean")
 
 
-# What is planted in csrc/cpu/activation.cpp, behind which line: a variable that calls share, and one that the threads
+# What is planted in csrc/cpu/activation.cpp, after which line: a variable that calls share, and one that the threads
 # of a call share.
 PLANTED = (
     ("void relu_in_place(const ReluArguments& args) {", "static long planted; ++planted;"),
@@ -97,7 +97,7 @@ PLANTED = (
 
 
 def test_races(tmp_path: Path) -> None:
-    """Four threads call every op at once, clean; and the races planted in one file of the core are reported."""
+    """Four threads calling every op at once are clean; and the races planted in one file of the core are reported."""
     compiler, runtimes = compiler_and_runtimes("tsan")
     python = (*without_random_addresses(), sys.executable)
     start = subprocess.run([*python, "-c", ""], env=environment(LD_PRELOAD=runtimes), capture_output=True, text=True)
@@ -147,7 +147,7 @@ def test_races(tmp_path: Path) -> None:
 
 
 def without_random_addresses() -> tuple[str, ...]:
-    """What a command starts with so that the runtime finds its addresses free, where that is allowed."""
+    """Command prefix that keeps the runtime's addresses free, where that is allowed."""
     command = ("setarch", platform.machine(), "-R")
     if shutil.which(command[0]) and subprocess.run([*command, "true"], capture_output=True).returncode == 0:
         return command

@@ -1,4 +1,4 @@
-"""Algebra of the ops on every backend, and what others compute of the same, written down independently."""
+"""Algebra of the ops on every backend, and the same computed by others, written down independently."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def images(*shape: int, seed: int = 0) -> Tensor:
 
 
 def assert_same(actual: Tensor, expected: Tensor, terms: int = 4) -> None:
-    """Equal up to the roundings of ``terms`` additions of values of order one, done in another order."""
+    """Equal up to the roundings of ``terms`` additions of values of order one, in another order."""
     assert actual.shape == expected.shape
     torch.testing.assert_close(actual, expected, rtol=0, atol=terms * EPS * max(1.0, expected.abs().max().item()))
 
@@ -49,7 +49,7 @@ def test_pywavelets_is_the_oracle_of_padding(size: tuple[int, int], pad: str, ta
     pywt = pytest.importorskip("pywt", reason="PyWavelets is not installed")
     x = images(2, 3, *size)
     source = x.numpy()
-    if pad == "reflect" and 1 in size:  # PyWavelets refuses; numpy reflects a single sample onto itself
+    if pad == "reflect" and 1 in size:  # PyWavelets raises; numpy reflects a single sample onto itself
         source = np.pad(source, ((0, 0), (0, 0), *((0, n % 2) for n in size)), mode="reflect")
     low, bands = pywt.dwt2(source, "haar", mode=pad)
     with srkernels.use_backend(target.backend):
@@ -85,7 +85,7 @@ def test_pytorch_wavelets(size: tuple[int, int], pad: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=0, atol=4 * torch.finfo(torch.float32).eps * x.abs().max().item())
 
 
-# first convolutions carried between conventions
+# first convolutions converted between conventions
 
 
 def _stacked(x: Tensor, convention: str, bands: str) -> Tensor:
@@ -112,7 +112,7 @@ def _carried(source: str, target: str, bands: str, bias: bool) -> None:
     else:
         converted, shifted = convert_haar_weight(weight, source, target, bands=bands), None
     assert converted.shape == (5, after.shape[1], 3, 3)
-    # A sum of I x 9 products: in any order, off by at most that many roundings of the sum of magnitudes.
+    # A sum of I x 9 products: in any order, off by at most as many roundings of the sum of magnitudes.
     terms = 9 * after.shape[1] + 2
     size = F.conv2d(after.abs(), converted.abs()).max().item() + (shifted.abs().max().item() if bias else 0)
     torch.testing.assert_close(F.conv2d(after, converted, shifted), expected, rtol=0, atol=terms * EPS * size)
@@ -131,7 +131,7 @@ def test_convert_haar_weight(source: str, target_convention: str, bands: str) ->
 
 @pytest.mark.parametrize(("source", "target_convention"), [p for p in PAIRS if p[0] != p[1]])
 def test_convert_haar_weight_without_bias(source: str, target_convention: str) -> None:
-    """Without a bias it either is exact or refuses: a constant shift needs somewhere to go."""
+    """Without a bias it is either exact or raises: a constant shift needs somewhere to go."""
     shifts = [HAAR_CONVENTIONS[c].shift for c in (source, target_convention)]
     if shifts == [0, 0]:
         _carried(source, target_convention, "high", bias=False)
@@ -141,7 +141,7 @@ def test_convert_haar_weight_without_bias(source: str, target_convention: str) -
     else:
         weight = images(5, 3 if source == "dasr_sum" else 9, 3, 3) - 0.4
         _, moved = convert_haar_weight(weight, source, target_convention, bias=torch.zeros(5, dtype=weight.dtype))
-        if moved.abs().max() > 1e-12:  # both shift, yet by another sum: it must say so
+        if moved.abs().max() > 1e-12:  # both shift, but by different sums: it must say so
             with pytest.raises(ValueError, match="pass bias="):
                 convert_haar_weight(weight, source, target_convention)
         else:

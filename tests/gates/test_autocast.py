@@ -31,7 +31,7 @@ def test_haar_keeps_the_dtype(target: Target, given: torch.dtype) -> None:
 @pytest.mark.parametrize("half", HALVES, ids=str)
 @pytest.mark.parametrize("fp32_operand", ["input", "target", "weight", "none"])
 def test_loss_is_an_fp32_island(target: Target, half: torch.dtype, fp32_operand: str) -> None:
-    """Any mix of half and fp32 operands gives what fp32 copies of them give, without the copies."""
+    """Any mix of half and fp32 operands gives what fp32 copies of them would, without the copies."""
     names = ("input", "target", "weight")
     shapes = ((2, 3, 8, 12), (2, 3, 8, 12), (2, 1, 2, 3))
     xs = [
@@ -54,7 +54,7 @@ def test_loss_is_an_fp32_island(target: Target, half: torch.dtype, fp32_operand:
     eps = torch.finfo(torch.float32).eps
     torch.testing.assert_close(loss.double(), exact, rtol=0, atol=16 * eps)
     for g, e in zip(grads, exact_grads, strict=True):
-        # Round to nearest is half an eps; the interpreter cuts bf16 off instead.
+        # Round to nearest is half an eps; the interpreter truncates bf16 instead.
         rounding = torch.finfo(g.dtype).eps / (1 if target.interpreted else 2) + 16 * eps
         smallest = torch.finfo(g.dtype).smallest_normal * torch.finfo(g.dtype).eps
         torch.testing.assert_close(g.double(), e, rtol=rounding, atol=smallest + 16 * eps * e.abs().max().item())

@@ -1,4 +1,4 @@
-"""Every wrong call is one sentence: the op, the argument, what was expected, what came."""
+"""Every wrong call raises one sentence: the op, the argument, what was expected, what was passed."""
 
 from __future__ import annotations
 
@@ -448,7 +448,7 @@ def test_empty_batches_have_a_defined_result(target: Target) -> None:
 
 
 def test_meta_tensors_give_shapes() -> None:
-    """As every PyTorch op: no data, the right shapes. By automatic choice, since no kernel runs on such tensors."""
+    """Like every PyTorch op: no data, the right shapes. By automatic choice, since no kernel runs on such tensors."""
     with srkernels.use_backend(None):
         assert haar_highpass(X.to("meta")).shape == (2, 9, 4, 4)
         assert weighted_l1_loss(X.to("meta"), X.to("meta")).device.type == "meta"

@@ -19,7 +19,7 @@ from srkernels._parity import gradients, present, values
 from srkernels._spec import OpSpec
 
 # Dynamo and AOTAutograd decide whether a graph breaks, what a fake promises and how a backward pass is traced; they
-# take a second. Inductor adds code generation of what is around the ops and ten seconds: one graph holds them all.
+# take a second. Inductor adds code generation for what surrounds the ops and ten seconds: one graph holds all ops.
 FAST = "aot_eager"
 
 
@@ -79,7 +79,7 @@ def test_inductor_runs_a_training_step(target: Target) -> None:
         found = _step_and_gradients(torch.compile(_training_step, fullgraph=True), xs)
         expected = _step_and_gradients(_training_step, xs)
     for a, b in zip(found, expected, strict=True):
-        # Inductor may contract a multiplication into an addition: one rounding of each of the few steps between ops.
+        # Inductor may contract a multiplication and an addition: one rounding for each of the few steps between ops.
         torch.testing.assert_close(a, b, rtol=0, atol=8 * torch.finfo(torch.float32).eps * b.abs().max().item())
         assert b.any()
 
@@ -91,7 +91,7 @@ def test_dynamic_shapes_compile_once(target: Target) -> None:
         for rows, columns in ((16, 20), (18, 26), (21, 33), (40, 22)):
             xs = _step_operands(rows, columns, target.device)
             _assert_same_bits(_step_and_gradients(compiled, xs), _step_and_gradients(_training_step, xs))
-    # One graph for all: nothing of an op depends on the parity of a size.
+    # One graph for all: nothing in an op depends on the parity of a size.
     assert counter.frame_count == 1
 
 
@@ -109,7 +109,7 @@ def test_tuples_of_bands_in_one_graph(target: Target, autocast: bool) -> None:
 
 
 def test_first_call_of_a_cold_process() -> None:
-    """Nothing has run eagerly before the trace: no lazy state may be met inside it."""
+    """Nothing has run eagerly before the trace: it must not meet any lazy state."""
     python(
         """
         import torch, srkernels
@@ -144,7 +144,7 @@ def test_double_backward_is_refused(spec: OpSpec, target: Target) -> None:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The backends that the Haar ops are asked to run on, seen from inside the op: compiled or not."""
+    """The backends requested of the Haar ops, seen from inside the op: compiled or not."""
     seen: list[str] = []
     choose = _op.implementation
 

@@ -1,7 +1,7 @@
 """Random calls of every op against formulas that share nothing with it: values, gradients, dtypes, layouts.
 
-Everything about a call is drawn on its own: backend, settings, sizes, the dtype and layout of each operand, which of
-them require a gradient and how it is asked for, autocast. What a result may be off by follows from the operands
+Everything about a call is drawn independently: backend, settings, sizes, the dtype and layout of each operand, which
+of them require a gradient and how it is computed, autocast. The allowed error of a result follows from the operands
 (``helpers.rounding``); no tolerance is picked.
 """
 
@@ -29,7 +29,7 @@ from srkernels._parity import flat
 
 SEED = 20272
 CASES = 2000
-INTERPRETED = 40  # of as many cases is one run in Triton's interpreter
+INTERPRETED = 40  # one case in this many runs in Triton's interpreter
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
@@ -52,7 +52,7 @@ class Call:
     tensors: dict[str, Tensor]
     run: Callable[[dict[str, Tensor]], Any]
     formula: Callable[[dict[str, Rounded]], list[Rounded]]
-    like: list[str]  # for each output the operand whose layout it follows
+    like: list[str]  # for each output, the operand whose layout it follows
     backend: str | None = None
     autocast: bool = False
     asked: str = "value"
@@ -100,9 +100,9 @@ class Call:
                 yield f"{name} written to", ""
 
     def _like(self, name: str) -> Tensor:
-        """Whose layout is that of ``name``, or of the output that follows it."""
+        """The tensor whose layout ``name``, or the output that follows it, has."""
         if name == "x" and self.op == "conv2d_act" and self.tensors["x"].numel():
-            filters = self.tensors["weight"]  # to whose layout an image is turned
+            filters = self.tensors["weight"]  # an image is converted to their layout
             return filters if _is_image_in_channels_last(filters) else self.tensors["x"]
         return self.tensors["high[0]" if name.startswith("high[") else name]
 
@@ -118,10 +118,10 @@ class Call:
                 c.requires_grad_()
         found = self._gradients(leaves, outputs, cotangents)
         for name, g, e in zip(self.wanted, found, exact_grads, strict=True):
-            # Plain eager PyTorch lays gradients out as it likes, and so does what it accumulates them with.
+            # Plain eager PyTorch lays out gradients as it likes, and so does its accumulation of them.
             ours = self.asked != "backward" and not (self.backend is None and self.op in CONVOLUTIONS)
             like = self._like(name)
-            # The gradient of what is only added is the cotangent itself, also where autocast leaves the skip its dtype.
+            # The gradient of what is only added is the cotangent itself, also where autocast keeps the skip's dtype.
             added = name == "residual" or (self.autocast and name == "x" and self.op in CONVOLUTIONS)
             laid_out = ours and like.dim() >= 4 and not added
             yield from _compared(f"gradient of {name}", g, e, like, laid_out)
@@ -224,7 +224,7 @@ def _is_image_in_channels_last(x: Tensor) -> bool:
 
 
 def _as_image(x: Tensor) -> Tensor:
-    """Bands in an axis of their own, (N, C, bands, h, w), as the image that they flatten to, if it needs no copy."""
+    """Bands in an axis of their own, (N, C, bands, h, w), as the image that they flatten to, if that needs no copy."""
     if x.dim() == 5:
         together = x.shape[1] == 1 or x.stride(1) == x.shape[2] * x.stride(2)
         return x.flatten(1, 2) if together else x.permute(0, 1, 3, 4, 2)[..., 0]
@@ -246,7 +246,7 @@ class Draws:
         self.mixes = self.dice.sometimes(0.7)  # dtypes, where an op allows it
         self.autocast = self.dice.sometimes(0.15)
         self.asked = self.dice.choice(ASKED)
-        # Kernels have short ways for dense images of whole vectors; half of the cases may take them.
+        # Kernels have fast paths for dense images of whole vectors; half of the cases may take them.
         self.layout = self.dice.one("contiguous", "channels_last", None, None)
         self.whole_vectors = self.dice.sometimes(0.4)
 
@@ -265,7 +265,7 @@ class Draws:
         if dice.sometimes(0.003) and not INTERPRETING:
             return dice.one((2, 3, 192, 192), (1, 16, 48, 48), (2, 3, 63, 127))
         n, c = dice.one(1, 1, 2, 3), dice.one(1, 1, 2, 3) if INTERPRETING else dice.one(1, 2, 3, 3, 4, 8)
-        if dice.sometimes(0.03) and self.asked != "second":  # of a mean over nothing, which is infinity times zero
+        if dice.sometimes(0.03) and self.asked != "second":  # that of an empty mean is infinity times zero
             n = 0
         return n, c, self.size(), self.size()
 
@@ -398,7 +398,7 @@ def _weighted_l1(draws: Draws, op: str, backend: str | None) -> Call:
 def _parameters(
     draws: Draws, names: tuple[str, str], c_out: int, c_in: int, kernel: tuple[int, int], dtype: Callable[[], str]
 ) -> dict[str, Tensor]:
-    """Filters and mostly a bias."""
+    """Filters and usually a bias."""
     shape = (c_out, c_in, *kernel)
     found = {names[0]: draws.tensor(names[0], shape, dtype(), draws.numbers(shape, prod(shape[1:]) ** -0.5))}
     if draws.dice.sometimes(0.8):
@@ -426,7 +426,7 @@ def _in_autocast(xs: dict[str, Rounded], autocast: bool, apart: Sequence[str] = 
 
 
 def _convolved(draws: Draws) -> Callable[[], str]:
-    """The dtype of an operand of a convolution: one for all, but under autocast any."""
+    """The dtype of a convolution's operand: one for all, but any under autocast."""
     mixes = draws.autocast and draws.dtype != "fp64"
     return lambda: draws.dice.one("fp16", "bf16", "fp32") if mixes else draws.dtype
 
@@ -539,7 +539,7 @@ def draw(seed: int, number: int) -> Call:
     op = dice.one(*OPS, "weighted_l1_loss", "weighted_l1_loss")
     backend = "triton" if INTERPRETING else dice.one(None, None, "reference", "native", "native")
     if draws.asked == "second" and not op.startswith("haar"):
-        # What eager PyTorch rounds to a narrower dtype on the way to a second derivative is its own affair.
+        # What eager PyTorch rounds to a narrower dtype on the way to a second derivative is not tested.
         draws.autocast, draws.mixes, draws.dtype = False, False, dice.one("fp32", "fp64")
     call = OPS[op](draws, op, backend)
     call.backend, call.autocast, call.described = backend, draws.autocast, draws.described
@@ -572,7 +572,7 @@ def test_random_calls_in_the_interpreter(pytestconfig: pytest.Config) -> None:
 
 
 def _straight_through(call: Call) -> Callable[[dict[str, Tensor]], Tensor]:
-    """``conv2d_act`` whose gradient passes the activation by."""
+    """``conv2d_act`` whose gradient bypasses the activation."""
 
     def run(ts: dict[str, Tensor]) -> Tensor:
         rest = {"scale": call.settings["scale"], "residual": ts.get("residual")}
@@ -592,7 +592,7 @@ def _without_tap(weight: Tensor) -> Tensor:
     return weight * ~lost
 
 
-# Fault -> (op, what a call must be like to show it, the faulty op).
+# Fault -> (op, which calls can show it, the faulty op).
 FAULTS: dict[str, tuple[str, Callable[[Call], bool], Callable[[Call], Callable[[dict[str, Tensor]], Any]]]] = {
     "bf16 inside fp32": (
         "residual_block",
@@ -629,7 +629,7 @@ FAULTS: dict[str, tuple[str, Callable[[Call], bool], Callable[[Call], Callable[[
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_faults_are_found(fault: str) -> None:
-    """Nine in ten of the calls that a fault can show in show it; in the others it meets zeros or ties."""
+    """Nine in ten of the calls that can show a fault do; in the others it meets zeros or ties."""
     op, shows, faulty = FAULTS[fault]
 
     def can_show(call: Call) -> bool:

@@ -1,4 +1,4 @@
-"""Asking for a backend by name, automatic choice, and what the library says about both."""
+"""Requesting a backend by name, automatic choice, and what the library says about both."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_use_backend_refuses_unknown_names(name: object) -> None:
 
 
 def test_a_backend_that_cannot_run_raises_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the machine has: the request is refused, never fulfilled by another backend."""
+    """Whatever the machine has: the request raises and is never served by another backend."""
     monkeypatch.setattr(_dispatch, "why_not", lambda *_: "it is switched off")
     monkeypatch.setattr(_dispatch, "_cache", {})
     x = random((1, 3, 4, 4), torch.float32, 0)
@@ -104,7 +104,7 @@ def test_explain_knows_its_ops() -> None:
 
 
 def test_one_op_s_reasons_do_not_choose_for_another() -> None:
-    """Ops of one package share modules, dtype and device, and may still differ in what they refuse."""
+    """Ops of one package share modules, dtype and device, but may differ in what they refuse."""
     from srkernels._dispatch import implementation
 
     def never(backend: str, *_: object) -> str:

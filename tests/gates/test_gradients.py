@@ -35,9 +35,9 @@ def _function(
 
 
 def test_gradcheck(spec: OpSpec, small: Case, target: Target) -> None:
-    # Central differences of step 1e-6 in fp64 round off at 1e-16 / 1e-6 and the ops have no third derivative.
+    # Central differences with step 1e-6 in fp64 round off at 1e-16 / 1e-6 and the ops have no third derivative.
     call, leaves = _function(spec, small, target, operands(small, torch.float64, device=target.device))
-    # In the interpreter a call takes a hundred times as long: random directions in place of every entry.
+    # In the interpreter a call takes a hundred times as long: random directions instead of every entry.
     assert torch.autograd.gradcheck(call, leaves, atol=1e-8, rtol=1e-6, fast_mode=target.interpreted)
 
 
@@ -47,7 +47,7 @@ def test_gradgradcheck(spec: OpSpec, small: Case, target: Target) -> None:
 
 
 def test_func_grad_equals_autograd(spec: OpSpec, small: Case, target: Target) -> None:
-    """``torch.func`` always asks for a second derivative too, so an op may take another path: same budget."""
+    """``torch.func`` always requests a second derivative too, so an op may take another path: same budget."""
     expected = answers(spec, small, torch.float32, "contiguous", target.device)
     draw = expected.draws[0]
     call, leaves = _function(spec, small, target, draw.operands)
@@ -83,7 +83,7 @@ def test_vmap_is_a_loop(spec: OpSpec, small: Case, target: Target, channels_last
 
 
 def test_vmap_of_cotangents(spec: OpSpec, small: Case, target: Target) -> None:
-    """Rows of a Jacobian, as PyTorch's documentation computes them; on the way to second derivatives too."""
+    """Rows of a Jacobian, computed as in PyTorch's documentation; for second derivatives too."""
     call, leaves = _function(spec, small, target, operands(small, torch.float32, device=target.device))
     (y, *_) = call(*leaves)
     many = torch.stack([torch.full_like(y, i + 1.0) for i in range(3)])
@@ -98,7 +98,7 @@ def test_vmap_of_cotangents(spec: OpSpec, small: Case, target: Target) -> None:
 def _training_sizes(spec: OpSpec) -> list[Case]:
     """A hundred pixels a side and more: sums of fp16 overflow, and so does what divides by them."""
     cases = {str(c.kwargs.get("normalize")): c for c in reversed(spec.cases) if "output_size" not in c.kwargs}
-    factor = 24 if spec.refuses is None else 8  # of convolutions, which take their time on a CPU
+    factor = 24 if spec.refuses is None else 8  # for convolutions, which are slow on a CPU
 
     def enlarged(name: str, shape: Shape | None) -> Shape | None:
         if shape is None or name in spec.parameters:
@@ -109,7 +109,7 @@ def _training_sizes(spec: OpSpec) -> list[Case]:
 
 
 def test_gradients_at_training_sizes(spec: OpSpec, dtype: torch.dtype, target: Target) -> None:
-    """Plain, on the way to a second derivative, and under ``torch.func``: one budget for all."""
+    """Plain, with ``create_graph``, and under ``torch.func``: one budget for all."""
     for case in _training_sizes(spec):
         expected = answers(spec, case, dtype, "contiguous", target.device)
         draw = expected.draws[0]

@@ -67,7 +67,7 @@ def test_budget_refuses(wrong: Callable[[Tensor], Tensor], message: str) -> None
 
 
 def test_a_small_error_everywhere_fails_by_its_norm() -> None:
-    # Eager is off at one element only: as much at every element is within its largest error, not within its norm.
+    # Eager is off at one element only: the same error at every element is within its largest error, not its norm.
     exact = torch.ones(10_000, dtype=torch.float64)
     eager = exact.float()
     eager[0] += 1e-4
@@ -123,7 +123,7 @@ def test_parity_gate_catches(spec: OpSpec, broken: Callable[[OpSpec], Callable[.
 
 
 def test_magnitudes_are_sums_of_absolute_products() -> None:
-    """Of a convolution with an activation behind it: no mask, no sign, and the longest sum is the filters'."""
+    """Of a convolution followed by an activation: no mask, no sign, and the longest sum is the filters'."""
     (spec,) = (s for s in specs() if s.name == "conv2d_act")
     case = Case("one", ((2, 3, 4, 5), (6, 3, 3, 3), (6,)), {"activation": "relu"}, centred=(1,))
     x, weight, bias = operands(case, torch.float32)
@@ -139,7 +139,7 @@ def test_magnitudes_are_sums_of_absolute_products() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_any_order_of_a_sum_is_allowed(dtype: torch.dtype) -> None:
-    """Forwards, backwards and in pairs; of terms of one sign and of both."""
+    """Forwards, backwards and in pairs; with terms of one sign and of both."""
     for low in (0, -1):
         terms = torch.empty(64, 4096).uniform_(low, 1, generator=torch.Generator().manual_seed(1)).to(dtype)
         # For fp64 the sum of fp32 values is exact enough to be the oracle of fp64's own.

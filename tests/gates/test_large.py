@@ -36,7 +36,7 @@ def _reach(stride: tuple[int, ...]) -> int:
 
 @pytest.fixture(scope="module")
 def buffer() -> Iterator[Callable[[str], Tensor]]:
-    """bf16 numbers as many as the widest view spans; the system commits a page when it is written."""
+    """As many bf16 numbers as the widest view spans; the system commits a page when it is written."""
     kept: dict[str, Tensor] = {}
 
     def make(device: str) -> Tensor:
@@ -86,7 +86,7 @@ def test_far_operands(buffer: Callable[[str], Tensor], axis: str, call: str, tar
         found, found_grad = _with_gradient(CALLS[call], far)
         expected, expected_grad = _with_gradient(CALLS[call], near)
     for a, b in zip((*found, found_grad), (*expected, expected_grad), strict=True):
-        # Another layout may take another order of summation: one rounding of bf16.
+        # Another layout may sum in another order: one rounding of bf16.
         torch.testing.assert_close(a.float(), b.float(), rtol=2**-8, atol=0)
         assert b.any()
     assert _megabytes_used() - before < 500, "the whole span was touched"
@@ -100,7 +100,7 @@ def _with_gradient(call: Callable[..., Any], x: Tensor) -> tuple[list[Tensor], T
 
 
 def test_far_results(buffer: Callable[[str], Tensor], target: Target) -> None:
-    """The core also writes there, when it is handed a result that lies there."""
+    """The core also writes there, when given a result that lies there."""
     if target.backend != "native" or target.device != "cpu":
         pytest.skip("only the native core takes a result from outside")
     settings = Analysis(plan_id("orthonormal"), 0, BOTH)

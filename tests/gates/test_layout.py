@@ -1,6 +1,6 @@
 """Channels_last in, channels_last out, and every gradient in its tensor's layout, whatever layout others have.
 
-By automatic choice too, which for convolutions is PyTorch's own operations, and compiled as in eager mode.
+By automatic choice too, which for convolutions means PyTorch's own operations, and compiled as in eager mode.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FORMATS = ("contiguous", "channels_last")
 
 
 def _is_channels_last(x: Tensor) -> bool:
-    """Dense NHWC and not NCHW as well, of each of three bands or of the image that two channel axes make up."""
+    """Dense NHWC but not also NCHW, of each of three bands or of the image that two channel axes make up."""
     orders = {4: [(0, 2, 3, 1)], 5: [(0, 3, 4, 1, 2), (0, 1, 3, 4, 2)]}
     return not x.is_contiguous() and any(x.permute(order).is_contiguous() for order in orders.get(x.dim(), ()))
 
@@ -42,7 +42,7 @@ def _cases(spec: OpSpec) -> list[Case]:
 
 
 def _mixtures(case: Case, xs: Sequence[Tensor | None]) -> Iterator[list[Tensor | None]]:
-    """The operands in every mixture of layouts; of more than four images in some."""
+    """The operands in every mixture of layouts; in some mixtures if there are more than four images."""
     images = [i for i, x in enumerate(xs) if x is not None and x.dim() > 3]
     mixtures = list(itertools.product(FORMATS, repeat=len(images)))
     for formats in mixtures if len(images) <= 4 else (mixtures[1], mixtures[-2], mixtures[len(mixtures) // 2]):
@@ -55,7 +55,7 @@ def _check(spec: OpSpec, case: Case, xs: list[Tensor | None], cots: list[Tensor]
     wanted = present(xs)
     likes = {i: xs[i] for i in wanted}
     if spec.name == "conv2d_act" and _is_channels_last(xs[1]):
-        likes[0] = xs[1]  # the image turns to its filters' layout, as in F.conv2d
+        likes[0] = xs[1]  # the image takes its filters' layout, as in F.conv2d
     outputs = values(spec.op, case, xs)
     grads = gradients(spec.op, case, xs, cots, wanted)
     for i, y in enumerate(outputs):
@@ -76,7 +76,7 @@ def test_layouts_follow_their_tensors(spec: OpSpec, dtype: torch.dtype, backend:
         pytest.skip(f"{backend}: {why_not(backend, CPU, dtype, spec.refuses)}")
     for case in _cases(spec):
         for xs in _mixtures(case, operands(case, dtype)):
-            # Where PyTorch's own operations run, gradients of a cotangent in another layout are PyTorch's own as well.
+            # Where PyTorch's own operations run, gradients from a cotangent in another layout are also PyTorch's own.
             own = "channels_last" if _is_channels_last(xs[0]) else "contiguous"
             for format in FORMATS if backend else (own,):
                 cots = [arranged(c, format) for c in cotangents(flat(values(spec.eager, case, xs)))]
@@ -86,7 +86,7 @@ def test_layouts_follow_their_tensors(spec: OpSpec, dtype: torch.dtype, backend:
 
 @pytest.mark.parametrize("spec", specs(), ids=lambda s: s.name)
 def test_compiled_calls_have_the_strides_of_eager_ones(spec: OpSpec) -> None:
-    torch._dynamo.reset()  # the limit of recompilations counts those of other ops too
+    torch._dynamo.reset()  # the recompilation limit counts those of other ops too
     case = _cases(spec)[0]
 
     def call(*xs: Tensor | None, **kwargs: object) -> object:

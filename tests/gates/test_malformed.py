@@ -1,7 +1,7 @@
-"""Random malformed calls: each is refused in one sentence that names the op and the argument, or is right after all.
+"""Random malformed calls: each raises one sentence that names the op and the argument, or is valid after all.
 
-A right call of a public function or constructor gets one or two of its arguments replaced. What an argument may be is
-said once, by its kind (``Number``, ``Image``, ...); everything else must raise TypeError or ValueError.
+A valid call of a public function or constructor gets one or two of its arguments replaced. What an argument may be is
+stated once, by its kind (``Number``, ``Image``, ...); everything else must raise TypeError or ValueError.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ WRONG, EITHER, RIGHT = range(3)
 
 
 class Subclass(Tensor):
-    """As users have them; nothing is overridden."""
+    """As users write them; nothing is overridden."""
 
 
 def of(*shape: int) -> Tensor:
     return torch.linspace(-1, 1, max(1, int(np.prod(shape))))[: int(np.prod(shape))].reshape(shape)
 
 
-# Values of every kind of type, by the expression that makes them.
+# Values of every kind of type, keyed by the expression that makes them.
 JUNK: dict[str, Callable[[], Any]] = {
     source: (lambda source=source: eval(source))
     for source in (
@@ -49,7 +49,7 @@ JUNK: dict[str, Callable[[], Any]] = {
     )
 }  # fmt: skip
 
-# What makes of a right tensor another one, and whether that may be right.
+# What turns a valid tensor into another one, and whether that may be valid.
 CHANGES: dict[str, tuple[int, Callable[[Tensor], Any]]] = {
     "t.long()": (WRONG, lambda t: t.long()),
     "t.to(torch.uint8)": (WRONG, lambda t: t.to(torch.uint8)),
@@ -92,7 +92,7 @@ CHANGES: dict[str, tuple[int, Callable[[Tensor], Any]]] = {
 
 @dataclass(frozen=True)
 class Kind:
-    """What an argument may be: ``standing`` of a value that JUNK or ``changes`` make."""
+    """What an argument may be: ``standing`` of a value that JUNK or ``changes`` makes."""
 
     optional: bool = False
 
@@ -198,7 +198,7 @@ class Several(Kind):
 
 
 class Bands(Image):
-    """A tensor or, in conventions that have them so, three."""
+    """A tensor or, in conventions with tuples, three."""
 
     def replacements(self, right: Any, dice: Dice) -> tuple[str, Any, int]:
         if not isinstance(right, tuple) or dice.sometimes(0.3):
@@ -237,7 +237,7 @@ class Size(Kind):
 
 
 class Asked(Image):
-    """What ``explain`` is asked about: it may answer for tensors that an op would refuse."""
+    """What ``explain`` is called with: it may answer for tensors that an op would refuse."""
 
     def replacements(self, right: Any, dice: Dice) -> tuple[str, Any, int]:
         source, value, standing = super().replacements(right, dice)
@@ -255,17 +255,17 @@ class Model(Kind):
 
 @dataclass(frozen=True)
 class Signature:
-    """A right call: every argument with its right value and its kind."""
+    """A valid call: every argument with its valid value and its kind."""
 
     name: str
     run: Callable[..., Any]
     arguments: dict[str, tuple[Any, Kind]]
-    says: tuple[str, ...] = ()  # other names that a refusal may begin with: the op that a module calls
+    says: tuple[str, ...] = ()  # other names that an error may begin with: the op that a module calls
     positional: int = 0  # arguments that are passed by position
 
     @property
     def names(self) -> set[str]:
-        """What a refusal may name: arguments of the call, and of the op that a module calls."""
+        """What an error may name: arguments of the call, and of the op that a module calls."""
         ops = [getattr(srkernels, op) for op in self.says if hasattr(srkernels, op)]
         return {*self.arguments, *self.says, *(name for op in ops for name in inspect.signature(op).parameters)}
 
@@ -427,7 +427,7 @@ class Malformed:
     @property
     def standing(self) -> int:
         standings = [standing for *_, standing in self.replaced.values()]
-        # Two that are right, each in the place of another, need not be right together.
+        # Two replacements that are each valid need not be valid together.
         return min(standings) if len(standings) == 1 or WRONG in standings else EITHER
 
     def check(self) -> Sequence[tuple[str, str]]:
@@ -444,7 +444,7 @@ class Malformed:
         return [(f"{self.signature.name}({', '.join(self.replaced)}): {wrong.split(':')[0]}", wrong)] if wrong else []
 
     def _refusal(self, error: Exception) -> str | None:
-        """What is wrong with the way in which the call was refused."""
+        """What is wrong with the error that the call raised."""
         sentence = str(error)
         seen = f"{type(error).__name__}: {sentence[:300]}"
         if self.standing == RIGHT:
@@ -460,7 +460,7 @@ class Malformed:
             return f"does not begin with the name: {seen}"
         if "\n" in sentence:
             return f"several lines: {seen}"
-        # Of a tensor that does not fit another either may be named.
+        # If two tensors do not fit each other, either may be named.
         only = [name for name, (_, value, _) in self.replaced.items() if not isinstance(value, (Tensor, list, tuple))]
         named = only if len(self.replaced) == 1 and only else self.signature.names
         if not any(re.search(rf"\b{name}\b", sentence) for name in named):
@@ -491,7 +491,7 @@ def test_malformed_calls(pytestconfig: pytest.Config) -> None:
 
 
 def test_right_calls_are_right() -> None:
-    """What the malformed ones are made from."""
+    """The calls that the malformed ones are made from."""
     for signature in _SIGNATURES:
         right = {name: (str(value), value, RIGHT) for name, (value, _) in signature.arguments.items()}
         case = Malformed(signature, {name: value for name, (_, value, _) in right.items()}, right, None)

@@ -57,7 +57,7 @@ def test_every_output_element_is_written(spec: OpSpec, case: Case, target: Targe
             found = [*values(spec.op, case, xs), *gradients(spec.op, case, xs, cots, present(xs))]
         for y, eager in zip(found, expected, strict=True):
             assert torch.equal(y.isnan(), eager.isnan()), f"{layout}: an element was left unwritten"
-    # The reference, and convolutions on oneDNN, may leave all allocation to PyTorch's own operations.
+    # The reference, and convolutions with oneDNN, may leave all allocation to PyTorch's own operations.
     theirs = target.backend == "reference" or (target.backend == "native" and spec.refuses is not None)
     assert poison.poisoned or theirs, "nothing was allocated through the patched functions"
 
@@ -96,7 +96,7 @@ def test_saved_bytes_are_counted() -> None:
 
 
 def _large_cases(spec: OpSpec) -> list[Case]:
-    """Sizes that are split among threads: the largest gate case with 64 times its batch, and one that is benched."""
+    """Sizes that are split among threads: the largest gate case with 64 times its batch, and a benched one."""
     largest = max(spec.cases, key=lambda c: prod(c.shapes[0]))
     shapes = tuple(
         s if s is None or name in spec.parameters else (64 * s[0], *s[1:])
@@ -145,7 +145,7 @@ def test_threads_do_not_change_the_bits(spec: OpSpec, target: Target) -> None:
 
 
 def test_large_cases_equal_the_oracle(spec: OpSpec, target: Target) -> None:
-    """What is split among threads is right too, to the last element."""
+    """What is split among threads is right too, down to the last element."""
     torch.set_num_threads(2)
     for case in _large_cases(spec)[:1]:
         xs = operands(case, torch.float64, device=target.device)

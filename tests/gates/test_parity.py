@@ -24,7 +24,7 @@ def _channels_last(x: Tensor) -> bool:
 
 
 def _check_layout(what: str, x: Tensor, source: Tensor) -> None:
-    """Channels_last in, channels_last out; contiguous in, contiguous out. A tensor that is both asks for contiguous."""
+    """Channels_last in, channels_last out; contiguous in, contiguous out. A tensor that is both requires contiguous."""
     if x.dim() < 4:
         return
     if source.is_contiguous():
@@ -46,7 +46,7 @@ def test_values_and_gradients(spec: OpSpec, case: Case, dtype: torch.dtype, layo
                 _check_layout(what, y, draw.operands[0])
         for n, draw in enumerate(draws):
             # The first draw goes through every subset of operands that may require a gradient, the last through the
-            # backward pass that a second derivative sees.
+            # backward pass that a second derivative uses.
             last = n == len(draws) - 1 and not target.interpreted
             # Of composed ops the interpreter runs many launches a call; which gradients they make is counted elsewhere.
             fewest = target.interpreted and spec.composed
@@ -89,8 +89,8 @@ def test_nan_and_inf_propagate(spec: OpSpec, case: Case, target: Target, poison:
     """Each operand in turn holds two bad values, at the end and inside; what they do not reach stays in the budget.
 
     Outputs are non-finite where eager PyTorch's are. Its gradients also multiply bad values by weights of zero
-    (``F.interpolate`` where samples coincide or at a border) and call that NaN; such an element may stay finite, but
-    none may go bad that is finite there, and not all may stay finite.
+    (``F.interpolate`` where samples coincide or at a border), which makes NaN; such an element may stay finite here,
+    but none may go bad that is finite there, and not all may stay finite.
     """
     if target.interpreted and spec.composed and not isnan(poison):
         pytest.skip("in the interpreter composed ops, of many launches a call, see NaN alone")
@@ -110,7 +110,7 @@ def test_nan_and_inf_propagate(spec: OpSpec, case: Case, target: Target, poison:
         for i, (y, e) in enumerate(zip(found, eager, strict=True)):
             what = f"output {i}, {poison} in {spec.operands[bad]}"
             # PyTorch's own convolutions disagree at a border: the fp64 one multiplies weights by the padding's zeros
-            # and makes NaN of bad ones, the fp32 one does not. Either is right.
+            # and turns bad ones into NaN, the fp32 one does not. Either is right.
             as_eager, as_exact = y.isfinite() == e.isfinite(), y.isfinite() == exact[i].isfinite()
             assert (as_eager | as_exact).all(), f"{what}: non-finite at other places than eager PyTorch"
             where = as_eager & e.isfinite()

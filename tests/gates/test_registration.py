@@ -63,7 +63,7 @@ def test_ops_carry_the_backend_that_was_asked_for(spec: OpSpec, target: Target) 
 
 
 def test_schemas_exist_with_torch_alone() -> None:
-    """The ops are registered at import, without triton and without the extensions, so a trace can never miss them."""
+    """The ops are registered at import, without triton or the extensions, so a trace can never miss them."""
     python("""
         import sys
         for name in ("triton", "srkernels._cpu", "srkernels._cuda"):

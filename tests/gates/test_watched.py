@@ -66,7 +66,7 @@ def test_zeros_not_yet_written_are_zeros(call: Callable[[Tensor], Tensor]) -> No
 
 @each
 def test_forward_mode_is_refused(call: Callable[[Tensor], Tensor]) -> None:
-    """No rule carries tangents; they must not get lost."""
+    """No rule propagates tangents; they must not get lost."""
     call(X)
     with pytest.raises((NotImplementedError, RuntimeError), match="jvp"):
         torch.func.jvp(call, (X,), (Y,))
@@ -76,7 +76,7 @@ def test_forward_mode_is_refused(call: Callable[[Tensor], Tensor]) -> None:
 
 @each
 def test_batched_cotangents(call: Callable[[Tensor], Tensor]) -> None:
-    """Of the older vmap: right, or refused in PyTorch's own words."""
+    """With the older vmap: right, or PyTorch's own error."""
     x = X.clone().requires_grad_()
     out = call(x)
     cotangents = torch.stack([torch.ones_like(out), 2 * torch.ones_like(out)])
@@ -134,7 +134,7 @@ def test_a_profile_shows_the_op(call: Callable[[Tensor], Tensor]) -> None:
 
 
 def _variants() -> list[Tensor]:
-    """Images alike in all but one thing that a decision depends on, each twice."""
+    """Images that differ in one property that a decision depends on, each twice."""
     some = [
         X, X.double(), X.bfloat16(), X[:1], X[..., :15], X.contiguous(memory_format=torch.channels_last),
         X.transpose(2, 3), X.clone().requires_grad_(), torch.nn.Parameter(X),
@@ -154,7 +154,7 @@ def test_a_decision_is_not_taken_for_another(backend: str | None) -> None:
 
 
 def _everything(x: Tensor) -> list[Tensor]:
-    """Outputs of the ops with both settings of what they take, and gradients where there are any."""
+    """Outputs of the ops with both values of each setting, and gradients where there are any."""
     y = torch.full_like(x, 0.5)
     outputs: list[Tensor] = []
     for pad, bands in itertools.product(("reflect", "zero"), ("high", "low")):
@@ -172,7 +172,7 @@ def _everything(x: Tensor) -> list[Tensor]:
 
 
 def test_gradients_follow_the_layout_rule() -> None:
-    x = torch.rand(2, 6, 8, 16)[:, :3][:1].requires_grad_()  # dense, but for the stride of its only image
+    x = torch.rand(2, 6, 8, 16)[:, :3][:1].requires_grad_()  # dense, except for the stride of its only image
     (grad,) = torch.autograd.grad(srkernels.weighted_l1_loss(x, Y[:1], W[:1]), x)
     assert grad.stride() == (384, 128, 16, 1)
 

@@ -13,7 +13,7 @@ _NAME = re.compile(r"\w+(\.\w+)+")
 
 
 def sources(package: str) -> dict[str, str]:
-    """Module to source of a package; of a package's ``__init__`` under the package's name."""
+    """Module to source, for a package; its ``__init__`` is under the package's name."""
     return {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path.read_text("utf-8")
         for path in sorted((ROOT / package).rglob("*.py"))
@@ -25,7 +25,7 @@ def is_package(module: str) -> bool:
 
 
 def imports(module: str, source: str) -> Iterator[str]:
-    """Everything a module imports, as dotted names; of ``from a import b`` it is a.b."""
+    """Everything a module imports, as dotted names; ``from a import b`` gives a.b."""
     parts = module.split(".")
     here = parts if is_package(module) else parts[:-1]
     for node in ast.walk(ast.parse(source)):
@@ -51,7 +51,7 @@ def graph(found: Mapping[str, str]) -> Graph:
 
 
 def circles(arrows: Graph) -> list[str]:
-    """Modules that import themselves by way of others; a package imports what its ``__init__`` does."""
+    """Modules that import themselves via others; a package imports what its ``__init__`` does."""
     rest = {module: targets & arrows.keys() for module, targets in arrows.items()}
     while free := {module for module, targets in rest.items() if not targets}:
         rest = {module: targets - free for module, targets in rest.items() if module not in free}

@@ -28,7 +28,7 @@ class Target:
 
 
 def subsets(items: Sequence[int], few: bool = False, fewest: bool = False) -> Iterator[tuple[int, ...]]:
-    """Every non-empty subset, the whole first; of more than six items the whole, all but one, and each alone.
+    """Every non-empty subset, the whole first; for more than six items the whole, all but one, and each alone.
 
     ``few``: the whole and each alone, whatever the number. ``fewest``: the whole, the first alone, all but the first.
     """

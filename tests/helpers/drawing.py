@@ -1,7 +1,7 @@
-"""Random cases, each a function of a seed and of its number, run in a process of their own: a crash is a failed case.
+"""Random cases, each a function of a seed and its number, run in a separate process: a crash is a failed case.
 
-A module of such cases has ``draw(seed, number)``; what it returns says as a string how to repeat it and checks itself:
-``check()`` gives failures as (kind, what was seen).
+A module of such cases has ``draw(seed, number)``; ``str()`` of what it returns tells how to repeat it, and its
+``check()`` yields failures as (kind, what was seen).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from .process import environment
 
 TESTS = Path(__file__).parents[1]
 PATIENCE = 120  # seconds that a case may take before it counts as hanging
-MOST = 20  # crashes to start again after
+MOST = 20  # crashes after which to start again
 
 _T = TypeVar("_T")
 
 
 class Dice(Random):
-    """What a case is drawn with: the same for the same seed and number."""
+    """What a case is drawn with: identical for the same seed and number."""
 
     def __init__(self, seed: int, number: int) -> None:
         super().__init__(f"{seed} {number}")
@@ -55,7 +55,7 @@ class Failure:
 def _serve(module: str, seed: int, first: int, cases: int) -> None:
     """In the child: a line of JSON when a case begins and one for each failure."""
     records = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever prints must not come between
+    os.dup2(2, 1)  # nothing else may print in between
     draw = importlib.import_module(module).draw
     for number in range(first, cases):
         case = draw(seed, number)
@@ -69,7 +69,7 @@ def _serve(module: str, seed: int, first: int, cases: int) -> None:
 
 
 def _run(module: str, seed: int, first: int, cases: int, env: dict[str, str]) -> Iterator[Failure]:
-    """Failures of the cases from ``first`` on; the last is a crash if the process did not come to its end."""
+    """Failures of the cases from ``first`` on; the last is a crash if the process did not finish."""
     path = os.pathsep.join((str(TESTS), str(TESTS / "gates"), env["PYTHONPATH"]))
     source = f"from helpers import drawing; drawing._serve({module!r}, {seed}, {first}, {cases})"
     with tempfile.TemporaryFile("w+") as errors:
@@ -109,7 +109,7 @@ def failures(module: str, seed: int, cases: int, **env: str) -> list[Failure]:
 
 
 def report(seed: int, cases: int, found: Sequence[Failure]) -> str:
-    """The failures by kind, the first of each with how to repeat it."""
+    """The failures by kind, the first of each with instructions to repeat it."""
     kinds: dict[str, list[Failure]] = {}
     for failure in found:
         kinds.setdefault(failure.kind, []).append(failure)

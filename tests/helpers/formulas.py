@@ -1,6 +1,6 @@
-"""The documented formulas, in the test's own words: matrices for Haar and the resize, nine shifted products for 3x3.
+"""The documented formulas, restated for the tests: matrices for Haar and the resize, nine shifted products for 3x3.
 
-Nothing here knows the library. Values, gradients of any order and the bounds of their errors come from ``rounding``.
+Nothing here uses the library. Values, gradients of any order and the bounds of their errors come from ``rounding``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .rounding import (
     viewed,
 )
 
-# The table of Haar's page: factor of S; bands in order with their factors; what is added; how they lie.
+# The table of Haar's page: factor of S; bands in order with their factors; what is added; their layout.
 HAAR: dict[str, tuple[float, tuple[tuple[str, float], ...], float, str]] = {
     "orthonormal": (1 / 2, (("V", 1 / 2), ("H", 1 / 2), ("D", 1 / 2)), 0, "channel-major"),
     "dasr": (1 / 4, (("V", 1 / 4), ("H", 1 / 4), ("D", 1 / 4)), 1 / 2, "band-major"),
@@ -63,21 +63,21 @@ def _padding(size: int, pad: str) -> Tensor:
 
 
 def _pairs(size: int, sign: int) -> Tensor:
-    """(size / 2, size): of each pair of samples the first plus ``sign`` times the second."""
+    """(size / 2, size): for each pair of samples, the first plus ``sign`` times the second."""
     matrix = torch.zeros(size // 2, 2, size // 2, dtype=torch.float64)
     matrix.diagonal(dim1=0, dim2=2).copy_(torch.tensor([[1.0], [sign]]))
     return matrix.permute(0, 2, 1).reshape(size // 2, size)
 
 
 def _in_steps(x: Rounded) -> Rounded:
-    """What enters or leaves a sum of four whose steps eager PyTorch stores: two sums, a factor, the fold of a pad."""
+    """Input or output of a sum of four whose steps eager PyTorch stores: two sums, a factor, the fold of a pad."""
     for _ in range(4):
         x = restored(x)
     return x
 
 
 def haar_analysis(x: Rounded, convention: str, pad: str, eager: bool) -> tuple[Rounded, list[Rounded]]:
-    """(low, high), ``high`` as one tensor or three. ``eager``: sums of four in steps that are stored."""
+    """(low, high), ``high`` as one tensor or three. ``eager``: sums of four in stored steps."""
     factor, bands, shift, layout = HAAR[convention]
     inside = registers(x.dtype)
     even = _in_steps(x) if eager else x
@@ -142,7 +142,7 @@ def _band(high: Sequence[Rounded], k: int, layout: str) -> Rounded:
 
 
 def _resize_matrix(size: int, source: int, align_corners: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """(size, source): bilinear interpolation along one axis, and the error that rounded coordinates make."""
+    """(size, source): bilinear interpolation along one axis, and the error that rounded coordinates cause."""
     if align_corners:
         ratio = (source - 1) / (size - 1) if size > 1 else 0.0
         at = [i * ratio for i in range(size)]
@@ -157,7 +157,7 @@ def _resize_matrix(size: int, source: int, align_corners: bool, dtype: torch.dty
         matrix[i, second] += x - first
     if float(torch.tensor(ratio, dtype=torch.float32)) == ratio and (ratio * 2**10).is_integer():
         return matrix, None
-    touched = F.max_pool1d((matrix > 0).double(), 3, 1, 1)  # a coordinate may end on the other side of a sample
+    touched = F.max_pool1d((matrix > 0).double(), 3, 1, 1)  # a coordinate may land on the other side of a sample
     return matrix, touched * eps(dtype) * (source + 1)
 
 
@@ -210,7 +210,7 @@ def patches(x: Rounded, rows: int, columns: int) -> Rounded:
 
 
 def _sums(dtype: torch.dtype) -> torch.dtype:
-    """What PyTorch sums up in the gradients of a convolution over taps and samples: without oneDNN the dtype itself."""
+    """What PyTorch sums convolution gradients over taps and samples in: without oneDNN, the dtype itself."""
     if dtype is torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return dtype
     if dtype is torch.float16 and not torch.ops.mkldnn._is_mkldnn_fp16_supported():

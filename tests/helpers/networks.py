@@ -151,7 +151,7 @@ class SRVGGNetCompact(nn.Module):
 
 
 class VGGFeatureExtractor(nn.Module):
-    """As BasicSR has it, with fewer channels: layers iterated by hand, copies kept of those that are asked for."""
+    """As BasicSR has it, with fewer channels: layers iterated by hand, copies kept of the requested ones."""
 
     def __init__(self, layer_name_list: list[str], use_input_norm: bool = True, range_norm: bool = False) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ LAYOUTS = ("contiguous", "channels_last", "sliced", "strided", "expanded", "perm
 
 
 def random(shape: Sequence[int], dtype: torch.dtype, seed: int, device: str = "cpu", low: float = -0.25) -> Tensor:
-    """Uniform in [low, 1): mostly positive as images and maps are, with signs that matter.
+    """Uniform in [low, 1): mostly positive like images and maps, but with signs that matter.
 
     Drawn in fp32 and rounded, so that every dtype, fp64 too, sees values that fp32 also holds.
     """
@@ -63,7 +63,7 @@ def operands(
 def cotangents(outputs: Sequence[Tensor], layout: str = "contiguous", seed: int = 0) -> list[Tensor]:
     """Random gradients of the outputs, in their dtype and in a memory layout of their own.
 
-    That of a scalar scales every gradient of its draw, so it stays within a factor of two.
+    A scalar's scales every gradient of its draw, so it stays within a factor of two.
     """
     result = []
     for i, y in enumerate(outputs):

@@ -1,4 +1,4 @@
-"""The oracle's answers to a case of the gates, over draws."""
+"""The oracle's answers for a gate's case, over draws."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from srkernels._spec import Case, OpSpec
 from .operands import cotangents, operands
 
 # An op is run on TESTED draws. Eager's error over a scalar, over sums that share one rounded scalar, or over the few
-# elements of a bias's gradient, varies by an order of magnitude from draw to draw: it takes more draws to know.
+# elements of a bias's gradient, varies by an order of magnitude from draw to draw: measuring it takes more draws.
 TESTED = 3
 SCALAR_DRAWS = 8
 FEW = 16
@@ -34,7 +34,7 @@ _last: dict[tuple[object, ...], Answers] = {}
 
 
 def answers(spec: OpSpec, case: Case, dtype: torch.dtype, layout: str, device: str = "cpu") -> Answers:
-    """The oracle's answers; the last are kept for the next backend, which asks for the same."""
+    """The oracle's answers; the last are kept for the next backend, which needs the same."""
     key = (spec.name, case.id, case.shapes, dtype, layout, device)
     if key not in _last:
         _last.clear()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-# The order of fp64 sums of some thousand terms, in a few layers.
+# Another order of fp64 sums of some thousand terms, in a few layers.
 TOLERANCE = 4096 * torch.finfo(torch.float64).eps
 
 
@@ -56,7 +56,7 @@ def call(net: nn.Module, x: Tensor, autocast: bool = False) -> Call | str:
 
 
 def assert_same_calls(original: nn.Module, patched: nn.Module, x: Tensor) -> None:
-    """In training and evaluation in fp64, and in fp32 under autocast, where eager's rounding is the measure."""
+    """In training and evaluation in fp64, and in fp32 under autocast, where eager's rounding sets the bound."""
     for training in (True, False):
         nets = original.train(training), patched.train(training)
         exact, found = (call(net, x) for net in nets)
@@ -65,7 +65,7 @@ def assert_same_calls(original: nn.Module, patched: nn.Module, x: Tensor) -> Non
 
 
 def _assert_as_close_under_autocast(nets: tuple[nn.Module, nn.Module], x: Tensor, what: str) -> None:
-    unlucky = None  # behind a normalisation one rounding of one image may weigh more than all others together
+    unlucky = None  # after a normalisation one rounding of one image may outweigh all others together
     for image in (x, x.flip(-1), x.flip(-2)):
         exact, _ = (call(net, image) for net in nets)  # both, as some count their calls
         eager, found = (call(net.float(), image.float(), autocast=True) for net in nets)
@@ -81,13 +81,13 @@ def _assert_as_close_under_autocast(nets: tuple[nn.Module, nn.Module], x: Tensor
 
 
 def _compare(expected: Call | str, found: Call | str, exact: Call | str, tolerance: float, what: str) -> None:
-    """``found`` is as near to ``exact`` as twice the distance of ``expected``, and ``tolerance`` of its length.
+    """``found`` is at most twice as far from ``exact`` as ``expected`` is, plus ``tolerance`` of its length.
 
-    All outputs together, and all gradients: one alone may be a sum that cancels.
+    For all outputs together, and all gradients: one alone may be a sum that cancels.
     """
     if isinstance(expected, str) or isinstance(found, str) or isinstance(exact, str):
         if isinstance(expected, str) and "modified by an inplace operation" in expected:
-            return  # a network that cannot be trained: an op that keeps less may not notice
+            return  # an untrainable network: an op that saves less may not notice
         kinds = [c.split(":")[0] if isinstance(c, str) else "" for c in (expected, found)]
         assert kinds[0] == kinds[1], f"{what}: {found}, not {expected}"
         return

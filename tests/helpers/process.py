@@ -1,4 +1,4 @@
-"""Python in a fresh process, as a user's first lines run."""
+"""Python in a fresh process, as a user's first lines would run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def environment(**changes: str | None) -> dict[str, str]:
-    """This process's environment without what steers the library, plus ``changes`` (None removes)."""
+    """This process's environment without the library's variables, plus ``changes`` (None removes)."""
     env = {k: v for k, v in os.environ.items() if k not in ("SRKERNELS_BACKEND", "TRITON_INTERPRET")}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), env.get("PYTHONPATH"))))
     for key, value in changes.items():

@@ -1,10 +1,10 @@
-"""Arithmetic that knows its error: every value in fp64, with a bound of what rounding may have made of it.
+"""Arithmetic that tracks its error: every value in fp64, with a bound on how far rounding may have moved it.
 
 The formulas of ``formulas`` are written in these operations. Each is a sum of products, so that one rule bounds them
 all: the sum is taken in fp32 (in fp64 for fp64), where n terms, in whatever order they are added, err by up to
 ``n * eps / 2`` times the sum of their magnitudes; errors of the factors pass through, multiplied by the magnitude of
 the other; and the result is stored in its dtype, as eager PyTorch stores the result of each of its operations. A
-gradient is the same operations run backwards (``gradients``), so that it has a bound too, and a gradient of its own.
+gradient is the same operations run backwards (``gradients``), so it has a bound too, and a gradient of its own.
 
 Where a sum of whole numbers is exact, so is the bound.
 """
@@ -21,7 +21,7 @@ from torch import Tensor
 
 
 def registers(dtype: torch.dtype) -> torch.dtype:
-    """What sums are taken in."""
+    """The dtype that sums are taken in."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -31,9 +31,9 @@ def eps(dtype: torch.dtype) -> float:
 
 @dataclass(eq=False)
 class Rounded:
-    """A tensor as a computation finds it: ``value`` but for ``error`` (None: exactly), stored in ``dtype``.
+    """A tensor as a computation sees it: ``value`` up to ``error`` (None: exactly), stored in ``dtype``.
 
-    ``parents``: what it was made of, each with the way in which a gradient goes back to it.
+    ``parents``: what it was made of, each with the function that sends a gradient back to it.
     """
 
     value: Tensor
@@ -43,7 +43,7 @@ class Rounded:
 
     @property
     def magnitude(self) -> Tensor:
-        """What it can be at most."""
+        """Its largest possible absolute value."""
         return self.value.abs() if self.error is None else self.value.abs() + self.error
 
     @property
@@ -68,7 +68,7 @@ def cast(x: Rounded, dtype: torch.dtype) -> Rounded:
     return Rounded(x.value.to(dtype).double(), None, dtype, ((x, lambda g: stored(g, x.dtype)),))
 
 
-# Triton's interpreter cuts off what a bf16 does not hold.
+# Triton's interpreter truncates what a bf16 does not hold.
 _CUTS_OFF = os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -85,7 +85,7 @@ def _sum(*errors: Tensor | None) -> Tensor | None:
 
 
 def _written(value: Tensor, error: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """The error once the value is written down: anything may come of what does not fit."""
+    """The error once the value is stored: a value that does not fit may become anything."""
     if error is None:
         rounding = (value.to(dtype).double() - value).abs()
         if _CUTS_OFF:
@@ -96,7 +96,7 @@ def _written(value: Tensor, error: Tensor | None, dtype: torch.dtype) -> Tensor 
 
 
 def _summed(value: Tensor, error: Tensor | None, magnitude: Tensor, terms: int, dtype: torch.dtype) -> Tensor | None:
-    """The error of a sum in ``dtype``, ``error`` being what the terms bring along.
+    """The error of a sum in ``dtype``, ``error`` being that of the terms.
 
     n products round by half an eps of their own, n - 1 additions by half an eps of the sum so far: n halves of the sum.
     The square root of n would do if roundings were independent, and they are not: where few values repeat, as in the
@@ -110,7 +110,7 @@ def _summed(value: Tensor, error: Tensor | None, magnitude: Tensor, terms: int, 
 
 
 def stored(x: Rounded, dtype: torch.dtype) -> Rounded:
-    """``x`` written down in ``dtype``."""
+    """``x`` stored in ``dtype``."""
     return Rounded(x.value, _written(x.value, x.error, dtype), dtype, ((x, lambda g: stored(g, x.dtype)),))
 
 
@@ -128,7 +128,7 @@ def product(
 ) -> Rounded:
     """``einsum(equation, a, b)``, stored in ``dtype``.
 
-    ``terms``: how many products at most are no zeros, of the sum and of the gradients by ``a`` and ``b``; all if None.
+    ``terms``: how many products at most are nonzero, in the sum and the gradients of ``a`` and ``b``; all if None.
     """
     dtype = dtype or torch.promote_types(a.dtype, b.dtype)
     operands, result = equation.split("->")
@@ -153,7 +153,7 @@ def product(
 def moved(
     x: Rounded, f: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor], sums: torch.dtype | None = None
 ) -> Rounded:
-    """``f(x)``: elements elsewhere, copied or summed up in ``sums``, ``back`` being the adjoint."""
+    """``f(x)``: elements moved, copied or summed up in ``sums``, ``back`` being the adjoint."""
     value = f(x.value)
     error = None if x.error is None else f(x.error)
     terms = f(torch.ones_like(x.value))
@@ -234,7 +234,7 @@ def over(a: Rounded, b: Rounded) -> Rounded:
 
 
 def indicator(x: Rounded, of: Callable[[Tensor], Tensor], jump: float) -> Rounded:
-    """``of(x)``, constant but for a jump at zero: it may go either way where ``x`` is within its error of zero."""
+    """``of(x)``, constant except for a jump at zero: it may go either way where ``x`` is within its error of zero."""
     value = of(x.value).double()
     if x.error is None:
         return Rounded(value, None, x.dtype)
@@ -245,7 +245,7 @@ def indicator(x: Rounded, of: Callable[[Tensor], Tensor], jump: float) -> Rounde
 def gradients(
     outputs: Sequence[Rounded], cotangents: Sequence[Rounded], wanted: Sequence[Rounded]
 ) -> list[Rounded | None]:
-    """Of ``sum(output * cotangent)``; None where there is no way from an output."""
+    """Of ``sum(output * cotangent)``; None where no path leads from an output."""
     order: list[Rounded] = []
     leads: dict[int, bool] = {}
 

@@ -27,7 +27,7 @@ def write_noise(path: Path, height: int, width: int, seed: int) -> None:
 
 
 def start(command: Sequence[str]) -> subprocess.Popen[str]:
-    """`python -m models ...` in a process of its own, on one thread: sums come in one order everywhere."""
+    """`python -m models ...` in a separate process, on one thread: sums are in one order everywhere."""
     return subprocess.Popen(
         [sys.executable, *command],
         cwd=ROOT,
@@ -39,7 +39,7 @@ def start(command: Sequence[str]) -> subprocess.Popen[str]:
 
 
 def finish(command: Sequence[str]) -> str:
-    """What it says; its errors are the assertion's message."""
+    """Its output; its errors are the assertion's message."""
     process = start(command)
     said, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
@@ -47,7 +47,7 @@ def finish(command: Sequence[str]) -> str:
 
 
 def stop_at(command: Sequence[str], file: Path, number: signal.Signals) -> tuple[int, str]:
-    """Sends the signal as soon as the file is there; gives the exit code and what went to stderr."""
+    """Sends the signal as soon as the file exists; returns the exit code and what went to stderr."""
     process = start(command)
     deadline = time.monotonic() + 120
     while not file.exists():

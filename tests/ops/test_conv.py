@@ -1,4 +1,4 @@
-"""What the specs of the convolution ops do not say: other kernel sizes, autocast, bad input, the modules."""
+"""What the specs of the convolution ops do not cover: other kernel sizes, autocast, bad input, the modules."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ def test_dense_block_keeps_one_buffer() -> None:
 
 @pytest.mark.parametrize("backend", [None, "reference", "native"])
 def test_a_second_derivative_finds_its_way_past_the_features(backend: str | None) -> None:
-    """They hold x without its history; the penalty's gradient reaches what x was made of all the same."""
+    """They hold x without its history; the penalty's gradient still reaches what x was made of."""
     if backend == "native" and why_not("native", CPU, torch.float64) is not None:
         pytest.skip("no native core")
     block = ResidualDenseBlock(3, 2, dtype=torch.float64)
@@ -270,7 +270,7 @@ def test_permuted_filters_are_filters(dtype: torch.dtype) -> None:
 @pytest.mark.skipif(why_not("native", CPU, torch.bfloat16) is not None, reason="no native core")
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "channels_last"])
 def test_filters_in_another_layout_than_the_image(memory_format: torch.memory_format) -> None:
-    """oneDNN gives a channels_last image for channels_last filters, whatever it was given."""
+    """oneDNN returns a channels_last image for channels_last filters, whatever the input's layout."""
     x, w1, w2 = _draw((2, 32, 6, 17), (32, 32, 3, 3), (32, 32, 3, 3), dtype=torch.bfloat16)
     other = torch.channels_last if memory_format is torch.contiguous_format else torch.contiguous_format
     x = x.contiguous(memory_format=memory_format).requires_grad_()
@@ -287,7 +287,7 @@ def test_filters_in_another_layout_than_the_image(memory_format: torch.memory_fo
 
 @pytest.mark.parametrize("activation", ["none", "relu", "leaky_relu", "prelu"])
 def test_frozen_filters_give_the_same_derivatives(activation: str) -> None:
-    """Their backward pass does without the image; first and second derivatives, and the layout, are as with it."""
+    """Their backward pass needs no image; first and second derivatives, and the layout, are as with it."""
     x, weight, bias, residual = _draw((2, 4, 5, 6), (4, 4, 3, 3), (4,), (2, 4, 5, 6), dtype=torch.float64)
     slope = torch.full((4,), 0.25, dtype=torch.float64) if activation == "prelu" else None
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
@@ -368,12 +368,12 @@ for channels, out, dtype in ((5, 7, torch.bfloat16), (40, 35, torch.float32), (7
 @pytest.mark.long
 @pytest.mark.skipif(_triton.why_no_interpreter() is not None, reason=str(_triton.why_no_interpreter()))
 def test_every_configuration_of_the_triton_kernels() -> None:
-    """Those that are timed on a GPU, not only the one that is chosen. No worse than twice eager PyTorch's error.
+    """Those timed on a GPU, not only the chosen one. No worse than twice eager PyTorch's error.
 
-    Triton's interpreter has to be chosen before triton is imported: a process of its own.
+    Triton's interpreter must be selected before triton is imported: a separate process.
     """
     done = python(_CONFIGURATIONS, env=environment(TRITON_INTERPRET="1"), timeout=600).stdout
-    # Both kernels in blocks of the same sizes: neither may be taken for the other.
+    # Both kernels in blocks of the same sizes: neither may be mistaken for the other.
     same = "pixels=128, channels=32, outputs=32"
     assert all(f"kernel='{name}', {same}" in done for name in ("stream", "shift"))
     assert "kernel='gather'" in done and "nine=False" in done

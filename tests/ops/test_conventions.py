@@ -1,7 +1,7 @@
 """The packages that the table of Haar conventions names, each against its own transform.
 
-The transforms are those of the packages' code, said in our words, for even sizes and in fp64. A name carries the
-settings under which it is true, as in the table.
+The transforms restate those of the packages' code, for even sizes and in fp64. A name carries the settings under which
+it is true, as in the table.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from srkernels._parity import flat
 from srkernels.ops.haar.conventions import USED_BY
 
 EPS = torch.finfo(torch.float64).eps
-# PyWavelets' filters of "haar" as a correlation applies them.
+# PyWavelets' "haar" filters as a correlation applies them.
 LOW, HIGH = torch.tensor([[1, 1], [1, -1]], dtype=torch.float64) / 2**0.5
 
 
@@ -48,7 +48,7 @@ def unfiltered(bands: Tensor, filters: Tensor) -> Tensor:
     return F.conv_transpose2d(bands, filters[:, None].repeat(channels, 1, 1, 1), stride=2, groups=channels)
 
 
-# pytorch_wavelets, dwt/lowlevel.py: one axis after the other, the width first.
+# pytorch_wavelets, dwt/lowlevel.py: one axis at a time, the width first.
 
 
 def split(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -125,8 +125,8 @@ def mwcnn_inverse(bands: Tensor, dim: int = 1) -> Tensor:
     return x
 
 
-# IRN, models/modules/Inv_arch.py, and FrEIA, modules/reshapes.py: four filters of signs. IRN divides by 4 on the way
-# there and by nothing on the way back; FrEIA scales by rebalance / 2 and 1 / (2 rebalance), and permutes channels.
+# IRN, models/modules/Inv_arch.py, and FrEIA, modules/reshapes.py: four filters of signs. IRN divides by 4 forward
+# and by nothing in the inverse; FrEIA scales by rebalance / 2 and 1 / (2 rebalance), and permutes channels.
 
 SIGNS = torch.tensor([[[1, 1], [1, 1]], [[1, -1], [1, -1]], [[1, 1], [-1, -1]], [[1, -1], [-1, 1]]]).double()
 REBALANCE = 0.5
@@ -152,8 +152,8 @@ def freia_inverse(bands: Tensor) -> Tensor:
     return unfiltered(bands[:, by_wavelet(bands.shape[1] // 4).argsort()] * (0.5 / REBALANCE), SIGNS)
 
 
-# WCT2, model.py: a depthwise convolution per band, LL, LH, HL, HH; its high-pass filter takes the first sample from the
-# second. The inverse is that of option_unpool="sum".
+# WCT2, model.py: a depthwise convolution per band, LL, LH, HL, HH; its high-pass filter subtracts the first sample from
+# the second. The inverse is that of option_unpool="sum".
 
 WCT2 = [torch.outer(column, row)[None] for column in (LOW, -HIGH) for row in (LOW, -HIGH)]
 
@@ -186,7 +186,7 @@ def wavesnet_inverse(bands: list[Tensor]) -> Tensor:
     return low0.T @ (ll @ low1 + lh @ high1) + high0.T @ (hl @ low1 + hh @ high1)
 
 
-# WTConv, util/wavelet.py: a grouped convolution with products of the filters, the bands in an axis after the channels.
+# WTConv, util/wavelet.py: a grouped convolution with products of the filters, the bands on an axis after the channels.
 
 WTCONV = torch.stack([torch.outer(column, row) for row in (LOW, HIGH) for column in (LOW, HIGH)])
 

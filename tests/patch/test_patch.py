@@ -46,7 +46,7 @@ def network(*blocks: nn.Module) -> nn.Sequential:
 
 
 class Recursion(nn.Sequential):
-    """One convolution and one activation, again and again, and an attribute that nobody reads."""
+    """One convolution and one activation, repeated, and an attribute that nobody reads."""
 
     def __init__(self) -> None:
         super().__init__(conv(3), *[conv(), nn.PReLU(8)] * 3, conv(out=3))
@@ -74,7 +74,7 @@ class InPlaceSum(ResidualBlockNoBN):
 
 
 def vgg() -> nn.Sequential:
-    """VGG's layers, and a discriminator's: batch norm, stride, in-place dropout behind an activation."""
+    """VGG's layers, and a discriminator's: batch norm, stride, in-place dropout after an activation."""
     layers = [conv(3), nn.ReLU(True), conv(), nn.ReLU(True), nn.MaxPool2d(4), conv(), nn.BatchNorm2d(8)]
     layers += [nn.LeakyReLU(0.2), conv(), nn.LeakyReLU(0.2), conv(stride=2), nn.LeakyReLU(0.2)]
     return nn.Sequential(*layers, conv(), nn.LeakyReLU(0.2), nn.Dropout(0.5, inplace=True), conv())
@@ -225,7 +225,7 @@ def test_what_the_backward_pass_finds(block: Callable[[], nn.Module]) -> None:
 
 
 class Impostor(ResidualBlockNoBN):
-    """The children of a residual block, another formula."""
+    """The children of a residual block, but another formula."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.relu(super().forward(x))
@@ -239,7 +239,7 @@ class Dropping(ResidualBlockNoBN):
 
 
 class Surviving(ResidualBlockNoBN):
-    """Stochastic depth: the branch is left out one time in ten, by a generator."""
+    """Stochastic depth: a generator drops the branch one time in ten."""
 
     draw: Callable[[], float]
 

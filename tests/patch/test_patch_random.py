@@ -1,4 +1,4 @@
-"""``patch`` on random networks, before and after random edits: what it computes stays what its modules say."""
+"""``patch`` on random networks, before and after random edits: it still computes what its modules define."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def activation(rng: random.Random) -> nn.Module:
 
 
 class Residual(nn.Module):
-    """The layers of a residual block, by one of many formulas."""
+    """The layers of a residual block, in one of many formulas."""
 
     RARE = ("minus", "scaled twice", "relu after", "no skip", "dropout", "random", "keeps", "gated", "first in place")
     FORMULAS = ("plain",) * 5 + ("in place",) * 3 + RARE + ("counts",)
@@ -140,7 +140,7 @@ class Residual(nn.Module):
 
 
 class Dense(nn.Module):
-    """The layers of a dense block, by one of several formulas."""
+    """The layers of a dense block, in one of several formulas."""
 
     FORMULAS = ("plain",) * 4 + ("in place", "minus", "other scale", "other order", "activated", "other slope")
 

@@ -1,4 +1,4 @@
-"""A patched network that was edited since, is called in an unusual way, or under something that looks on."""
+"""A patched network that was edited since, is called in an unusual way, or is being observed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Doubling(nn.Conv2d):
-    """As an adapter is: a convolution of another forward."""
+    """Like an adapter: a convolution with another forward."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 2 * super().forward(x)
@@ -280,7 +280,7 @@ def _in(context: AbstractContextManager[Any], net: nn.Module, x: Tensor) -> Tens
     "make", [chain, around(ResidualBlockNoBN), around(ResidualDenseBlock)], ids=["chain", "residual", "dense"]
 )
 def test_unusual_calls(make: Callable[[], nn.Module], call: str) -> None:
-    """Work, or raise, as those of the original do."""
+    """They work, or raise, as those of the original do."""
     torch.manual_seed(0)
     original = make().double()
     patched = copy.deepcopy(original)

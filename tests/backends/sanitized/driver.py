@@ -1,4 +1,4 @@
-"""What the scripts that run under sanitizers share."""
+"""Shared by the scripts that run under sanitizers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from srkernels._spec import Case, OpSpec
 
 
 def levels() -> Iterator[str]:
-    """Every instruction set of this machine, the least first, each in use while it is yielded."""
+    """Every instruction set of this machine, the smallest first, each in use while it is yielded."""
     core = _native.extension("cpu")
     assert "lib" in Path(core.__file__).parts, f"{core.__file__} is not the build under the sanitizer"
     best = core.isa()
@@ -34,7 +34,7 @@ def both_passes(
     dense: bool = True,
     autocast: bool = False,
 ) -> None:
-    """A call, and the gradients of the operands ``needs``, the others requiring none.
+    """A call, and the gradients of the operands ``needs``; the others require none.
 
     ``dense``: cotangents of ones in memory, or one value expanded.
     """

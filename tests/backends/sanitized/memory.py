@@ -1,6 +1,6 @@
 """Calls whose reads, writes and arithmetic AddressSanitizer and UndefinedBehaviorSanitizer watch.
 
-test_sanitizers.py starts it on a build under them. Any instruction set of this machine runs all of it.
+test_sanitizers.py runs it on a build with them. Every instruction set of this machine runs all of it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ LAYOUTS = ("contiguous", "channels_last")
 REDUCTIONS = ({}, {"normalize": "weight_sum"}, {"reduction": "sum"}, {"reduction": "none"})
 # Image and map: one whose signs are kept, and one with fewer elements than a vector in its rows.
 LOSSES = (((2, 3, 4, 8), (2, 1, 2, 3)), ((2, 3, 5, 7), (1, 3, 7, 5)))
-# A pixel, a row, a column of each kind: signs kept, and one element left over; and one channel.
+# A pixel, and a row and a column of each kind: signs kept, and one element left over; and one channel.
 THIN = ((1, 1, 1, 1), (2, 3, 1, 1), (2, 3, 1, 16), (2, 3, 1, 17), (2, 3, 16, 1), (2, 3, 17, 1), (2, 1, 16, 17))
 
 
 def every_case() -> None:
-    """Of one dtype, with gradients of everything; expanded cotangents."""
+    """In one dtype, with gradients of everything; expanded cotangents."""
     for spec in specs():
         for case, dtype, layout in product(spec.cases, DTYPES.values(), LAYOUTS):
             drawn = operands(case, dtype, layout)
@@ -36,7 +36,7 @@ def every_case() -> None:
 
 
 def every_subset() -> None:
-    """Of operands that require gradients, none among them; under autocast too."""
+    """Of operands that require gradients, including the empty one; under autocast too."""
     for spec in specs():
         for case, dtype, layout in product(spec.small, DTYPES.values(), LAYOUTS):
             drawn = operands(case, dtype, layout)
@@ -94,7 +94,7 @@ def thin_images() -> None:
 
 
 def pixels_at_the_end_of_memory() -> None:
-    """Three channels are read as four: of pixels that are one, and where the last ends with its memory."""
+    """Three channels are read as four: with all pixels at one address, and where the last ends with its memory."""
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         one = torch.rand(3).to(dtype).as_strided((1, 3, 2, 4), (3, 1, 0, 0))
         last = torch.rand(1, 5, 4, 6).to(dtype).contiguous(memory_format=torch.channels_last)[:, 2:]

@@ -1,7 +1,7 @@
 """Four threads that call every op at once, or those named, for ThreadSanitizer to watch.
 
-test_sanitizers.py starts it on such a build. Each calls on operands that all share and on its own copies of them, of
-one signature, so that one thread meets calls that another has decided.
+test_sanitizers.py runs it on such a build. Each calls ops on shared operands and on its own copies of them, with one
+signature, so that a thread meets calls that another has decided.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from srkernels.ops.conv.spec import CONV2D_ACT
 
 THREADS = 4
 IMAGE = (5, 4, 64, 64)
-# Above two grains of work of every loop in csrc/cpu. Blocks call what conv2d_act calls.
+# Above two grains of work in every loop in csrc/cpu. Blocks call what conv2d_act calls.
 LARGE = {
     "haar_dwt2d": Case("large", (IMAGE,)),
     "haar_highpass": Case("large", (IMAGE,)),
@@ -55,7 +55,7 @@ def main(names: list[str]) -> None:
             some = [spec for spec in used if dtype is torch.float32 or not spec.composed]
             small = [(spec, case, operands(case, dtype, layout)) for spec in some for case in spec.small]
             at_once(small, 1)
-            # Large convolutions in halves are PyTorch's own, and slow.
+            # Large 16-bit convolutions are PyTorch's own, and slow.
             cases = [(spec, LARGE.get(spec.name)) for spec in some if dtype is torch.float32 or spec is not CONV2D_ACT]
             large = [(spec, case, operands(case, dtype, layout)) for spec, case in cases if case is not None]
             for core_threads in (1, 2):

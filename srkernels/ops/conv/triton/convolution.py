@@ -14,7 +14,7 @@ Backward. For an incoming gradient g of y and g_z = scale * g * act'(z),
 
     d / d x_q  = sum_t W_t' g_z_{q-t}         the same convolution: filters turned by 180 degrees, channels swapped;
                                               where x is an activation's output, its act' is the epilogue
-    d / d W_t  = sum_q g_z_{q-t} x_q'         a matrix product over pixels: triton_weight_gradient.py
+    d / d W_t  = sum_q g_z_{q-t} x_q'         a matrix product over pixels: weight_gradient.py
     d / d bias = sum_p g_z_p
     d / d slope = sum_p scale * g_p * z_p     where z_p is not positive
 
