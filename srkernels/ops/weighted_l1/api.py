@@ -42,8 +42,8 @@ def weighted_l1_loss(
         read as they are. A mean over nothing is NaN, a sum 0, NaN and inf propagate: all as in PyTorch.
 
     Differentiable in ``input``, ``target`` and ``weight``, each only if it requires it, with sign(0) = 0; second
-    derivatives are exact, by eager operations. Saves references to its operands and, for dense CPU images, their
-    signs at two bits an element, so that the backward pass only writes.
+    derivatives are exact, by eager operations. Saves references to its operands and, for dense CPU images, the
+    signs of their difference at two bits an element, so that the backward pass only writes.
     Bitwise deterministic.
 
     Raises:
