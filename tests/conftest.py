@@ -68,7 +68,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
     for item in items:
         params = getattr(item, "callspec", None) and item.callspec.params  # type: ignore[attr-defined]
-        if params and params.get("spec") and params.get("case"):  # backends need the same answers, one after another
+        grouped = item.get_closest_marker("xdist_group")
+        if not grouped and params and params.get("spec") and params.get("case"):
+            # Backends ask for the same answers, one after another.
             item.add_marker(pytest.mark.xdist_group(f"{params['spec'].name}-{params['case'].id}"))
 
 

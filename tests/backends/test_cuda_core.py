@@ -47,6 +47,7 @@ from srkernels.ops.weighted_l1 import allocate as l1_allocate
 from srkernels.ops.weighted_l1 import native as l1_native
 from srkernels.ops.weighted_l1.arguments import Operands, Saved, Settings
 
+pytestmark = pytest.mark.xdist_group("cuda core")  # built once
 ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "csrc"
 SOURCES = tuple(sorted((CSRC / "cuda").rglob("*.cu")))

@@ -10,6 +10,8 @@ from machine_code import TARGETS, Figures, everything, read_all
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed: no kernels to compile", allow_module_level=True)
 
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("machine code")]  # compiled once
+
 # ptxas keeps to 80 registers here and reads one value back in every iteration of the loop.
 _SPILLS = {("weighted_l1_loss", "mean-nchw-fp16", "sm_120"): 10}
 
