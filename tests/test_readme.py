@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_conventions import PUBLISHED, assert_same, images
+from helpers.published import PUBLISHED, assert_same, images
 
 import srkernels
 from bench.report import PAGE, newest, page_block
