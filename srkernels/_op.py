@@ -38,6 +38,9 @@ def records(*tensors: Tensor | None) -> bool:
     """Whether a call on these records anything for a derivative."""
     if not torch.is_grad_enabled():
         return False
+    # Inside torch.func a tensor does not tell that a transform outside it is taking its derivative.
+    if not is_compiling() and transforms_active():
+        return True
     # Not any(...): its generator alone takes a third of a microsecond.
     for x in tensors:  # noqa: SIM110
         if x is not None and x.requires_grad:

@@ -82,6 +82,27 @@ def test_vmap_is_a_loop(spec: OpSpec, small: Case, target: Target, channels_last
             torch.testing.assert_close(y, torch.stack([flat(each)[k] for each in one_by_one]))
 
 
+def test_a_derivative_around_vmap(spec: OpSpec, small: Case, target: Target) -> None:
+    """Inside, a batched tensor does not tell that it requires a gradient; the gradient must not get lost."""
+    xs = operands(small, torch.float32, device=target.device)
+    position = present(xs)[0]
+    call, leaves = _function(spec, small, target, xs)
+    rest = [x.detach() for x in leaves[1:]]
+    many = torch.stack([xs[position], 2 * xs[position] + 1, -xs[position]])
+
+    def mapped(x: Tensor) -> Tensor:
+        return sum(y.square().sum() for y in flat(torch.vmap(lambda one: call(one, *rest))(x)))
+
+    def looped(x: Tensor) -> Tensor:
+        return sum(y.square().sum() for one in x for y in flat(call(one, *rest)))
+
+    expected = torch.func.grad(looped)(many)
+    leaf = many.clone().requires_grad_()
+    for found in (torch.func.grad(mapped)(many), *torch.autograd.grad(mapped(leaf), leaf)):
+        torch.testing.assert_close(found, expected)
+        assert found.any()
+
+
 def test_vmap_of_cotangents(spec: OpSpec, small: Case, target: Target) -> None:
     """Rows of a Jacobian, computed as in PyTorch's documentation; for second derivatives too."""
     call, leaves = _function(spec, small, target, operands(small, torch.float32, device=target.device))

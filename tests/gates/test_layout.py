@@ -84,6 +84,30 @@ def test_layouts_follow_their_tensors(spec: OpSpec, dtype: torch.dtype, backend:
                     _check(spec, case, xs, cots)
 
 
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize(
+    ("image", "filters", "which"),
+    [
+        ((2, 4, 5, 6), (3, 4, 1, 1), 1),
+        ((2, 1, 5, 6), (3, 1, 5, 5), 0),
+        ((2, 1, 5, 6), (3, 1, 5, 5), 1),
+        ((2, 4, 1, 1), (3, 4, 3, 3), 0),
+    ],
+)
+def test_what_is_in_both_layouts_is_contiguous(
+    backend: str | None, image: tuple[int, ...], filters: tuple[int, ...], which: int
+) -> None:
+    """Along an axis of size 1 strides mean nothing, but PyTorch's convolution reads them: its result would follow."""
+    xs = [torch.rand(shape).requires_grad_() for shape in (image, filters)]
+    xs[which] = xs[which].detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    assert all(x.is_contiguous() for x in xs)
+    with srkernels.use_backend(backend):
+        y = srkernels.conv2d_act(*xs)
+    for t in (y, *torch.autograd.grad(y, xs, torch.ones_like(y))):
+        _, c, h, w = t.shape
+        assert t.stride() == (c * h * w, h * w, w, 1)
+
+
 @pytest.mark.parametrize("spec", specs(), ids=lambda s: s.name)
 def test_compiled_calls_have_the_strides_of_eager_ones(spec: OpSpec) -> None:
     torch._dynamo.reset()  # the recompilation limit counts those of other ops too

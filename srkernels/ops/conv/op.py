@@ -53,14 +53,21 @@ def _beside(x: Tensor, weight: Tensor) -> Tensor:
     return weight if plain else _apply_own_layout(weight)
 
 
-def _all_contiguous(*tensors: Tensor | None) -> bool:
-    """The common case in which PyTorch's own operations keep the layout and there is nothing to rearrange."""
-    return all(t is None or t.is_contiguous() for t in tensors)
+def _all_plain(*images: Tensor | None) -> bool:
+    """The common case in which PyTorch's own operations keep the layout and there is nothing to arrange: contiguous,
+    and along axes of size 1 too, whose strides PyTorch's convolution reads as channels_last.
+    """
+    for x in images:
+        if x is not None:
+            _, c, h, w = x.shape
+            if x.stride() != (c * h * w, h * w, w, 1):
+                return False
+    return True
 
 
-def _keep_layouts(x: Tensor, *others: Tensor | None) -> bool:
-    """Whether PyTorch's own operations on these operands give their result the layout of ``x``."""
-    return share_layout(x, *(() if is_channels_last(x) else others))  # a channels_last image prevails over any filters
+def _keep_layouts(x: Tensor, residual: Tensor | None, *filters: Tensor) -> bool:
+    """Whether PyTorch's own operations give their result the layout of ``x``, among these operands."""
+    return share_layout(x, residual, *(() if is_channels_last(x) else filters))  # any follow a channels_last image
 
 
 # conv2d_act
@@ -103,9 +110,9 @@ def _finish_convolution(
 
 def _eager_convolution(operands: Convolution, epilogue: Epilogue) -> Tensor | None:
     x, weight, _, _, residual = operands
-    if _all_contiguous(x, weight, residual):
+    if _all_plain(x, weight, residual):
         return reference.block(operands, epilogue)
-    if not _keep_layouts(x, weight, residual):
+    if not _keep_layouts(x, residual, weight):
         return None
     return laid_out(reference.block(operands._replace(weight=_beside(x, weight)), epilogue), x)
 
@@ -134,9 +141,9 @@ conv2d_act = fused_op(
 
 def _eager_block(operands: Block, epilogue: Epilogue) -> Tensor | None:
     x, weight1, _, weight2, *_ = operands
-    if _all_contiguous(x, weight1, weight2):
+    if _all_plain(x, weight1, weight2):
         return reference.two_convolutions(operands, epilogue)
-    if not _keep_layouts(x, weight1, weight2):
+    if not _keep_layouts(x, None, weight1, weight2):
         return None
     beside = operands._replace(weight1=_beside(x, weight1), weight2=_beside(x, weight2))
     return laid_out(reference.two_convolutions(beside, epilogue), x)
@@ -238,9 +245,9 @@ def _finish_dense(
 
 def _eager_dense(operands: Dense, settings: DenseSettings) -> Tensor | None:
     x, weights = operands.x, operands.weights
-    if _all_contiguous(x, *weights):
+    if _all_plain(x, *weights):
         return reference.five_convolutions(operands, settings)
-    if not _keep_layouts(x, *weights):
+    if not _keep_layouts(x, None, *weights):
         return None
     beside = Dense(x, *(_beside(x, w) for w in weights), *operands.biases)
     return laid_out(reference.five_convolutions(beside, settings), x)
