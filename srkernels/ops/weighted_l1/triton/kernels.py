@@ -319,7 +319,6 @@ def image_gradients(
     TARGET_CHANNELS_LAST: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the images, a tile each program. MAP: ``grad`` has the images' size."""
-    scale = _scale(grad, statistics, divisor, MAP, T)
     n, c, y, x, channel, column, exists = _tile(
         tl.program_id(0), groups, positions, lanes, height, width, ALONG_C, CHUNK, VEC, BLOCK, WIDE
     )
@@ -328,6 +327,7 @@ def image_gradients(
             weight, w_n, w_c, w_h, w_w, source_height, source_width, height, width,
             n, tl.zeros_like(c), y, column, exists, ALIGN, BLOCK, VEC, T,
         )  # fmt: skip
+    scale = _scale(grad, statistics, divisor, MAP, T)  # after the map: before it, registers spill on Triton 3.6
     for k in tl.static_range(CHUNK):
         inside = exists & (c + k < channels)
         if PER_CHANNEL:
