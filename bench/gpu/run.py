@@ -128,19 +128,18 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def run_all(out: Path, *, quick: bool = False, only: list[str] | None = None, minutes: float = 8) -> int:
     """Run the sections, writing results.json and REPORT.md after each. Exit code 1 if one failed."""
     deadline = time.monotonic() + 60 * minutes
-    registry = SECTIONS
-    unknown = set(only or ()) - set(registry)
+    unknown = set(only or ()) - set(SECTIONS)
     if unknown:
-        raise SystemExit(f"unknown section {', '.join(sorted(unknown))}; there are: {', '.join(registry)}")
-    chosen = [name for name in registry if not only or name in only]
+        raise SystemExit(f"unknown section {', '.join(sorted(unknown))}; there are: {', '.join(SECTIONS)}")
+    chosen = [name for name in SECTIONS if not only or name in only]
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     device = machine.default_device()
     results = machine.describe(device, f"python -m bench gpu --out DIR{' --quick' if quick else ''}")
     results["sections"] = {}
     for i, name in enumerate(chosen):
-        section = registry[name]
-        later = sum(registry[n].seconds for n in chosen[i + 1 :])
+        section = SECTIONS[name]
+        later = sum(SECTIONS[n].seconds for n in chosen[i + 1 :])
         seconds = max(min(section.seconds, 0.9 * (deadline - time.monotonic())), deadline - time.monotonic() - later)
         begin = time.monotonic()
         if seconds < 5:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from srkernels._triton import workspace
 from srkernels.ops.conv.activation import RELU, Epilogue
 from srkernels.ops.conv.arguments import (
     Block,
@@ -27,6 +28,10 @@ if importlib.util.find_spec("triton") is None:
 
 from srkernels.ops.conv.spec import CONV2D_ACT, DENSE_BLOCK, RESIDUAL_BLOCK
 from srkernels.ops.conv.triton import blocks, launch
+from srkernels.ops.weighted_l1.allocate import MEAN
+from srkernels.ops.weighted_l1.arguments import Operands, Saved, Settings
+from srkernels.ops.weighted_l1.spec import WEIGHTED_L1
+from srkernels.ops.weighted_l1.triton import launch as weighted_l1
 
 NEEDS = [True, True, True, False]  # all but slopes
 
@@ -59,9 +64,10 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], l
         def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
             return lambda *args, **options: counter.names.append(self.name)
 
-    for name, found in vars(launch).copy().items():
-        if hasattr(found, "arg_names"):
-            monkeypatch.setattr(launch, name, Note(name))
+    for module in (launch, weighted_l1):
+        for name, found in vars(module).copy().items():
+            if hasattr(found, "arg_names"):
+                monkeypatch.setattr(module, name, Note(name))
 
     def launched(call: Callable[[], Any]) -> list[str]:
         counter.names.clear()
@@ -120,6 +126,24 @@ def test_launches_of_a_dense_block(launched, layout) -> None:
     )
     assert backward == ["aten::mul", "pack", *convolutions, "weight_gradient", "add_up"]
     assert (len(forward) - len(packed), len(backward)) == DENSE_BLOCK.launches
+
+
+def test_launches_of_the_weighted_l1(launched) -> None:
+    """Backward one for the images, both or either, and one for the map."""
+    x, u = torch.empty(1, 3, 8, 8), torch.empty(1, 1, 4, 4)
+    settings = Settings(MEAN, False, False, False)
+    workspace(x.device)  # is made and zeroed once
+    forward = launched(lambda: weighted_l1.forward(Operands(x, x, u), settings, False))
+    assert forward == ["loss_total"]
+    for needs, expected in (
+        ([True, False, False], ["image_gradients"]),
+        ([True, True, False], ["image_gradients"]),
+        ([False, False, True], ["map_gradient"]),
+        ([True, True, True], ["image_gradients", "map_gradient"]),
+    ):
+        saved = Saved(x, x, u, None, None)
+        assert launched(lambda s=saved, n=needs: weighted_l1.backward(torch.empty(()), s, settings, n)) == expected
+    assert (len(forward), len(expected)) == WEIGHTED_L1.launches
 
 
 def test_shares_of_a_sum_follow_its_pixels() -> None:

@@ -13,6 +13,7 @@ import srkernels
 from bench.steps.plain import PLAIN
 from models.data.resize import bicubic
 from models.networks import DSN, DeResNet, PatchDiscriminator, RRDBNet, VGG19Features
+from srkernels._meter import saved_bytes
 
 
 def count(network: nn.Module) -> int:
@@ -224,18 +225,7 @@ def test_vgg_features_before_and_after_the_activation():
 
 def _kept_bytes(network: nn.Module, image: torch.Tensor) -> int:
     """Bytes that the graph of one call keeps, the image and the parameters apart."""
-    own = {t.untyped_storage().data_ptr() for t in (image, *network.parameters(), *network.buffers())}
-    kept: dict[int, int] = {}
-
-    def pack(x: torch.Tensor) -> torch.Tensor:
-        if x.untyped_storage().data_ptr() not in own:
-            kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        found = network(image)
-    del found
-    return sum(kept.values())
+    return saved_bytes(lambda: network(image), (image, *network.parameters(), *network.buffers()))
 
 
 def test_frozen_vgg_keeps_what_its_data_gradient_reads():

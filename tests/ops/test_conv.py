@@ -68,6 +68,8 @@ def test_where_nothing_is_gained_plain_eager_runs(
     [
         (ValueError, r"weight must be \(Cout, 3, kh, kw\), got \(4, 5, 3, 3\)", {"weight": torch.zeros(4, 5, 3, 3)}),
         (ValueError, "odd kernel sizes", {"weight": torch.zeros(4, 3, 2, 2)}),
+        (ValueError, "weight must have channels", {"weight": torch.zeros(0, 3, 3, 3)}),
+        (ValueError, "weight must have channels", {"x": torch.zeros(2, 0, 5, 5), "weight": torch.zeros(4, 0, 3, 3)}),
         (ValueError, "weight must be 4-D", {"weight": torch.zeros(4, 3, 3)}),
         (ValueError, r"bias must be \(4,\)", {"bias": torch.zeros(3)}),
         (TypeError, r"bias must be a tensor", {"bias": 1.0}),

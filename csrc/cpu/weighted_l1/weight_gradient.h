@@ -54,7 +54,6 @@ void gradient_of_weight(const WeightedL1Arguments& a, F scale) {
         Buffer<F> share(a.shape.w), run_values(t.row_elements), run_grad(t.row_elements);
         Buffer<double> row_sum(a.shape.w), sums(band * a.weight_shape.w),
             gathered(a.weight_shape.w);
-        Buffer<F> out_row(a.weight_shape.w);
         for (int64_t x = 0; x < a.shape.w; ++x) horizontal.source(x, left[x], right[x], share[x]);
         for (int64_t task = begin; task < end; ++task) {
           const int64_t first = task % bands * band, plane = task / bands;

@@ -23,20 +23,17 @@ def keeps_preactivation(epilogue: Epilogue, has_residual: bool) -> bool:
     return has_residual or epilogue.scale != 1 or not sign_survives(epilogue)
 
 
-def image(x: Tensor, weight: Tensor) -> Tensor:
+def image(x: Tensor, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Uninitialised result of a convolution that keeps height and width, in the layout of ``x``."""
     n, _, h, w = x.shape
-    return empty_nchw(x, (n, weight.shape[0], h, w))
+    return empty_nchw(x, (n, weight.shape[0], h, w), dtype)
 
 
 def forward(operands: Convolution, keep: bool) -> list[Tensor]:
-    """Outputs of ``conv2d_act``: [y], with ``keep`` also the pre-activation."""
-    z = image(operands.x, operands.weight)
-    residual = operands.residual
-    if residual is None or residual.dtype is z.dtype:
-        return [image(operands.x, operands.weight), z] if keep else [z]
-    y = torch.empty_like(z, dtype=torch.promote_types(z.dtype, residual.dtype))
-    return [y, z] if keep else [y]
+    """For ``conv2d_act``: [y], and with ``keep`` the pre-activation."""
+    x, weight, _, _, residual = operands
+    y = image(x, weight, None if residual is None else torch.promote_types(x.dtype, residual.dtype))
+    return [y, image(x, weight)] if keep else [y]
 
 
 def _wanted(likes: Sequence[tuple[Tensor | None, Sequence[int]]], needs: Sequence[bool]) -> list[Tensor]:

@@ -33,8 +33,7 @@ def convolves(x: Tensor, weight: Tensor, *, adjoint: bool = False) -> bool:
     """
     channels = weight.shape[1 if adjoint else 0]
     small = x.shape[1] * channels <= AMX_CHANNELS
-    whole = weight.numel() > 0 and weight.shape[2:] == KERNEL_SIZE and channels % 16 == 0
-    return whole and small and _takes(x)
+    return weight.shape[2:] == KERNEL_SIZE and channels % 16 == 0 and small and _takes(x)
 
 
 def convolution(

@@ -38,6 +38,8 @@ def check_convolution(op: str, x: Tensor, weight: Any, name: str, bias: Any, bia
     shape = weight.shape
     if shape[1] != in_channels:
         raise ValueError(f"{op}: {name} must be (Cout, {in_channels}, kh, kw), got {tuple(shape)}")
+    if shape[0] < 1 or shape[1] < 1:
+        raise ValueError(f"{op}: {name} must have channels in and out, got {tuple(shape)}")
     if shape[2] % 2 == 0 or shape[3] % 2 == 0:
         raise ValueError(f"{op}: {name} must have odd kernel sizes, got {tuple(shape)}")
     device = x.device

@@ -70,7 +70,7 @@ def _convolution_of_dense(
     if activation == NONE and scale != 1:  # scales the small operands
         weight, bias, scale = weight * scale, None if bias is None else bias * scale, 1.0
     turned = _TURNS_IMAGES and x.dtype not in _HALVES and not is_channels_last(x)
-    if turned or not onednn_runs(x.dtype) or not weight.numel():
+    if turned or not onednn_runs(x.dtype):
         y = activate(library.convolution(x, weight, bias), epilogue, None)
     elif activation == NONE and residual is not None and is_channels_last(x):
         return _pointwise_add(x, residual, weight, bias, _ONE, _ONE, _ONE, 1, "add", 1.0, None, [], None)
@@ -90,8 +90,6 @@ def _data_gradient(
     grad: Tensor, x: Tensor, weight: Tensor, scale: float = 1.0, residual: Tensor | None = None
 ) -> Tensor:
     """``scale`` times the convolution's gradient of ``x``, plus ``residual``, all in one layout."""
-    if not x.numel():
-        return torch.empty_like(x)
     if amx.convolves(grad, weight, adjoint=True):
         return amx.convolution(grad, weight, None, Epilogue(scale=scale), adjoint=True, residual=residual)
     grad = _packed(grad)
@@ -131,8 +129,6 @@ def _gradient_before(
 
 def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, scale: float = 1.0) -> Tensor:
     """``scale`` times the gradient of ``weight``."""
-    if not weight.numel():
-        return torch.empty_like(weight)
     if amx.takes_weight_gradients(grad, x, [weight]):
         return laid_out(amx.weight_gradients(grad, x, [weight], [scale])[0], weight)
     if scale != 1 and grad.dtype is torch.float16:  # unscaled sums may leave its range
@@ -152,9 +148,8 @@ def forward(operands: Convolution, epilogue: Epilogue, keep: bool) -> list[Tenso
     """As ``reference.forward``."""
     x, weight, bias, slope, residual = operands
     activation, _, scale = epilogue
-    out = allocate.forward(operands, keep)
-    if not out[0].numel():
-        return out
+    if not x.numel():
+        return allocate.forward(operands, keep)
     x = _dense(x)
     residual = None if residual is None else _like(residual, x)
     alike = residual is None or residual.dtype is x.dtype

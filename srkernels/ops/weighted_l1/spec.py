@@ -181,6 +181,7 @@ WEIGHTED_L1 = OpSpec(
         "sign(0) = 0": _sign_of_zero,
     },
     aot=aot.cases,
+    launches=(1, 2),
 )
 
 SPECS = (WEIGHTED_L1,)

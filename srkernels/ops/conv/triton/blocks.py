@@ -80,7 +80,7 @@ def backward(grad: Tensor, saved: SavedConvolution, epilogue: Epilogue, needs: S
     """As ``reference.backward``."""
     x, weight, _, slope, kept = saved
     out = allocate.gradients(grad, saved, needs)
-    if grad.numel() == 0 or weight.numel() == 0:
+    if grad.numel() == 0:
         return _zeroed(out)
     results = iter(out)
     grad_x, grad_weight, grad_bias, grad_slope = (next(results) if need else None for need in needs)
