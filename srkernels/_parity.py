@@ -21,8 +21,8 @@ however they are composed; a product of sums is the sum over all paths.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -211,15 +211,22 @@ class _Absolute(TorchDispatchMode):
         return result
 
 
+class Magnitudes(NamedTuple):
+    """S of every output, S of every gradient, and the number of terms of the longest sum among them."""
+
+    values: list[Tensor]
+    gradients: list[Tensor]
+    terms: int
+
+
 def sums_of_magnitudes(
     spec: OpSpec, case: Case, operands: Sequence[Tensor | None], cotangents: Sequence[Tensor], wanted: Sequence[int]
-) -> tuple[list[Tensor], list[Tensor], int]:
-    """S of every output, S of every gradient, and the number of terms of the longest sum among them."""
+) -> Magnitudes:
     xs = [None if x is None else x.double().abs().contiguous() for x in operands]
     cots = [c.double().abs().contiguous() for c in cotangents]
     with _Absolute() as mode:
         of_values, of_gradients = values(spec.eager, case, xs), gradients(spec.eager, case, xs, cots, wanted)
-    return of_values, of_gradients, mode.longest
+    return Magnitudes(of_values, of_gradients, mode.longest)
 
 
 @dataclass(frozen=True)
@@ -240,18 +247,20 @@ def draw(
     operands: Sequence[Tensor | None],
     cotangents: Sequence[Tensor],
     wanted: Sequence[int],
+    same: Draw | None = None,
 ) -> Draw:
-    """What ``operands`` should give, and ``cotangents`` as gradients of the operands ``wanted``."""
-    wide = [None if x is None else x.detach().double().contiguous() for x in operands]
-    wide_cotangents = [c.double().contiguous() for c in cotangents]
-    return Draw(
-        operands,
-        cotangents,
-        values(spec.oracle, case, wide),
-        values(spec.eager, case, operands),
-        gradients(spec.oracle, case, wide, wide_cotangents, wanted),
-        gradients(spec.eager, case, operands, cotangents, wanted),
-    )
+    """What ``operands`` should give, and ``cotangents`` as gradients of the operands ``wanted``.
+
+    ``same`` is a draw of the same values in another memory layout, whose exact results are taken.
+    """
+    if same is None:
+        wide = [None if x is None else x.detach().double().contiguous() for x in operands]
+        wide_cotangents = [c.double().contiguous() for c in cotangents]
+        exact = values(spec.oracle, case, wide), gradients(spec.oracle, case, wide, wide_cotangents, wanted)
+    else:
+        exact = same.exact_values, same.exact_gradients
+    eager = values(spec.eager, case, operands), gradients(spec.eager, case, operands, cotangents, wanted)
+    return Draw(operands, cotangents, exact[0], eager[0], exact[1], eager[1])
 
 
 @dataclass(frozen=True)
@@ -262,6 +271,7 @@ class Answers:
     values: list[Error]
     gradients: list[Error]
     wanted: Sequence[int]
+    magnitudes: Sequence[Magnitudes]
 
     def times(self, factor: float) -> Answers:
         """With ``factor`` times the error allowed."""
@@ -269,7 +279,7 @@ class Answers:
         def scaled(errors: list[Error]) -> list[Error]:
             return [Error(factor * e.largest, factor * e.norm) for e in errors]
 
-        return Answers(self.draws, scaled(self.values), scaled(self.gradients), self.wanted)
+        return replace(self, values=scaled(self.values), gradients=scaled(self.gradients))
 
     def check(self, op: Callable[..., Any], case: Case) -> None:
         """Assert that ``op`` is within the budget on the first draw, values and gradients."""
@@ -285,21 +295,34 @@ class Answers:
             check_magnitude(what, g, first.exact_gradients[i], self.gradients[i])
 
 
-def answers(spec: OpSpec, case: Case, draws: Sequence[Draw], wanted: Sequence[int], tested: int = 1) -> Answers:
-    """Eager's error is measured over all ``draws``; the first ``tested`` of them are to be run."""
+def answers(
+    spec: OpSpec,
+    case: Case,
+    draws: Sequence[Draw],
+    wanted: Sequence[int],
+    tested: int = 1,
+    same: Answers | None = None,
+) -> Answers:
+    """Eager's error is measured over all ``draws``; the first ``tested`` of them are to be run.
+
+    ``same`` has draws of the same values in another memory layout, whose sums of magnitudes are taken.
+    """
     first = draws[0]
     dtype = next(x.dtype for x in first.operands if x is not None)
-    magnitudes = [sums_of_magnitudes(spec, case, d.operands, d.cotangents, wanted) for d in draws[:tested]]
-    terms = magnitudes[0][2]
+    magnitudes = (
+        same.magnitudes
+        if same
+        else [sums_of_magnitudes(spec, case, d.operands, d.cotangents, wanted) for d in draws[:tested]]
+    )
+    terms = magnitudes[0].terms
 
-    def over_draws(eager: str, exact: str, position: int) -> list[Error]:
-        def of(name: str) -> list[tuple[Tensor, ...]]:
-            return list(zip(*(getattr(d, name) for d in draws), strict=True))
+    def over_draws(eager: str, exact: str, kind: str) -> list[Error]:
+        def of(name: str, objects: Sequence[Any]) -> list[tuple[Tensor, ...]]:
+            return list(zip(*(getattr(each, name) for each in objects), strict=True))
 
-        orders = zip(*(m[position] for m in magnitudes), strict=True)
-        rows = zip(of(eager), of(exact), orders, strict=True)
+        rows = zip(of(eager, draws), of(exact, draws), of(kind, magnitudes), strict=True)
         return [allowed(dtype, measured(a, e), reordered(dtype, m, terms)) for a, e, m in rows]
 
-    of_values = over_draws("eager_values", "exact_values", 0)
-    of_gradients = over_draws("eager_gradients", "exact_gradients", 1)
-    return Answers(draws[:tested], of_values, of_gradients, wanted)
+    of_values = over_draws("eager_values", "exact_values", "values")
+    of_gradients = over_draws("eager_gradients", "exact_gradients", "gradients")
+    return Answers(draws[:tested], of_values, of_gradients, wanted, magnitudes)
