@@ -4,7 +4,8 @@ A gate names what it wants in its arguments: ``spec``, ``case`` (all of the spec
 cases), ``target`` (backend and device), ``dtype``, ``layout``. A backend that cannot run leaves one skipped test per
 gate, with its reason. A test without ``target`` is not a gate and says itself what it runs on.
 
-A whole run (``pytest``) goes through all tests on all cores, the long ones first (pytest-xdist).
+A whole run (``pytest``) uses all cores (pytest-xdist), long tests first; those marked ``thorough`` only with
+``--thorough``, as in CI. A run that names files or tests takes whatever it names.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ REDUCED_ELEMENTS = 250
 
 
 def _of_the_whole(config: pytest.Config) -> bool:
-    return all(Path(argument).is_dir() for argument in config.args)
+    """Whether no file, test, keyword or mark is named."""
+    option = config.option
+    return not (option.keyword or option.markexpr) and all(Path(argument).is_dir() for argument in config.args)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -58,16 +61,19 @@ def pytest_configure(config: pytest.Config) -> None:
         patch_once()
     if config.getoption("--isa"):
         _native.extension("cpu").set_isa(config.getoption("--isa"))
-    config.addinivalue_line(
-        "markers", "long: takes long; of a whole run it comes first, so that no core waits at the end"
-    )
+    config.addinivalue_line("markers", "long: of a whole run it comes first, so that no core waits at the end")
+    config.addinivalue_line("markers", "thorough: long, and of a whole run it is left out without --thorough")
     if not config.pluginmanager.hasplugin("xdist"):
         config.addinivalue_line("markers", "xdist_group(name): tests that share what one of them builds")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    if _of_the_whole(config) and not config.getoption("--thorough"):
+        spared = [item for item in items if item.get_closest_marker("thorough")]
+        config.hook.pytest_deselected(items=spared)
+        items[:] = [item for item in items if not item.get_closest_marker("thorough")]
+    items.sort(key=lambda item: not any(map(item.get_closest_marker, ("long", "thorough"))))
     for item in items:
         params = getattr(item, "callspec", None) and item.callspec.params  # type: ignore[attr-defined]
         grouped = item.get_closest_marker("xdist_group")
@@ -76,8 +82,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.xdist_group(f"{params['spec'].name}-{params['case'].id}"))
 
 
+def pytest_report_header(config: pytest.Config) -> str | None:
+    spares = _of_the_whole(config) and not config.getoption("--thorough")
+    return "tests marked thorough are left out: --thorough takes them" if spares else None
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("srkernels")
+    group.addoption(
+        "--thorough", action="store_true", help="a whole run takes the tests marked thorough too, as CI does"
+    )
     group.addoption("--backend", choices=BACKENDS, help="run the gates on this backend alone")
     group.addoption("--device", choices=("cpu", "cuda"), help="run the gates on this device alone")
     group.addoption("--cases", type=int, help="how many random cases test_differential.py and test_malformed.py draw")

@@ -50,6 +50,7 @@ def test_clang_format() -> None:
     run(formatter, "--dry-run", "-Werror", *sources)
 
 
+@pytest.mark.thorough
 def test_sdist_and_wheel(tmp_path: Path) -> None:
     """Built in isolation as by pip, the wheel holds only srkernels and works outside the checkout."""
     if importlib.util.find_spec("build") is None:

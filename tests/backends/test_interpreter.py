@@ -14,22 +14,27 @@ from helpers.process import ROOT, environment
 
 from srkernels import _triton
 
-GATES = {
-    "values": ["parity.py"],
-    "the rest": [
-        "gradients.py::test_gradcheck",
-        "algebra.py::test_invariants",
-        "memory.py::test_every_output_element_is_written",
-        "registration.py::test_opcheck",
-        "autocast.py",
-        "large.py",
-    ],
-}
+REST = [
+    "parity.py::test_expanded_cotangents",
+    "parity.py::test_nan_and_inf_propagate",
+    "parity.py::test_operands_are_left_alone",
+    "gradients.py::test_gradcheck",
+    "algebra.py::test_invariants",
+    "memory.py::test_every_output_element_is_written",
+    "registration.py::test_opcheck",
+    "autocast.py",
+    "large.py",
+]
 
 
-@pytest.mark.long
 @pytest.mark.skipif(_triton.why_no_interpreter() is not None, reason=str(_triton.why_no_interpreter()))
-@pytest.mark.parametrize("gates", GATES.values(), ids=GATES)
+@pytest.mark.parametrize(
+    "gates",
+    [
+        pytest.param(["parity.py::test_values_and_gradients"], id="values", marks=pytest.mark.long),
+        pytest.param(REST, id="the rest", marks=pytest.mark.thorough),
+    ],
+)
 def test_gates_in_the_interpreter(gates: list[str]) -> None:
     options = ["-q", "-x", "-p", "no:cacheprovider", "--backend", "triton", "--reduced"]
     done = subprocess.run(

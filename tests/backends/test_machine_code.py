@@ -12,6 +12,9 @@ if importlib.util.find_spec("triton") is None:
 
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("machine code")]  # compiled once
 
+# Of a whole run: the card whose path is its own, and the one with the least shared memory.
+_USUAL = ("sm_90", "sm_86")
+
 # ptxas keeps to 80 registers here and reads one value back in every iteration of the loop.
 _SPILLS = {("weighted_l1_loss", "mean-nchw-fp16", "sm_120"): 10}
 
@@ -19,13 +22,21 @@ _SPILLS = {("weighted_l1_loss", "mean-nchw-fp16", "sm_120"): 10}
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "kernel" in metafunc.fixturenames:
         wanted = list(everything(metafunc.config.getoption("--every-target")))
-        ids = [f"{op}-{kernel.id}-{machine}" for op, kernel, machine in wanted]
-        metafunc.parametrize(("op", "kernel", "machine"), wanted, ids=ids)
+        rows = [
+            pytest.param(
+                op, kernel, machine,
+                id=f"{op}-{kernel.id}-{machine}", marks=[pytest.mark.thorough] * (machine not in _USUAL),
+            )
+            for op, kernel, machine in wanted
+        ]  # fmt: skip
+        metafunc.parametrize(("op", "kernel", "machine"), rows)
 
 
 @pytest.fixture(scope="module")
-def compiled(pytestconfig: pytest.Config) -> dict[tuple[str, str, str], Figures | str]:
-    return read_all(pytestconfig.getoption("--every-target"))
+def compiled(request: pytest.FixtureRequest) -> dict[tuple[str, str, str], Figures | str]:
+    tests = [item.callspec.params for item in request.session.items if "machine" in getattr(item, "fixturenames", ())]
+    machines = dict.fromkeys(params["machine"] for params in tests)
+    return read_all(machines, request.config.getoption("--every-target"))
 
 
 def test_machine_code(op, kernel, machine, compiled):

@@ -14,7 +14,7 @@ import pytest
 from helpers.process import ROOT, environment
 
 pytestmark = [
-    pytest.mark.long,
+    pytest.mark.thorough,
     pytest.mark.skipif(sys.platform != "linux", reason="the sanitizer's runtime is preloaded, which needs Linux"),
 ]
 SCRIPTS = Path(__file__).parent / "sanitized"

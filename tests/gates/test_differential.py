@@ -564,7 +564,7 @@ def test_random_calls(pytestconfig: pytest.Config) -> None:
     assert not found, found
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 @pytest.mark.skipif(_triton.why_no_interpreter() is not None, reason=str(_triton.why_no_interpreter()))
 def test_random_calls_in_the_interpreter(pytestconfig: pytest.Config) -> None:
     found = _found(pytestconfig, INTERPRETED, TRITON_INTERPRET="1")

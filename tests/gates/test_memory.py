@@ -114,8 +114,8 @@ def _run(spec: OpSpec, case: Case, xs: list[Tensor | None], cots: list[Tensor]) 
 
 
 def test_repeats_give_the_same_bits(spec: OpSpec, target: Target) -> None:
-    if target == Target("reference", "cuda"):
-        pytest.skip("eager PyTorch's resize adds up in any order on a GPU")
+    if target.backend == "reference":
+        pytest.skip("PyTorch's own operations: theirs to promise")
     torch.set_num_threads(2)
     with srkernels.use_backend(target.backend):
         for case in (*spec.cases, *_large_cases(spec)):

@@ -323,7 +323,13 @@ def alexnet_state(lpips: LPIPS) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("preset", ["paper", "official-aim", "official-realsr", "official-ntire"])
+@pytest.mark.parametrize(
+    "preset",
+    [
+        "paper",
+        *(pytest.param(p, marks=pytest.mark.thorough) for p in ("official-aim", "official-realsr", "official-ntire")),
+    ],
+)
 def test_the_presets_take_two_steps_at_full_network_size(preset, made_up_weights):
     """Small crops and one picture of each domain; the networks and losses are the whole ones."""
     config = load_preset(preset)

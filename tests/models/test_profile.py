@@ -64,6 +64,7 @@ def test_parts_sum_to_the_step(tmp_path, stage):
     assert shown.row_count == len(PARTS[stage]) + 3
 
 
+@pytest.mark.thorough
 def test_the_parts_of_every_option(tmp_path):
     """A perceptual loss and a map made on the fly are parts of their own; the weights of VGG-19 are not needed."""
     for stage, more, options in (

@@ -98,7 +98,7 @@ def _distance(curve: Tensor, eager: list[Tensor], dtype: torch.dtype) -> float:
     return float(((curve - runs).abs().amin(0) / width).max())
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("make", [_super_resolution, _down_sampling], ids=["RRDBNet", "DSN"])
 def test_loss_curve_stays_in_the_band_of_rounding(make, dtype):

@@ -113,7 +113,7 @@ def test_every_switch_runs_through(folders, tmp_path, switches, given):
     assert given is None or names == given
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 def test_killed_at_any_moment_and_resumed_the_weights_are_the_same(folders, tmp_path):
     """kill -9 as soon as the second checkpoint is there; from the last good one on every bit is the same."""
     state = ["--run.ema=0.9", "--run.precision=bf16", "--discriminator-t.norm=batch"]  # and the estimates of the others
@@ -127,7 +127,7 @@ def test_killed_at_any_moment_and_resumed_the_weights_are_the_same(folders, tmp_
     assert not equal(load(whole, "generator", 6), load(whole, "generator", 5))
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 def test_two_ranks_are_one(folders, tmp_path):
     """The same global batch, its noise included, on two ranks and on one: the same weights but for a sum's order."""
     # A network that starts as bicubic starts with an L1 of rounding errors, whose sign is chance.
@@ -304,7 +304,13 @@ def test_the_intermediate_products_are_what_they_are_called(folders, tmp_path, m
     assert np.array_equal(shown["x_s"][::4, ::4], to_pixels(x_s))
 
 
-@pytest.mark.parametrize("preset", ["paper-unpaired", "paper-paired", "bicubic-source", "unofficial"])
+@pytest.mark.parametrize(
+    "preset",
+    [
+        "paper-unpaired",
+        *(pytest.param(p, marks=pytest.mark.thorough) for p in ("paper-paired", "bicubic-source", "unofficial")),
+    ],
+)
 def test_the_presets_take_two_steps_at_full_network_size(preset, vgg_file):
     """Small crops, one picture of each domain or what batch norm needs; networks and losses are the whole ones."""
     crop, count = (128, 2) if preset == "unofficial" else (64, 1)

@@ -367,7 +367,7 @@ for channels, out, dtype in ((5, 7, torch.bfloat16), (40, 35, torch.float32), (7
 """
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 @pytest.mark.skipif(_triton.why_no_interpreter() is not None, reason=str(_triton.why_no_interpreter()))
 def test_every_configuration_of_the_triton_kernels() -> None:
     """Those timed on a GPU, not only the chosen one. No worse than twice eager PyTorch's error.
