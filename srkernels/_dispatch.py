@@ -22,11 +22,11 @@ from . import _native, _triton
 from ._spec import Refusal
 from ._validate import FLOAT_DTYPES, shown
 
-BACKENDS = ("reference", "native", "triton")
+BACKENDS = ("reference", "native", "triton", "pointwise")
 
 # Fastest first, by device type. CPU: measured (bench/results); the interpreter is never an automatic choice.
 # CUDA: ordered by counted bytes and launches until a results file of a GPU run says otherwise.
-_AUTOMATIC = {"cpu": ("native",), "cuda": ("triton", "native")}
+_AUTOMATIC = {"cpu": ("native",), "cuda": ("triton", "pointwise", "native")}
 
 
 def _checked(name: str | None, origin: str) -> str | None:
@@ -47,7 +47,8 @@ def requested() -> str:
 
 @contextmanager
 def use_backend(name: str | None) -> Iterator[None]:
-    """Run every op inside the block on ``name``: ``"reference"``, ``"native"``, ``"triton"`` or None (automatic).
+    """Run every op inside the block on ``name``: ``"reference"``, ``"native"``, ``"triton"``, ``"pointwise"`` or
+    None (automatic).
 
     Process-wide, as PyTorch's own backend flags are. A backward pass uses the backend of its forward pass.
 

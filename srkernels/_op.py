@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from ._dispatch import implementation, requested
-from ._spec import Refusal
+from ._spec import Refusal, convolves_nothing
 
 transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
 _library = torch.library.Library("srkernels", "FRAGMENT")
@@ -126,7 +126,7 @@ class Backend(NamedTuple):
     package: str
     forward: str = "forward"
     backward: str = "backward"
-    refuses: Refusal | None = None
+    refuses: Refusal = convolves_nothing
     detail: Callable[[Tensor, Tensor], tuple[int, ...]] | None = None
 
     def is_reference(self, operands: Any) -> bool:

@@ -15,6 +15,13 @@ Shape = tuple[int, ...]
 Refusal = Callable[[str, torch.device, torch.dtype, tuple[int, ...], bool], str | None]
 
 
+def convolves_nothing(
+    backend: str, device: torch.device, dtype: torch.dtype, details: tuple[int, ...], automatic: bool
+) -> str | None:
+    """The reason of an op that has no others."""
+    return "no convolution to run passes around" if backend == "pointwise" else None
+
+
 @dataclass(frozen=True)
 class Case:
     """One call of an op: operand shapes (None: the operand is left out) and keyword arguments.
@@ -132,9 +139,13 @@ class OpSpec:
     aot: Callable[[], tuple[AotCase, ...]] = tuple
     saved_bytes: Callable[[Case, int], int] = lambda case, itemsize: 0
     parameters: tuple[str, ...] = ()
-    refuses: Refusal | None = None
+    refuses: Refusal = convolves_nothing
     detail: Callable[..., tuple[int, ...]] = lambda *operands: ()
     bad_values_spread: Mapping[str, str] = field(default_factory=dict)
     threads_matter: str = ""
     launches: tuple[int, int] = (1, 1)
     composed: bool = False
+
+    @property
+    def convolves(self) -> bool:
+        return self.refuses is not convolves_nothing

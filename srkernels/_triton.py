@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import inspect
 import os
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
@@ -52,7 +53,26 @@ def why_not(device: torch.device) -> str | None:
         return why_no_interpreter()
     if device.type != "cuda":
         return f"no Triton kernels for {device.type} tensors"
-    return None if torch.cuda.is_available() else "torch sees no CUDA or ROCm device"
+    return _why_no_launch(device) if torch.cuda.is_available() else "torch sees no CUDA or ROCm device"
+
+
+def _why_no_launch(device: torch.device) -> str | None:
+    """Triton compiles its launcher, in C, and loads its driver when a kernel is first launched: so one is."""
+    try:
+        _launch_nothing(device)
+    except Exception as error:
+        first, *_ = str(error).splitlines() or [""]
+        reason = f"Triton cannot launch a kernel on {device}: {type(error).__name__}: {first}"
+        warnings.warn(f"srkernels: {reason}. Other backends run instead.", stacklevel=2)
+        return reason
+    return None
+
+
+def _launch_nothing(device: torch.device) -> None:
+    from ._probe import nothing
+
+    with on_device(device):
+        nothing[(1,)]()
 
 
 _HERE: AbstractContextManager[None] = nullcontext()

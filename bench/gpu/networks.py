@@ -1,4 +1,4 @@
-"""What the networks' blocks are compared with: eager PyTorch and torch.compile, with the names of their kernels."""
+"""The networks' blocks beside what they are compared with, eager PyTorch and torch.compile; names of all kernels."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+import srkernels
+from srkernels._dispatch import why_not
 
 from .. import timing
 from ..timing import Call, Stats, time_calls
@@ -54,6 +57,26 @@ class _DenseBlock(nn.Module):
         return x + 0.2 * self.convs[-1](torch.cat(features, 1))
 
 
+def _ours(block: _ResidualBlock | _DenseBlock, backend: str) -> Callable[[Tensor], Tensor]:
+    """The block as the library's op, on a backend."""
+
+    def residual(x: Tensor) -> Tensor:
+        first, second = block.conv1, block.conv2
+        return srkernels.residual_block(x, first.weight, first.bias, second.weight, second.bias, activation="relu")
+
+    def dense(x: Tensor) -> Tensor:
+        weights, biases = zip(*((conv.weight, conv.bias) for conv in block.convs), strict=True)
+        return srkernels.dense_block(x, weights, biases, slope=0.2, res_scale=0.2)
+
+    op = residual if isinstance(block, _ResidualBlock) else dense
+
+    def call(x: Tensor) -> Tensor:
+        with srkernels.use_backend(backend):
+            return op(x)
+
+    return call
+
+
 def _training_call(module: Callable[[Tensor], Tensor], wanted: list[Tensor], x: Tensor, g: Tensor) -> Call:
     return lambda: torch.autograd.grad(module(x), [x, *wanted], g)
 
@@ -83,6 +106,9 @@ def blocks(context: Context) -> None:
             if not context.quick:
                 torch._dynamo.reset()
                 modules["compile"] = torch.compile(block)
+            for name in ("pointwise", "triton"):
+                if why_not(name, device, dtype) is None:
+                    modules[name] = _ours(block, name)
             calls = {
                 name: [_training_call(module, parameters, x, g) for x, g in zip(xs, gs, strict=True)]
                 for name, module in modules.items()

@@ -43,7 +43,7 @@ SECTIONS = {
     "environment": Section(library.environment, 10, "what this machine is"),
     "ceilings": Section(limits.ceilings, 20, "copy, L2 and matrix rates that everything else is held against"),
     "kernels": Section(convolutions.kernels, 120, "every configuration of the convolution kernels, beside cuDNN", True),
-    "blocks": Section(networks.blocks, 55, "residual and dense block, eager against torch.compile, channels_last"),
+    "blocks": Section(networks.blocks, 55, "residual and dense block: eager, torch.compile, ours; channels_last"),
     "shapes": Section(library.shapes, 40, "the ops, blocks first, at shapes of the published training runs"),
     "build": Section(library.build, 55, "the native core, built in place for this GPU alone"),
     "tests": Section(library.tests, 85, "the gates on the GPU"),

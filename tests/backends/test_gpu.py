@@ -36,10 +36,6 @@ def _prepared(
     return xs, cotangents(values(spec.eager, case, xs))
 
 
-def _convolves(spec: OpSpec) -> bool:
-    return spec.refuses is not None
-
-
 def _both(spec: OpSpec, case: Case, xs: list[Tensor | None], cots: list[Tensor]) -> list[Tensor]:
     return [*values(spec.op, case, xs), *gradients(spec.op, case, xs, cots, present(xs))]
 
@@ -113,7 +109,7 @@ def test_peak_memory(spec: OpSpec, target: Target) -> None:
     _skip_unless_on_gpu(target)
     bench = _bench(spec)
     case, wanted = bench.case, tuple(spec.operands.index(name) for name in bench.differentiable)
-    layout = "channels_last" if _convolves(spec) else "contiguous"
+    layout = "channels_last" if spec.convolves else "contiguous"
     xs, cots = _prepared(spec, case, layout=layout)
     wanted = wanted or (0,)
 
@@ -130,7 +126,7 @@ def test_peak_memory(spec: OpSpec, target: Target) -> None:
         ours = peak(spec.op)
         outputs = sum(y.nbytes for y in values(spec.op, case, xs))
     allowed = outputs + sum(xs[i].nbytes for i in wanted) + spec.saved_bytes(case, 4) + 2**20
-    if _convolves(spec):
+    if spec.convolves:
         share = 4 * 9 * 64 * 64
         allowed = peak(spec.eager) + share * torch.cuda.get_device_properties(0).multi_processor_count
     assert ours <= allowed, f"peak {ours}, allowed {allowed}"
@@ -152,7 +148,7 @@ def test_one_launch_each_way(spec: OpSpec, target: Target) -> None:
     In Triton the gradient of a weight map is another.
     """
     _skip_unless_on_gpu(target)
-    if _convolves(spec):
+    if spec.convolves:
         pytest.skip("convolutions take several launches")
     case = _bench(spec).case
     xs, cots = _prepared(spec, case)
@@ -171,7 +167,7 @@ def test_one_launch_each_way(spec: OpSpec, target: Target) -> None:
 def test_launches(spec: OpSpec, target: Target) -> None:
     """As many as the spec says; tests/backends/test_launches.py has their names."""
     _skip_unless_on_gpu(target)
-    if not _convolves(spec) or target.backend != "triton":
+    if not spec.convolves or target.backend != "triton":
         pytest.skip("Triton's convolutions are meant")
     case = _bench(spec).case
     xs, cots = _prepared(spec, case, torch.bfloat16, "channels_last")

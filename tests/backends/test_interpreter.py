@@ -14,6 +14,7 @@ from helpers.process import ROOT, environment
 
 from srkernels import _triton
 
+VALUES = ["parity.py::test_values_and_gradients"]
 REST = [
     "parity.py::test_expanded_cotangents",
     "parity.py::test_nan_and_inf_propagate",
@@ -29,14 +30,16 @@ REST = [
 
 @pytest.mark.skipif(_triton.why_no_interpreter() is not None, reason=str(_triton.why_no_interpreter()))
 @pytest.mark.parametrize(
-    "gates",
+    ("backend", "gates"),
     [
-        pytest.param(["parity.py::test_values_and_gradients"], id="values", marks=pytest.mark.long),
-        pytest.param(REST, id="the rest", marks=pytest.mark.thorough),
+        pytest.param("triton", VALUES, id="triton-values", marks=pytest.mark.long),
+        pytest.param("triton", REST, id="triton-rest", marks=pytest.mark.thorough),
+        pytest.param("pointwise", VALUES, id="pointwise-values", marks=pytest.mark.long),
+        pytest.param("pointwise", REST, id="pointwise-rest", marks=pytest.mark.thorough),
     ],
 )
-def test_gates_in_the_interpreter(gates: list[str]) -> None:
-    options = ["-q", "-x", "-p", "no:cacheprovider", "--backend", "triton", "--reduced"]
+def test_gates_in_the_interpreter(backend: str, gates: list[str]) -> None:
+    options = ["-q", "-x", "-p", "no:cacheprovider", "--backend", backend, "--reduced"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *(f"tests/gates/test_{gate}" for gate in gates)],
         env=environment(TRITON_INTERPRET="1"),
@@ -48,4 +51,4 @@ def test_gates_in_the_interpreter(gates: list[str]) -> None:
     )
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
-    assert "triton: " not in done.stdout, "the backend that was to be tested was skipped"
+    assert f"{backend}: " not in done.stdout, "the backend that was to be tested was skipped"

@@ -26,8 +26,10 @@ from srkernels.ops.conv.arguments import (
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed: no kernels to launch", allow_module_level=True)
 
+from srkernels.ops.conv import pointwise
+from srkernels.ops.conv import triton as blocks
 from srkernels.ops.conv.spec import CONV2D_ACT, DENSE_BLOCK, RESIDUAL_BLOCK
-from srkernels.ops.conv.triton import blocks, launch
+from srkernels.ops.conv.triton import around, launch
 from srkernels.ops.weighted_l1.allocate import MEAN
 from srkernels.ops.weighted_l1.arguments import Operands, Saved, Settings
 from srkernels.ops.weighted_l1.spec import WEIGHTED_L1
@@ -64,7 +66,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], l
         def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
             return lambda *args, **options: counter.names.append(self.name)
 
-    for module in (launch, weighted_l1):
+    for module in (launch, around, weighted_l1):
         for name, found in vars(module).copy().items():
             if hasattr(found, "arg_names"):
                 monkeypatch.setattr(module, name, Note(name))
@@ -126,6 +128,39 @@ def test_launches_of_a_dense_block(launched, layout) -> None:
     )
     assert backward == ["aten::mul", "pack", *convolutions, "weight_gradient", "add_up"]
     assert (len(forward) - len(packed), len(backward)) == DENSE_BLOCK.launches
+
+
+def test_launches_around_the_library(launched) -> None:
+    """PyTorch's convolutions without bias, one pass behind each, one ahead of the first one's gradients, two sums."""
+    x, weight, bias = _image(1, 64, 8, 8), _image(64, 64, 3, 3), torch.empty(64, dtype=torch.bfloat16)
+    relu, needs = Epilogue(RELU, scale=0.1), [*[True] * 5, False]
+    forward = launched(lambda: pointwise.block_forward(Block(x, weight, bias, weight, bias, None), relu, True))
+    assert forward == ["aten::convolution", "pointwise"] * 2
+    backward = launched(lambda: pointwise.block_backward(x, SavedBlock(x, weight, bias, weight, None, x), relu, needs))
+    sums, filters = ["aten::sum", "aten::copy_"], ["aten::convolution_backward", "aten::copy_"]
+    first = ["aten::mul", "aten::convolution", "through_activation", *sums]  # of the filters, by the scale
+    assert backward == [
+        *first, "aten::convolution", "pointwise", *filters, "through_activation", *sums, filters[0], "aten::mul"
+    ]  # fmt: skip
+
+    plain = launched(lambda: pointwise.forward(Convolution(x, weight, None, None, None), Epilogue(), False))
+    assert plain == ["aten::convolution"]
+    saved = SavedConvolution(x, weight, None, None, None)
+    assert launched(lambda: pointwise.backward(x, saved, Epilogue(), [True, False, False, False])) == plain
+
+
+def test_a_dense_block_around_the_library_concatenates_nothing(launched) -> None:
+    x, features = _image(1, 64, 8, 8), _image(1, 192, 8, 8)
+    weights = [_image(64 if k == 4 else 32, 64 + 32 * k, 3, 3) for k in range(5)]
+    biases = [torch.empty(len(w), dtype=torch.bfloat16) for w in weights]
+    settings = DenseSettings(0.2, 0.2)
+    forward = launched(lambda: pointwise.dense_forward(Dense(x, *weights, *biases), settings, True))
+    assert forward == ["aten::copy_", *["aten::convolution", "pointwise"] * 5]
+    saved = SavedDense(None, *weights, *biases, features)
+    backward = launched(lambda: pointwise.dense_backward(x, saved, settings, [True] * 11))
+    assert backward.count("aten::convolution_backward") == 1
+    assert backward[2:12] == ["aten::convolution", "pointwise"] * 5
+    assert "aten::cat" not in backward
 
 
 def test_launches_of_the_weighted_l1(launched) -> None:

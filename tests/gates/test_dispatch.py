@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import warnings
 
 import pytest
 import torch
 from helpers.operands import random
 
 import srkernels
-from srkernels import _dispatch
+from srkernels import _dispatch, _native, _triton
 from srkernels._dispatch import BACKENDS, ranked, requested, why_not
 
 CPU = torch.device("cpu")
@@ -33,7 +35,7 @@ def test_use_backend_comes_back_after_an_error() -> None:
 
 @pytest.mark.parametrize("name", ["cuda", "Reference", "", 3])
 def test_use_backend_refuses_unknown_names(name: object) -> None:
-    expected = f"use_backend: backend must be one of reference, native, triton or None (automatic), got {name!r}"
+    expected = f"use_backend: backend must be one of {', '.join(BACKENDS)} or None (automatic), got {name!r}"
     with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"), srkernels.use_backend(name):
         pass
     assert requested() == ""
@@ -114,3 +116,29 @@ def test_one_op_s_reasons_do_not_choose_for_another() -> None:
     package = "srkernels.ops.conv"
     implementation(package, "", x)
     assert implementation(package, "", x, never).__name__ == f"{package}.reference"
+
+
+def test_triton_that_cannot_launch_is_passed_over_with_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine without a C compiler, which Triton needs for its first launch."""
+
+    def fails(device: torch.device) -> None:
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.\nmore")
+
+    gpu = torch.device("cuda", 0)
+    for cached in (_triton.why_not, _native.why_not):
+        cached.cache_clear()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(_triton, "_launch_nothing", fails)
+    if importlib.util.find_spec("triton") is None:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = dict(ranked(gpu, torch.float32))
+        assert dict(ranked(gpu, torch.bfloat16)).keys() == found.keys()
+    assert ["cannot launch a kernel on cuda:0: RuntimeError: Failed to find C" in str(w.message) for w in told] == [
+        True
+    ]
+    assert found["reference"] is None
+    assert "Failed to find C compiler" in str(found["triton"])
+    assert "more" not in str(found["triton"])
+    _triton.why_not.cache_clear()

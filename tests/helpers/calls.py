@@ -21,7 +21,7 @@ class Target:
     @property
     def interpreted(self) -> bool:
         """Triton on CPU tensors: milliseconds per program."""
-        return self.backend == "triton" and self.device == "cpu"
+        return self.backend in ("triton", "pointwise") and self.device == "cpu"
 
     def __str__(self) -> str:
         return self.backend if self.device == "cpu" else f"{self.backend}-{self.device}"

@@ -41,9 +41,10 @@ class _Cases:
     """What is compiled, collected. Imports triton."""
 
     def __init__(self) -> None:
-        from .triton import blocks, launch
+        from . import triton
+        from .triton import around
 
-        self.blocks, self.launch = blocks, launch
+        self.blocks, self.launch, self.around = triton, triton.launch, around
         self.found: list[AotCase] = []
 
     def add(
@@ -148,6 +149,18 @@ class _Cases:
         self.add_both(id, "weight_gradient", "weight_gradient", call, (0, 0), hgmma=12 if out == 32 else 20)
         self.add(f"{id}-add-up", "add_up", call)
 
+    def after_library(
+        self, id: str, name: str, epilogue: Epilogue, wide: tuple[int, int], *, in_slice: bool = False, **given: Tensor
+    ) -> None:
+        """The pass that follows PyTorch's own convolution, into a tensor or into a slice of wider pixels."""
+        x, y = _image(name, 64), _image(name, 192 if in_slice else 64)[:, :64]
+        tensors = self.launch.EpilogueTensors(**given)
+
+        def call() -> None:
+            self.around.convolve(x, _filters(name, 64, 64), y, epilogue, tensors)
+
+        self.found.append(aot_case(id, self.around, "pointwise", call, *wide))
+
     def pointwise(
         self, id: str, name: str, epilogue: Epilogue, wide: tuple[int, int], *, bias: bool, slopes: int = 0
     ) -> None:
@@ -232,10 +245,21 @@ def _epilogues(c: _Cases) -> None:
     c.forward("nchw-fp32", "fp32", 64, 64, _RELU, layout=torch.contiguous_format)
 
 
+def _after_library(c: _Cases) -> None:
+    for name, wide in (("bf16", (2, 2)), ("fp32", (4, 4)), ("fp64", (8, 8))):
+        x = _image(name, 64)
+        c.after_library(f"library-relu-{name}", name, _RELU, wide, bias=x.new_empty(64))
+        c.after_library(
+            f"library-everything-{name}", name, Epilogue(PRELU, scale=0.2), (2 * wide[0], 2 * wide[1]),
+            bias=x.new_empty(64), slope=x.new_empty(64), residual=x, z=x,
+        )  # fmt: skip
+        c.after_library(f"library-slice-{name}", name, _LEAKY, (2 * wide[0], wide[1]), in_slice=True, kept=x)
+
+
 def cases() -> tuple[AotCase, ...]:
     """Imports triton."""
     collected = _Cases()
-    for add in (_dtypes, _widths, _in_blocks, _epilogues):
+    for add in (_dtypes, _widths, _in_blocks, _epilogues, _after_library):
         add(collected)
     found = collected.found
     assert {case.id for case in found}.issuperset(_ELSEWHERE)

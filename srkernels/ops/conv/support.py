@@ -16,10 +16,14 @@ KERNEL_SIZE = (3, 3)
 # Input times output channels up to which the core's own convolution on Intel AMX beats oneDNN's: more filters do not
 # fit the cache.
 AMX_CHANNELS = 384 * 384
+# Elements of a CUDA image from which passes saved outweigh launches by count: forward and backward a residual block
+# makes its GPU compute for 0.4 ms and more, and its launches take less.
+LARGE = 2**24
 
 
 def detail(x: Tensor, weight: Tensor | None) -> tuple[int, ...]:
-    """What the choice depends on in a convolution: kernel size, whether the image is channels_last, AMX's channels.
+    """What the choice depends on in a convolution: kernel size, whether the image is channels_last, AMX's channels,
+    whether the image is large.
 
     Empty without ``weight``, which ``explain`` may lack.
     """
@@ -27,7 +31,8 @@ def detail(x: Tensor, weight: Tensor | None) -> tuple[int, ...]:
         return ()
     outputs, inputs, height, width = weight.shape
     whole = outputs % 32 == 0 and inputs % 32 == 0 and outputs * inputs <= AMX_CHANNELS
-    return height, width, int(is_channels_last(x)), int(whole)
+    large = x.is_cuda and x.numel() >= LARGE
+    return height, width, int(is_channels_last(x)), int(whole), int(large)
 
 
 def refuses(
@@ -42,6 +47,10 @@ def refuses(
         return None
     if backend == "triton":
         return "its kernels have not been timed against cuDNN yet"
+    if backend == "pointwise":
+        if details and not details[2]:
+            return "cuDNN would have to turn an image that is not channels_last"
+        return None if details and details[4] else f"images below {LARGE:,} elements are bound by launches"
     # Measured speed relative to eager PyTorch, forward and backward, on a processor with AMX: fp32 0.7 to 1.1, slowest
     # where images are small; bf16 with 3 and 16 channels 0.6 to 0.8, with 32 and 64 channels 1.1 to 1.9.
     if dtype is not torch.bfloat16 or not amx_available():

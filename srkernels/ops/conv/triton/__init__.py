@@ -1,3 +1,9 @@
-from .blocks import backward, block_backward, block_forward, dense_backward, dense_forward, forward
+"""Convolution blocks as Triton kernels: products in Triton too, or PyTorch's own with Triton ``around`` them."""
 
-__all__ = ["backward", "block_backward", "block_forward", "dense_backward", "dense_forward", "forward"]
+from . import launch
+from .blocks import Blocks
+
+_blocks = Blocks(launch)
+forward, backward = _blocks.forward, _blocks.backward
+block_forward, block_backward = _blocks.block_forward, _blocks.block_backward
+dense_forward, dense_backward = _blocks.dense_forward, _blocks.dense_backward

@@ -14,6 +14,7 @@ launches forward, six with filters in channels_last, and nine backward.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -22,15 +23,7 @@ from ...._triton import on_device
 from .. import allocate
 from ..activation import CONVOLUTION, LEAKY_RELU, NONE, PRELU, Epilogue, activate, sign_survives
 from ..arguments import Block, Convolution, Dense, DenseSettings, SavedBlock, SavedConvolution, SavedDense
-from .launch import (
-    EpilogueTensors,
-    activation_gradient,
-    channels_last,
-    convolve,
-    gradient_of_weight,
-    gradients_of_weights,
-    packed,
-)
+from .launch import EpilogueTensors, activation_gradient, channels_last, packed
 
 
 def _like(x: Tensor, y: Tensor) -> Tensor:
@@ -50,211 +43,223 @@ def _zeroed(out: list[Tensor]) -> list[Tensor]:
     return out
 
 
-def _gradients_of_parameters(
-    x: Tensor | None, grad_z: Tensor, grad_weight: Tensor | None, grad_bias: Tensor | None, scale: float = 1.0
-) -> None:
-    """Fills in those that are there, times ``scale``; only the weight's reads ``x``."""
-    if grad_bias is not None and (grad_weight is None or grad_z.dtype is torch.float32):
-        activation_gradient(channels_last(grad_z), None, None, Epilogue(scale=scale), False, grad_bias, None)
-        grad_bias = None
-    if grad_weight is not None:
-        assert x is not None
-        gradient_of_weight(x, grad_z, grad_weight, grad_bias, scale)
+class Blocks:
+    """The ops, made of launches: those of ``launch``, whose products are ``OURS``, or of ``around``."""
 
+    def __init__(self, launches: ModuleType) -> None:
+        self._launches = launches
 
-def forward(operands: Convolution, epilogue: Epilogue, keep: bool) -> list[Tensor]:
-    """As ``reference.forward``."""
-    x, weight, bias, slope, residual = operands
-    out = allocate.forward(operands, keep)
-    y = out[0]
-    if y.numel() == 0:
-        return out
-    residual = None if residual is None else _like(residual, y)
-    tensors = EpilogueTensors(bias, slope, residual=residual, z=out[1] if keep else None)
-    with on_device(x.device):
-        convolve(channels_last(x), weight, y, epilogue, tensors)
-    return out
-
-
-def backward(grad: Tensor, saved: SavedConvolution, epilogue: Epilogue, needs: Sequence[bool]) -> list[Tensor]:
-    """As ``reference.backward``."""
-    x, weight, _, slope, kept = saved
-    out = allocate.gradients(grad, saved, needs)
-    if grad.numel() == 0:
-        return _zeroed(out)
-    results = iter(out)
-    grad_x, grad_weight, grad_bias, grad_slope = (next(results) if need else None for need in needs)
-    with on_device(grad.device):
-        grad_z = channels_last(grad.to(weight.dtype))
-        if epilogue.activation != NONE or epilogue.scale != 1:
-            need_grad_z = grad_x is not None or grad_weight is not None
-            grad_z = activation_gradient(grad_z, kept, slope, epilogue, need_grad_z, grad_bias, grad_slope)
+    def _gradients_of_parameters(
+        self, x: Tensor | None, grad_z: Tensor, grad_weight: Tensor | None, grad_bias: Tensor | None, scale: float = 1.0
+    ) -> None:
+        """Fills in those that are there, times ``scale``; only the weight's reads ``x``."""
+        if grad_bias is not None and (grad_weight is None or not self._launches.sums_biases(grad_z.dtype)):
+            activation_gradient(channels_last(grad_z), None, None, Epilogue(scale=scale), False, grad_bias, None)
             grad_bias = None
-        if grad_x is not None:
-            convolve(grad_z, weight, grad_x, adjoint=True)
-        _gradients_of_parameters(None if x is None else channels_last(x), grad_z, grad_weight, grad_bias)
-    return out
+        if grad_weight is not None:
+            assert x is not None
+            self._launches.gradient_of_weight(x, grad_z, grad_weight, grad_bias, scale)
 
+    def forward(self, operands: Convolution, epilogue: Epilogue, keep: bool) -> list[Tensor]:
+        """As ``reference.forward``."""
+        x, weight, bias, slope, residual = operands
+        out = allocate.forward(operands, keep)
+        y = out[0]
+        if y.numel() == 0:
+            return out
+        residual = None if residual is None else _like(residual, y)
+        tensors = EpilogueTensors(bias, slope, residual=residual, z=out[1] if keep else None)
+        with on_device(x.device):
+            y = self._launches.convolve(channels_last(x), weight, y, epilogue, tensors)
+        return [y, *out[1:]]
 
-def _first_convolution(block: Block, epilogue: Epilogue, kept: Tensor | None) -> Tensor:
-    """The activations h of a residual block, channels_last; fills in ``kept``, which is h if that tells its sign."""
-    x, weight1, bias1, _, _, slope = block
-    survives = epilogue.activation == NONE or sign_survives(epilogue)
-    h = _image(x, weight1.shape[0]) if kept is None else kept if survives else torch.empty_like(kept)
-    tensors = EpilogueTensors(bias1, slope, z=None if survives else kept)
-    convolve(channels_last(x), weight1, h, epilogue._replace(scale=1.0), tensors)
-    return channels_last(h)
-
-
-def block_forward(operands: Block, epilogue: Epilogue, keep: bool) -> list[Tensor]:
-    """As ``reference.block_forward``."""
-    x, weight1, _, weight2, bias2, _ = operands
-    out = allocate.block_forward(x, weight1, keep)
-    y = out[0]
-    if y.numel() == 0:
+    def backward(
+        self, grad: Tensor, saved: SavedConvolution, epilogue: Epilogue, needs: Sequence[bool]
+    ) -> list[Tensor]:
+        """As ``reference.backward``."""
+        x, weight, _, slope, kept = saved
+        out = allocate.gradients(grad, saved, needs)
+        if grad.numel() == 0:
+            return _zeroed(out)
+        results = iter(out)
+        grad_x, grad_weight, grad_bias, grad_slope = (next(results) if need else None for need in needs)
+        with on_device(grad.device):
+            grad_z = channels_last(grad.to(weight.dtype))
+            if epilogue.activation != NONE or epilogue.scale != 1:
+                need_grad_z = grad_x is not None or grad_weight is not None
+                grad_z = activation_gradient(grad_z, kept, slope, epilogue, need_grad_z, grad_bias, grad_slope)
+                grad_bias = None
+            if grad_x is not None:
+                out[0] = self._launches.convolve(grad_z, weight, grad_x, adjoint=True)
+            self._gradients_of_parameters(None if x is None else channels_last(x), grad_z, grad_weight, grad_bias)
         return out
-    with on_device(x.device):
-        h = _first_convolution(operands, epilogue, out[1] if keep else None)
-        tensors = EpilogueTensors(bias2, residual=_like(x, y))
-        convolve(h, weight2, y, Epilogue(scale=epilogue.scale), tensors)
-    return out
 
+    def _first_convolution(self, block: Block, epilogue: Epilogue, kept: Tensor | None) -> Tensor:
+        """The activations h of a residual block, channels_last; fills in ``kept``, which is h if that has its sign."""
+        x, weight1, bias1, _, _, slope = block
+        survives = epilogue.activation == NONE or sign_survives(epilogue)
+        h = _image(x, weight1.shape[0]) if kept is None else kept if survives else torch.empty_like(kept)
+        tensors = EpilogueTensors(bias1, slope, z=None if survives else kept)
+        self._launches.convolve(channels_last(x), weight1, h, epilogue._replace(scale=1.0), tensors)
+        return channels_last(h)
 
-def block_backward(grad: Tensor, saved: SavedBlock, epilogue: Epilogue, needs: Sequence[bool]) -> list[Tensor]:
-    """As ``reference.block_backward``."""
-    x, weight1, bias1, weight2, slope, kept = saved
-    out = allocate.block_gradients(saved, needs)
-    if x.numel() == 0:
-        return _zeroed(out)
-    results = iter(out)
-    grad_x, grad_weight1, grad_bias1, grad_weight2, grad_bias2, grad_slope = (
-        next(results) if need else None for need in needs
-    )
-    survives = epilogue.activation == NONE or sign_survives(epilogue)
-    with on_device(x.device):
-        dense, grad = channels_last(x), channels_last(grad)
-        if kept is None:
-            kept = _image(dense, weight1.shape[0])
-            h = _first_convolution(Block(dense, weight1, bias1, weight2, None, slope), epilogue, kept)
-        else:
-            kept = channels_last(kept)
-            h = kept if survives or grad_weight2 is None else activate(kept, epilogue, slope)
-        if any(g is not None for g in (grad_x, grad_weight1, grad_bias1, grad_slope)):
-            grad_z = torch.empty_like(kept)
-            if epilogue.activation == PRELU:  # its slopes' gradient needs the value before the derivative
-                convolve(grad, weight2, grad_z, Epilogue(scale=epilogue.scale), adjoint=True)
-                need_grad_z = grad_x is not None or grad_weight1 is not None
-                unscaled = epilogue._replace(scale=1.0)
-                grad_z = activation_gradient(grad_z, kept, slope, unscaled, need_grad_z, grad_bias1, grad_slope)
-                grad_bias1 = None
+    def block_forward(self, operands: Block, epilogue: Epilogue, keep: bool) -> list[Tensor]:
+        """As ``reference.block_forward``."""
+        x, weight1, _, weight2, bias2, _ = operands
+        out = allocate.block_forward(x, weight1, keep)
+        y = out[0]
+        if y.numel() == 0:
+            return out
+        with on_device(x.device):
+            h = self._first_convolution(operands, epilogue, out[1] if keep else None)
+            tensors = EpilogueTensors(bias2, residual=_like(x, y))
+            self._launches.convolve(h, weight2, y, Epilogue(scale=epilogue.scale), tensors)
+        return out
+
+    def block_backward(
+        self, grad: Tensor, saved: SavedBlock, epilogue: Epilogue, needs: Sequence[bool]
+    ) -> list[Tensor]:
+        """As ``reference.block_backward``."""
+        x, weight1, bias1, weight2, slope, kept = saved
+        out = allocate.block_gradients(saved, needs)
+        if x.numel() == 0:
+            return _zeroed(out)
+        results = iter(out)
+        grad_x, grad_weight1, grad_bias1, grad_weight2, grad_bias2, grad_slope = (
+            next(results) if need else None for need in needs
+        )
+        survives = epilogue.activation == NONE or sign_survives(epilogue)
+        with on_device(x.device):
+            dense, grad = channels_last(x), channels_last(grad)
+            if kept is None:
+                kept = _image(dense, weight1.shape[0])
+                h = self._first_convolution(Block(dense, weight1, bias1, weight2, None, slope), epilogue, kept)
             else:
-                tensors = EpilogueTensors(kept=None if epilogue.activation == NONE else kept)
-                convolve(grad, weight2, grad_z, epilogue, tensors, adjoint=True)
+                kept = channels_last(kept)
+                h = kept if survives or grad_weight2 is None else activate(kept, epilogue, slope)
+            if any(g is not None for g in (grad_x, grad_weight1, grad_bias1, grad_slope)):
+                grad_z = torch.empty_like(kept)
+                # The gradient of PReLU's slopes needs the value before the derivative.
+                if epilogue.activation == PRELU or not self._launches.OURS:
+                    scale = Epilogue(scale=epilogue.scale)
+                    grad_z = self._launches.convolve(grad, weight2, grad_z, scale, adjoint=True)
+                    need_grad_z = grad_x is not None or grad_weight1 is not None
+                    unscaled = epilogue._replace(scale=1.0)
+                    grad_z = activation_gradient(
+                        grad_z, kept, slope, unscaled, need_grad_z, grad_bias1, grad_slope, in_place=True
+                    )
+                    grad_bias1 = None
+                else:
+                    tensors = EpilogueTensors(kept=None if epilogue.activation == NONE else kept)
+                    self._launches.convolve(grad, weight2, grad_z, epilogue, tensors, adjoint=True)
+                if grad_x is not None:
+                    tensors = EpilogueTensors(residual=_like(grad, grad_x))
+                    self._launches.convolve(grad_z, weight1, grad_x, CONVOLUTION, tensors, adjoint=True)
+                self._gradients_of_parameters(dense, grad_z, grad_weight1, grad_bias1)
+            self._gradients_of_parameters(h, grad, grad_weight2, grad_bias2, epilogue.scale)
+        return out
+
+    def _forward_filters(self, weights: Sequence[Tensor]) -> Sequence[Tensor]:
+        """A dense block's filters as ``convolve`` reads them; ours are packed in one launch unless channels_last."""
+        if not self._launches.OURS or all(w.is_contiguous(memory_format=torch.channels_last) for w in weights):
+            return weights
+        every, row = packed(weights), weights[4].shape[0]
+        found = [every[:row]]
+        for weight in reversed(weights[:4]):
+            found.insert(0, every[row : row + weight.shape[0], : weight.shape[1]])
+            row += weight.shape[0]
+        return found
+
+    def _dense_features(
+        self, x: Tensor, filters: Sequence[Tensor], biases: Sequence[Tensor | None], slope: float
+    ) -> Tensor:
+        """x | x1 | x2 | x3 | x4, channels_last as ``x`` is."""
+        at, growth = x.shape[1], filters[0].shape[0]
+        features = _image(x, at + 4 * growth)
+        features[:, :at] = x
+        read = x
+        for weight, bias in zip(filters[:4], biases[:4], strict=True):
+            slot = features[:, at : at + growth]
+            self._launches.convolve(read, weight, slot, Epilogue(LEAKY_RELU, slope), EpilogueTensors(bias))
+            at += growth
+            read = features[:, :at]
+        return features
+
+    def dense_forward(self, operands: Dense, settings: DenseSettings, keep: bool) -> list[Tensor]:
+        """As ``reference.dense_forward``."""
+        x, weights, biases = operands.x, operands.weights, operands.biases
+        out = allocate.dense_forward(x, weights[0], keep)
+        y = out[0]
+        if y.numel() == 0:
+            return out
+        with on_device(x.device):
+            filters = self._forward_filters(weights)
+            features = self._dense_features(channels_last(x), filters, biases, settings.slope)
+            tensors = EpilogueTensors(biases[4], residual=_like(x, y))
+            self._launches.convolve(features, filters[4], y, Epilogue(scale=settings.res_scale), tensors)
+        return [y, _like(features, out[1])] if keep else out
+
+    def dense_backward(
+        self, grad: Tensor, saved: SavedDense, settings: DenseSettings, needs: Sequence[bool]
+    ) -> list[Tensor]:
+        """As ``reference.dense_backward``."""
+        features, weights = saved.features, saved.weights
+        out = allocate.dense_gradients(saved, needs)
+        if grad.numel() == 0:
+            return _zeroed(out)
+        results = iter(out)
+        grad_x, *of_parameters = (next(results) if need else None for need in needs)
+        c, growth = weights[4].shape[0], weights[0].shape[0]
+        leaky = Epilogue(LEAKY_RELU, settings.slope)
+        with on_device(grad.device):
+            if features is None:
+                x = channels_last(saved.like)
+                features = self._dense_features(x, self._forward_filters(weights), saved.biases, settings.slope)
+            features = channels_last(features)
+            gradients = torch.empty_like(features)
+            torch.mul(grad, settings.res_scale, out=gradients[:, :c])
+            # Where x_k lies in the features, and how much of the gradients g_k reads.
+            slots = [slice(c + k * growth, c + (k + 1) * growth) for k in range(4)]
+            ends = [c + (3 - k) * growth for k in range(4)]
+            # Rows of ``every`` are in the order of ``gradients``, so that the ones that read x_k are its first ends[k].
+            every = packed(weights)
+            for k in (3, 2, 1, 0):
+                end, kept = ends[k], EpilogueTensors(kept=features[:, slots[k]])
+                slot = gradients[:, end : end + growth]
+                self._launches.convolve(gradients[:, :end], every[:end, slots[k]], slot, leaky, kept, adjoint=True)
             if grad_x is not None:
                 tensors = EpilogueTensors(residual=_like(grad, grad_x))
-                convolve(grad_z, weight1, grad_x, CONVOLUTION, tensors, adjoint=True)
-            _gradients_of_parameters(dense, grad_z, grad_weight1, grad_bias1)
-        _gradients_of_parameters(h, grad, grad_weight2, grad_bias2, epilogue.scale)
-    return out
-
-
-def _forward_filters(weights: Sequence[Tensor]) -> Sequence[Tensor]:
-    """A dense block's filters as ``convolve`` reads them: packed in one launch unless already channels_last."""
-    if all(w.is_contiguous(memory_format=torch.channels_last) for w in weights):
-        return weights
-    every, row = packed(weights), weights[4].shape[0]
-    found = [every[:row]]
-    for weight in reversed(weights[:4]):
-        found.insert(0, every[row : row + weight.shape[0], : weight.shape[1]])
-        row += weight.shape[0]
-    return found
-
-
-def _dense_features(x: Tensor, filters: Sequence[Tensor], biases: Sequence[Tensor | None], slope: float) -> Tensor:
-    """x | x1 | x2 | x3 | x4, channels_last as ``x`` is."""
-    at, growth = x.shape[1], filters[0].shape[0]
-    features = _image(x, at + 4 * growth)
-    features[:, :at] = x
-    for weight, bias in zip(filters[:4], biases[:4], strict=True):
-        slot = features[:, at : at + growth]
-        convolve(features[:, :at], weight, slot, Epilogue(LEAKY_RELU, slope), EpilogueTensors(bias))
-        at += growth
-    return features
-
-
-def dense_forward(operands: Dense, settings: DenseSettings, keep: bool) -> list[Tensor]:
-    """As ``reference.dense_forward``."""
-    x, weights, biases = operands.x, operands.weights, operands.biases
-    out = allocate.dense_forward(x, weights[0], keep)
-    y = out[0]
-    if y.numel() == 0:
+                self._launches.convolve(gradients, every[:, :c], grad_x, CONVOLUTION, tensors, adjoint=True)
+            self._gradients_of_dense_parameters(features, gradients, weights, of_parameters[:5], of_parameters[5:])
         return out
-    with on_device(x.device):
-        filters = _forward_filters(weights)
-        features = _dense_features(channels_last(x), filters, biases, settings.slope)
-        tensors = EpilogueTensors(biases[4], residual=_like(x, y))
-        convolve(features, filters[4], y, Epilogue(scale=settings.res_scale), tensors)
-    return [y, _like(features, out[1])] if keep else out
 
-
-def dense_backward(grad: Tensor, saved: SavedDense, settings: DenseSettings, needs: Sequence[bool]) -> list[Tensor]:
-    """As ``reference.dense_backward``."""
-    features, weights = saved.features, saved.weights
-    out = allocate.dense_gradients(saved, needs)
-    if grad.numel() == 0:
-        return _zeroed(out)
-    results = iter(out)
-    grad_x, *of_parameters = (next(results) if need else None for need in needs)
-    c, growth = weights[4].shape[0], weights[0].shape[0]
-    leaky = Epilogue(LEAKY_RELU, settings.slope)
-    with on_device(grad.device):
-        if features is None:
-            x = channels_last(saved.like)
-            features = _dense_features(x, _forward_filters(weights), saved.biases, settings.slope)
-        features = channels_last(features)
-        gradients = torch.empty_like(features)
-        torch.mul(grad, settings.res_scale, out=gradients[:, :c])
-        # Where x_k lies in the features, and how much of the gradients g_k reads.
-        slots = [slice(c + k * growth, c + (k + 1) * growth) for k in range(4)]
-        ends = [c + (3 - k) * growth for k in range(4)]
-        # Rows of ``every`` are in the order of ``gradients``, so that the ones that read x_k are its first ends[k].
-        every = packed(weights)
-        for k in (3, 2, 1, 0):
-            end, kept = ends[k], EpilogueTensors(kept=features[:, slots[k]])
-            slot = gradients[:, end : end + growth]
-            convolve(gradients[:, :end], every[:end, slots[k]], slot, leaky, kept, adjoint=True)
-        if grad_x is not None:
-            tensors = EpilogueTensors(residual=_like(grad, grad_x))
-            convolve(gradients, every[:, :c], grad_x, CONVOLUTION, tensors, adjoint=True)
-        _gradients_of_dense_parameters(features, gradients, weights, of_parameters[:5], of_parameters[5:])
-    return out
-
-
-def _gradients_of_dense_parameters(
-    features: Tensor,
-    gradients: Tensor,
-    weights: Sequence[Tensor],
-    of_weights: Sequence[Tensor | None],
-    of_biases: Sequence[Tensor | None],
-) -> None:
-    """Fills in those that are there; of the others nothing is kept."""
-    biases = [torch.empty_like(w[:, 0, 0, 0]) if b is None else b for w, b in zip(weights, of_biases, strict=True)]
-    wants_biases = any(b is not None for b in of_biases)
-    if wants_biases and (gradients.dtype is torch.float32 or all(w is None for w in of_weights)):
-        every = gradients.new_empty(gradients.shape[1])
-        activation_gradient(gradients, None, None, CONVOLUTION, False, every, None)
-        for bias, found in zip(reversed(biases), every.split([len(b) for b in reversed(biases)]), strict=True):
-            bias.copy_(found)
-        wants_biases = False
-    if all(w is None for w in of_weights):
-        return
-    last = all(w is None or w.is_contiguous(memory_format=torch.channels_last) for w in of_weights)
-    layout = torch.channels_last if last else torch.contiguous_format
-    found = [
-        torch.empty_like(w, memory_format=layout) if g is None or not g.is_contiguous(memory_format=layout) else g
-        for w, g in zip(weights, of_weights, strict=True)
-    ]
-    gradients_of_weights(features, gradients, found, biases if wants_biases else [])
-    for wanted, g in zip(of_weights, found, strict=True):
-        if wanted is not None and wanted is not g:
-            wanted.copy_(g)
+    def _gradients_of_dense_parameters(
+        self,
+        features: Tensor,
+        gradients: Tensor,
+        weights: Sequence[Tensor],
+        of_weights: Sequence[Tensor | None],
+        of_biases: Sequence[Tensor | None],
+    ) -> None:
+        """Fills in those that are there; of the others nothing is kept."""
+        biases = [torch.empty_like(w[:, 0, 0, 0]) if b is None else b for w, b in zip(weights, of_biases, strict=True)]
+        wants_biases = any(b is not None for b in of_biases)
+        by_weights = self._launches.sums_biases(gradients.dtype) and any(w is not None for w in of_weights)
+        if wants_biases and not by_weights:
+            every = gradients.new_empty(gradients.shape[1])
+            activation_gradient(gradients, None, None, CONVOLUTION, False, every, None)
+            for bias, found in zip(reversed(biases), every.split([len(b) for b in reversed(biases)]), strict=True):
+                bias.copy_(found)
+            wants_biases = False
+        if all(w is None for w in of_weights):
+            return
+        last = all(w is None or w.is_contiguous(memory_format=torch.channels_last) for w in of_weights)
+        layout = torch.channels_last if last else torch.contiguous_format
+        found = [
+            torch.empty_like(w, memory_format=layout) if g is None or not g.is_contiguous(memory_format=layout) else g
+            for w, g in zip(weights, of_weights, strict=True)
+        ]
+        self._launches.gradients_of_weights(features, gradients, found, biases if wants_biases else [])
+        for wanted, g in zip(of_weights, found, strict=True):
+            if wanted is not None and wanted is not g:
+                wanted.copy_(g)

@@ -448,6 +448,36 @@ def gather(
 
 
 @triton.jit(do_not_specialize=SIZES)
+def pointwise(
+    sums, bias, slope, kept, residual, y, z, height, width, pixels,
+    COUT: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    NEGATIVE_SLOPE: tl.constexpr,
+    SLOPES: tl.constexpr,
+    SCALE: tl.constexpr,
+    LAST: tl.constexpr,
+    KEPT_PITCH: tl.constexpr,
+    Y_PITCH: tl.constexpr,
+    T: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+):  # fmt: skip
+    """The epilogue alone, of the ``sums`` that another convolution left, dense and channels_last: M pixels of them."""
+    program = tl.program_id(0)
+    o = program % tl.cdiv(COUT, N) * N + tl.arange(0, N)[None, :]
+    pixel = (program // tl.cdiv(COUT, N)).to(tl.int64) * M + tl.arange(0, M)[:, None]
+    exists, plane = pixel < pixels, height.to(tl.int64) * width
+    image = pixel // plane
+    found = _start(bias, o, COUT, M, T)
+    found += tl.load(sums + pixel * COUT + o, mask=exists & (o < COUT), other=0.0)
+    before, skip = _beside(kept, residual, pixel, image, plane, o, exists, COUT, LAST, KEPT_PITCH)
+    _finish(
+        found, before, skip, slope, kept, residual, y, z, pixel, image, plane, o, exists,
+        COUT, ACTIVATION, NEGATIVE_SLOPE, SLOPES, SCALE, LAST, Y_PITCH,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=SIZES)
 def through_activation(
     grad, kept, slope, grad_z, bias_shares, slope_shares, pixels,
     C: tl.constexpr,

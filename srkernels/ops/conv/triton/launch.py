@@ -22,24 +22,26 @@ from ..activation import CONVOLUTION, Epilogue
 from .convolution import gather, shift, stream, through_activation
 from .weight_gradient import add_up, pack, weight_gradient
 
+OURS = True  # products, and what follows one happens in registers
+
 _WARPS_256 = 2 * WARPS_128
 _PRODUCT = 128  # bytes of a pixel's channels that one product takes
 _SHARED = 232_448  # bytes that a program can have on a Hopper
 _STAGES = 3  # tiles in flight: with two, loads are awaited as soon as they are issued
 _LEAST_CORES = 4  # so that the interpreter's single core has seams between bands and between shares
-_POINTWISE = 32  # pixels of a tile
+POINTWISE = 32  # pixels of a tile
 _POINTWISE_PER_CORE = 8
 _SUMMED = 16  # shares that ``add_up`` reads at once
 _WEIGHTS = 2048 if interpreting() else 128  # of an output channel that a program of ``add_up`` or ``pack`` moves
 _PIXELS_OF_A_SHARE = 10  # they take as long to multiply as a share takes to write and read, by count
 
 
-def _block(channels: int, most: int) -> int:
+def block(channels: int, most: int) -> int:
     """A power of two that tensor cores take."""
     return max(16, min(most, triton.next_power_of_2(channels)))
 
 
-def _compute(dtype: torch.dtype) -> Any:
+def sums_in(dtype: torch.dtype) -> Any:
     return tl.float64 if dtype is torch.float64 else tl.float32
 
 
@@ -118,20 +120,20 @@ def _streaming(channels: int, out: int, itemsize: int, last: bool = True) -> Blo
         # Nine filter matrices and three rows fill the shared memory, so that fp32 has none left for 64 outputs on their
         # way to memory. Offsets into a contiguous tensor take as many registers as half the sums.
         narrow = itemsize == 4 or not last
-        return Blocks("stream", 128, _block(channels, _PRODUCT // itemsize), _block(out, 32 if narrow else 64))
-    n = _block(out, 64 if last else 32)
+        return Blocks("stream", 128, block(channels, _PRODUCT // itemsize), block(out, 32 if narrow else 64))
+    n = block(out, 64 if last else 32)
     return Blocks("stream", 128 if n == 64 or not last else 256, _PRODUCT // 2 // itemsize, n)
 
 
 def _gathering(channels: int, out: int, dtype: torch.dtype) -> Blocks:
     if dtype is torch.float64:
-        return Blocks("gather", 32, _block(channels, _PRODUCT // dtype.itemsize), _block(out, 32))
-    return Blocks("gather", 128, _block(channels, _PRODUCT // dtype.itemsize), _block(out, 64))
+        return Blocks("gather", 32, block(channels, _PRODUCT // dtype.itemsize), block(out, 32))
+    return Blocks("gather", 128, block(channels, _PRODUCT // dtype.itemsize), block(out, 64))
 
 
 def _shifting(channels: int, out: int, itemsize: int) -> Blocks | None:
     """As many pixels as fit, three rows of them next to the filters and the moving sums; None: none."""
-    k, n = _PRODUCT // 2 // itemsize, _block(out, 32)
+    k, n = _PRODUCT // 2 // itemsize, block(out, 32)
     padded = triton.cdiv(channels, k) * k
     for pixels in (128, 64):
         if (9 * n + _STAGES * pixels) * padded * itemsize + 4 * pixels * n <= _SHARED:
@@ -208,7 +210,7 @@ def configurations(channels: int, out: int, dtype: torch.dtype) -> list[Blocks]:
     return list(dict.fromkeys(found))
 
 
-def _pitch(x: Tensor) -> int:
+def pitch(x: Tensor) -> int:
     """Elements between neighbouring pixels of ``x``: channels_last, or a slice of the channels of such a tensor."""
     # The stride of a single column, row or image is meaningless.
     images, channels, height, width = x.shape
@@ -233,7 +235,7 @@ class EpilogueTensors(NamedTuple):
     z: Tensor | None = None
 
 
-_NO_TENSORS = EpilogueTensors()
+NO_TENSORS = EpilogueTensors()
 
 
 def convolve(
@@ -241,11 +243,11 @@ def convolve(
     weight: Tensor,
     y: Tensor,
     epilogue: Epilogue = CONVOLUTION,
-    tensors: EpilogueTensors = _NO_TENSORS,
+    tensors: EpilogueTensors = NO_TENSORS,
     *,
     adjoint: bool = False,
     how: Blocks | None = None,
-) -> None:
+) -> Tensor:
     """y = scale * act(convolution + bias) + residual, with ``kept`` y = scale * convolution * act'(kept) + residual.
 
     ``x`` and ``kept`` are channels_last or channel slices of such; ``y`` is that or contiguous, and ``residual`` and
@@ -258,8 +260,8 @@ def convolve(
     weight = _in_rows(weight)
     settings = (
         channels, out, adjoint, *epilogue[:2], 0 if slope is None else slope.numel(), epilogue.scale, last,
-        _pitch(x), weight.stride(3), 0 if kept is None else _pitch(kept), _pitch(y) if last else 0,
-        _precision(x.dtype), _compute(x.dtype),
+        pitch(x), weight.stride(3), 0 if kept is None else pitch(kept), pitch(y) if last else 0,
+        _precision(x.dtype), sums_in(x.dtype),
     )  # fmt: skip
     bias, slope = (None if vector is None else vector.contiguous() for vector in (bias, slope))
     pointers = (x, weight, bias, slope, kept, residual, y, z)
@@ -273,13 +275,14 @@ def convolve(
         gather[(triton.cdiv(pixels, how.pixels) * triton.cdiv(out, how.outputs),)](
             *pointers, height, width, pixels, *settings, pixels >= 2**31 - how.pixels, *blocks, **options
         )
-        return
+        return y
     strips = _covered(x.shape, out, how, cores(x.device))
     arguments = (*pointers, images, height, width, strips.rows, *settings)
     if how.kernel == "shift":
         shift[(strips.programs,)](*arguments, *blocks, **options)
     else:
         stream[(strips.programs,)](*arguments, strips.columns, *blocks, **options)
+    return y
 
 
 def activation_gradient(
@@ -290,16 +293,17 @@ def activation_gradient(
     need_grad_z: bool,
     grad_bias: Tensor | None,
     grad_slope: Tensor | None,
+    in_place: bool = False,
 ) -> Tensor:
-    """g_z, channels_last as ``grad`` is; fills in the gradients of bias and slopes."""
+    """g_z, channels_last as ``grad`` is, or ``in_place`` of it; fills in the gradients of bias and slopes."""
     changes = need_grad_z and (epilogue.activation != codes.NONE or epilogue.scale != 1)
     if not changes and grad_bias is None and grad_slope is None:
         return grad
     images, channels, height, width = grad.shape
-    pixels, n = images * height * width, _block(channels, 64)
-    tiles, blocks = triton.cdiv(pixels, _POINTWISE), triton.cdiv(channels, n)
+    pixels, n = images * height * width, block(channels, 64)
+    tiles, blocks = triton.cdiv(pixels, POINTWISE), triton.cdiv(channels, n)
     shares = min(tiles, _POINTWISE_PER_CORE * cores(grad.device))
-    grad_z = torch.empty_like(grad) if changes else None
+    grad_z = None if not changes else grad if in_place else torch.empty_like(grad)
     bias_shares, slope_shares = (
         None if to is None else grad.new_empty((shares, channels), dtype=torch.float64)
         for to in (grad_bias, grad_slope)
@@ -307,7 +311,7 @@ def activation_gradient(
     through_activation[(shares * blocks,)](
         grad, None if kept is None else channels_last(kept), None if slope is None else slope.contiguous(), grad_z,
         bias_shares, slope_shares, pixels, channels, *epilogue[:2],
-        0 if slope is None else slope.numel(), epilogue.scale, _POINTWISE, n, _compute(grad.dtype), num_warps=WARPS_128,
+        0 if slope is None else slope.numel(), epilogue.scale, POINTWISE, n, sums_in(grad.dtype), num_warps=WARPS_128,
     )  # fmt: skip
     if grad_bias is not None and bias_shares is not None:
         grad_bias.copy_(bias_shares.sum(0))
@@ -333,7 +337,7 @@ def choose_shares(x: Tensor, out: int) -> Shares:
     n = 32 if double or (nine and out <= 32) else 64
     # Elsewhere products take operands from registers, which suffice for 32 pixels.
     pixels = min(64 if nine else 32, _PRODUCT // x.element_size())
-    return Shares(pixels, _block(x.shape[1], 32 if double else 64), n, nine)
+    return Shares(pixels, block(x.shape[1], 32 if double else 64), n, nine)
 
 
 def configurations_of_shares(x: Tensor, out: int) -> list[Shares]:
@@ -377,7 +381,7 @@ def _gradient_of_rows(
     bias_shares = x.new_empty((count, out), dtype=compute) if biases else None
     weight_gradient[(count * tiles,)](
         x, grad_z, shares, bias_shares, height, width, pixels, steps_each,
-        channels, out, _pitch(x), _pitch(grad_z), _precision(x.dtype), _compute(x.dtype), pixels >= 2**31 - how.pixels,
+        channels, out, pitch(x), pitch(grad_z), _precision(x.dtype), sums_in(x.dtype), pixels >= 2**31 - how.pixels,
         how.pixels, how.channels, how.outputs, how.nine, num_warps=_WARPS_256, num_stages=how.stages,
     )  # fmt: skip
     # Filters of one channel are in both layouts, so no single one tells.
@@ -385,8 +389,13 @@ def _gradient_of_rows(
     c, none = weights[-1].shape[0], [None] * 5
     add_up[(out * triton.cdiv(9 * channels, _WEIGHTS),)](
         shares, bias_shares, *[*weights, *none][:5], *[*biases, *none][:5], count,
-        channels, out, c, growth, scale, last, _SUMMED, _WEIGHTS, _compute(x.dtype), num_warps=WARPS_128,
+        channels, out, c, growth, scale, last, _SUMMED, _WEIGHTS, sums_in(x.dtype), num_warps=WARPS_128,
     )  # fmt: skip
+
+
+def sums_biases(dtype: torch.dtype) -> bool:
+    """Whether a weight's gradient brings the bias's: not in fp32, which tf32 would round before it is summed."""
+    return dtype is not torch.float32
 
 
 def gradient_of_weight(
@@ -399,8 +408,7 @@ def gradient_of_weight(
 ) -> None:
     """Fills in ``grad_weight`` and ``grad_bias``, times ``scale``; ``x`` and ``grad_z`` as ``convolve`` takes ``x``.
 
-    The gradients are dense, channels_last or contiguous. No ``grad_bias`` of fp32, which tf32 would round before it is
-    summed.
+    The gradients are dense, channels_last or contiguous; ``grad_bias`` only where ``sums_biases``.
     """
     _gradient_of_rows(x, grad_z, [grad_weight], [] if grad_bias is None else [grad_bias], scale, how)
 
@@ -410,8 +418,8 @@ def gradients_of_weights(
 ) -> None:
     """Fills in those of a dense block's five ``weights`` and five or no ``biases``, all in one layout.
 
-    ``gradients``: ahead of each activation, c of the last convolution and growth of each one before. No ``biases`` of
-    fp32.
+    ``gradients``: ahead of each activation, c of the last convolution and growth of each one before. ``biases`` only
+    where ``sums_biases``.
     """
     _gradient_of_rows(features, gradients, weights, biases, 1.0, None, weights[0].shape[0])
 
