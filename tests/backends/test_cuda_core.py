@@ -229,7 +229,9 @@ _CASES = [*((spec.name, case) for spec in _IN_CUDA for case in spec.cases), *_WI
 _every_case = pytest.mark.parametrize(("name", "case"), _CASES, ids=lambda p: p.id if isinstance(p, Case) else str(p))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "dtype", ["fp32", "bf16", *(pytest.param(d, marks=pytest.mark.thorough) for d in ("fp16", "fp64"))]
+)
 @_every_case
 def test_parity(name: str, case: Case, dtype: str, backend: Backend) -> None:
     for layout in ("contiguous", "channels_last", "sliced"):

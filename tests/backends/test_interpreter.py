@@ -14,7 +14,8 @@ from helpers.process import ROOT, environment
 
 from srkernels import _triton
 
-VALUES = ["parity.py::test_values_and_gradients"]
+VALUES = "parity.py::test_values_and_gradients"
+USUAL = "fp32-sliced or bf16-channels_last"
 REST = [
     "parity.py::test_expanded_cotangents",
     "parity.py::test_nan_and_inf_propagate",
@@ -23,23 +24,23 @@ REST = [
     "algebra.py::test_invariants",
     "memory.py::test_every_output_element_is_written",
     "registration.py::test_opcheck",
-    "autocast.py",
-    "large.py",
 ]
+NO_SPEC = ["autocast.py", "large.py"]
 
 
 @pytest.mark.skipif(_triton.why_no_interpreter() is not None, reason=str(_triton.why_no_interpreter()))
 @pytest.mark.parametrize(
-    ("backend", "gates"),
+    ("backend", "gates", "chosen"),
     [
-        pytest.param("triton", VALUES, id="triton-values", marks=pytest.mark.long),
-        pytest.param("triton", REST, id="triton-rest", marks=pytest.mark.thorough),
-        pytest.param("pointwise", VALUES, id="pointwise-values", marks=pytest.mark.long),
-        pytest.param("pointwise", REST, id="pointwise-rest", marks=pytest.mark.thorough),
+        pytest.param("triton", [VALUES], USUAL, id="triton-values", marks=pytest.mark.long),
+        pytest.param("pointwise", [VALUES], USUAL, id="pointwise-values", marks=pytest.mark.long),
+        pytest.param("triton", [VALUES], f"not ({USUAL})", id="triton-more-values", marks=pytest.mark.thorough),
+        pytest.param("triton", [*REST, *NO_SPEC], "", id="triton-rest", marks=pytest.mark.thorough),
+        pytest.param("pointwise", REST, "", id="pointwise-rest", marks=pytest.mark.thorough),
     ],
 )
-def test_gates_in_the_interpreter(backend: str, gates: list[str]) -> None:
-    options = ["-q", "-x", "-p", "no:cacheprovider", "--backend", backend, "--reduced"]
+def test_gates_in_the_interpreter(backend: str, gates: list[str], chosen: str) -> None:
+    options = ["-q", "-x", "-p", "no:cacheprovider", "--backend", backend, "--reduced", "-k", chosen]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *(f"tests/gates/test_{gate}" for gate in gates)],
         env=environment(TRITON_INTERPRET="1"),

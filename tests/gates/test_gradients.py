@@ -129,6 +129,7 @@ def _training_sizes(spec: OpSpec) -> list[Case]:
     return [replace(c, shapes=tuple(map(enlarged, spec.operands, c.shapes))) for c in cases.values()]
 
 
+@pytest.mark.thorough
 def test_gradients_at_training_sizes(spec: OpSpec, dtype: torch.dtype, target: Target) -> None:
     """Plain, with ``create_graph``, and under ``torch.func``: one budget for all."""
     for case in _training_sizes(spec):
