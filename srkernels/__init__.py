@@ -21,6 +21,8 @@ from .functional import (
 )
 from .ops.haar import HAAR_CONVENTIONS
 from .patch import patch, unpatch
+from .tuned.choose import tuning
+from .tuned.report import tune
 
 __all__ = [
     "HAAR_CONVENTIONS",
@@ -36,6 +38,8 @@ __all__ = [
     "nn",
     "patch",
     "residual_block",
+    "tune",
+    "tuning",
     "unpatch",
     "use_backend",
     "weighted_l1_loss",

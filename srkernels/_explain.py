@@ -8,8 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from ._dispatch import BACKENDS, ranked, requested, why_not
+from ._spec import OpSpec
 from ._validate import describe
 from .ops import specs
+from .tuned import choose
+from .tuned.records import Record
 
 
 def explain(op: str | Callable[..., Any], *inputs: Any) -> str:
@@ -43,14 +46,17 @@ def explain(op: str | Callable[..., Any], *inputs: Any) -> str:
         named = ", ".join(f"{n} {describe(v)}" for n, v in zip(spec.operands, inputs, strict=False))
         raise ValueError(f"explain: inputs must be those of {name}, got {named}") from error
     order = ranked(x.device, x.dtype, spec.refuses, detail)
-    chosen = request or next(b for b, reason in order if reason is None)
-    how = "asked for by name" if request else "automatic"
+    record = None if request else _measured(spec, inputs)
+    chosen = request or (next(b for b, reason in order if reason is None) if record is None else record.choice)
+    how = "asked for by name" if request else "automatic" if record is None else f"measured on {record.day}"
     lines = [f"{name} on {x.device.type} {str(x.dtype).removeprefix('torch.')}: {chosen} ({how})"]
     automatic = [b for b, _ in order]
     slower = dict(order)
     for backend in BACKENDS:
         reason = why_not(backend, x.device, x.dtype, spec.refuses, detail)
-        if reason is not None:
+        if reason is None and record is not None:
+            verdict = _by_record(backend, record)
+        elif reason is not None:
             verdict = f"cannot run: {reason}"
         elif backend == chosen:
             verdict = "can run, chosen"
@@ -62,3 +68,19 @@ def explain(op: str | Callable[..., Any], *inputs: Any) -> str:
             verdict = "can run, on request only"
         lines.append(f"  {backend:<10}{verdict}")
     return "\n".join(lines)
+
+
+def _measured(spec: OpSpec, inputs: tuple[Any, ...]) -> Record | None:
+    try:
+        known = choose.asked(lambda: spec.op(*inputs))
+    except (TypeError, ValueError, RuntimeError):  # too few inputs for a call
+        return None
+    return None if known is None else known[1]
+
+
+def _by_record(backend: str, record: Record) -> str:
+    if backend in record.dropped:
+        return f"dropped when it was measured: {record.dropped[backend]}"
+    if backend not in record.seconds:
+        return "can run, was not measured"
+    return f"can run{', chosen' if backend == record.choice else ''}: took {1e6 * record.seconds[backend]:.0f} us"

@@ -9,43 +9,25 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
-from ._dispatch import implementation, requested
+from ._dispatch import implementation, requested, why_not
+from ._modes import in_forward_mode, records, transforms_active
 from ._spec import Refusal, convolves_nothing
+from .tuned import choose
+from .tuned.records import sizes
 
-transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
 _library = torch.library.Library("srkernels", "FRAGMENT")
 if TYPE_CHECKING:
     Size = int
 else:
     Size = torch.SymInt  # for settings: an int that a trace may leave symbolic
 _SCALARS = {int: "int", float: "float", bool: "bool", Size: "SymInt"}
-
-
-def in_forward_mode() -> bool:
-    """Whether tangents may be carried forward: our Functions have no jvp and raise, a bare operator would drop them."""
-    return forward_ad._current_level >= 0
-
-
-def records(*tensors: Tensor | None) -> bool:
-    """Whether a call on these records anything for a derivative."""
-    if not torch.is_grad_enabled():
-        return False
-    # Inside torch.func a tensor does not tell that a transform outside it is taking its derivative.
-    if not is_compiling() and transforms_active():
-        return True
-    # Not any(...): its generator alone takes a third of a microsecond.
-    for x in tensors:  # noqa: SIM110
-        if x is not None and x.requires_grad:
-            return True
-    return False
 
 
 def short_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
@@ -121,6 +103,7 @@ class Backend(NamedTuple):
         backward: name of ``(grad, saved, settings, needs) -> [gradients of those needed]``.
         refuses: the op's own reasons against a backend (see ``_spec.Refusal``).
         detail: (first operand or gradient, second operand) -> what of a call these reasons depend on.
+        parameters: names of operands that are not images but filters, biases, slopes.
     """
 
     package: str
@@ -128,6 +111,7 @@ class Backend(NamedTuple):
     backward: str = "backward"
     refuses: Refusal = convolves_nothing
     detail: Callable[[Tensor, Tensor], tuple[int, ...]] | None = None
+    parameters: Collection[str] = ()
 
     def is_reference(self, operands: Any) -> bool:
         """Whether eager PyTorch is the automatic choice for these."""
@@ -135,12 +119,20 @@ class Backend(NamedTuple):
 
     def module(self, name: str, tensors: Any, grad: Tensor | None = None) -> Any:
         """The module that runs on these: ``name``, or the automatic choice for ""."""
+        x, details = self._decisive(tensors, grad)
+        return implementation(self.package, name, x, self.refuses, details)
+
+    def why_not(self, name: str, tensors: Any) -> str | None:
+        """Why ``name`` cannot run on these, or None."""
+        x, details = self._decisive(tensors, None)
+        return why_not(name, x.device, x.dtype, self.refuses, details)
+
+    def _decisive(self, tensors: Any, grad: Tensor | None) -> tuple[Any, tuple[int, ...]]:
         x: Any = tensors[0]
         second: Any = tensors[1] if len(tensors) > 1 else None
         if x is None:
             x = second if grad is None else grad
-        details = () if self.detail is None else self.detail(x, second)
-        return implementation(self.package, name, x, self.refuses, details)
+        return x, () if self.detail is None else self.detail(x, second)
 
 
 _Operands = TypeVar("_Operands", bound=tuple[Any, ...])
@@ -261,7 +253,12 @@ class FusedOp(Generic[_Operands, _Settings]):
     def __init__(
         self, name: str, operands: Any, settings: Any, backend: Backend, fake: Any, gradient: Any, eager: Any
     ) -> None:
+        self.name = name
         count, self._backend, self._eager = len(operands._fields), backend, eager
+        self._public = slice(1 if isinstance(gradient, Gradient) else None)  # the outputs that have a derivative
+        self._images = [field not in backend.parameters for field in operands._fields]
+        kinds = typing.get_type_hints(settings).values()
+        self._flags = [i for i, kind in enumerate(kinds) if kind in (int, bool) and kind is not Size]
         self._keeps, self._link = (gradient.keeps, gradient.link) if isinstance(gradient, Gradient) else (None, None)
 
         def bound(arguments: Sequence[Any]) -> tuple[Any, ...]:
@@ -289,13 +286,16 @@ class FusedOp(Generic[_Operands, _Settings]):
             keep: for an op that has it, whether the forward pass may keep for the backward pass what it can.
             backend: for a derivative, that of its forward pass; None: the requested one.
         """
+        given = backend is not None
         if backend is None:
             backend = requested()
         # A traced call takes the operator, inside which the choice is made on real tensors.
-        if not backend and keep and self._eager is not None and not is_compiling():
-            y = self._eager(operands, settings) if self._backend.is_reference(operands) else None
-            if y is not None:
-                return (y,)
+        if not backend and not is_compiling():
+            backend = choose.choice(self, operands, settings, keep, given)
+            if keep:
+                y = self._by_formula(backend, operands, settings)
+                if y is not None:
+                    return (y,)
         recording = records(*operands)
         kept = [keep and recording and self._keeps(operands, settings)] if self._keeps else []
         # The Function costs more than a small kernel; without a gradient to record it is left out.
@@ -303,6 +303,33 @@ class FusedOp(Generic[_Operands, _Settings]):
             link = self._link(operands) if self._link is not None and kept[0] else None
             return self._apply(*operands, *settings, *kept, backend, link)
         return self._forward_op(*operands, *settings, *kept, backend)
+
+    def _by_formula(self, backend: str, operands: _Operands, settings: _Settings) -> Tensor | None:
+        """The output where ``backend``, or the automatic choice for "", is PyTorch's own operations and autograd."""
+        if self._eager is None or backend not in ("", "reference"):
+            return None
+        return self._eager(operands, settings) if backend or self._backend.is_reference(operands) else None
+
+    # What ``tuned`` measures.
+
+    def why_not(self, backend: str, operands: _Operands) -> str | None:
+        """Why ``backend`` cannot run on these, or None."""
+        return self._backend.why_not(backend, operands)
+
+    def run(self, backend: str, operands: _Operands, settings: _Settings, keep: bool) -> Sequence[Tensor]:
+        """What a call takes for which ``backend`` was chosen."""
+        y = self._by_formula(backend, operands, settings) if keep else None
+        return (self(operands, settings, keep=keep, backend=backend) if y is None else (y,))[self._public]
+
+    def formula(self, operands: _Operands, settings: _Settings) -> Sequence[Tensor]:
+        """The op by PyTorch's own operations alone, differentiable."""
+        nothing_kept = [False] * bool(self._keeps)
+        reference = self._backend.module("reference", operands)
+        return getattr(reference, self._backend.forward)(operands, settings, *nothing_kept)[self._public]
+
+    def shape(self, operands: _Operands, settings: _Settings) -> tuple[Any, ...]:
+        """What of a call a measurement holds for: sizes, dtypes and layouts of operands, settings but for numbers."""
+        return *sizes(operands, self._images), *(settings[i] for i in self._flags)
 
 
 def _register_backward(name: str, settings: Any, backend: Backend, gradient: Gradient) -> Any:

@@ -22,13 +22,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ._spec import Case, OpSpec
+from ._spec import Case
 
 
 def flat(output: Any) -> list[Tensor]:
@@ -51,6 +51,8 @@ def gradients(
     create_graph: bool = False,
 ) -> list[Tensor]:
     """Gradients of the operands ``wanted``; the others require none. ``create_graph``: for second derivatives."""
+    if not wanted:
+        return []
     leaves: list[Any] = [None if x is None else x.detach().requires_grad_(i in wanted) for i, x in enumerate(operands)]
     outputs = flat(op(*leaves, **case.kwargs))
     grads = torch.autograd.grad(outputs, [leaves[i] for i in wanted], list(cotangents), create_graph=create_graph)
@@ -211,6 +213,16 @@ class _Absolute(TorchDispatchMode):
         return result
 
 
+class Formulas(Protocol):
+    """What decides: an ``OpSpec``, or what has these two of its fields."""
+
+    @property
+    def oracle(self) -> Callable[..., Any]: ...
+
+    @property
+    def eager(self) -> Callable[..., Any]: ...
+
+
 class Magnitudes(NamedTuple):
     """S of every output, S of every gradient, and the number of terms of the longest sum among them."""
 
@@ -220,7 +232,7 @@ class Magnitudes(NamedTuple):
 
 
 def sums_of_magnitudes(
-    spec: OpSpec, case: Case, operands: Sequence[Tensor | None], cotangents: Sequence[Tensor], wanted: Sequence[int]
+    spec: Formulas, case: Case, operands: Sequence[Tensor | None], cotangents: Sequence[Tensor], wanted: Sequence[int]
 ) -> Magnitudes:
     xs = [None if x is None else x.double().abs().contiguous() for x in operands]
     cots = [c.double().abs().contiguous() for c in cotangents]
@@ -242,7 +254,7 @@ class Draw:
 
 
 def draw(
-    spec: OpSpec,
+    spec: Formulas,
     case: Case,
     operands: Sequence[Tensor | None],
     cotangents: Sequence[Tensor],
@@ -296,7 +308,7 @@ class Answers:
 
 
 def answers(
-    spec: OpSpec,
+    spec: Formulas,
     case: Case,
     draws: Sequence[Draw],
     wanted: Sequence[int],

@@ -11,6 +11,7 @@ A whole run (``pytest``) uses all cores (pytest-xdist), long tests first; those 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
@@ -57,6 +58,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Nothing that was measured on this machine decides in a test.
+    os.environ["SRKERNELS_CACHE"] = str(Path(tempfile.gettempdir()) / "srkernels-tests-keep-nothing")
     if _triton.interpreting() and _triton.why_no_interpreter() is None:
         patch_once()
     if config.getoption("--isa"):

@@ -387,6 +387,7 @@ def test_report_names_an_unreadable_file(tmp_path: Path) -> None:
     assert done.returncode == 2 and "absent.json" in done.stderr
 
 
+@pytest.mark.thorough
 def test_gpu_acceptance_runs_through(tmp_path: Path) -> None:
     done = _bench("bench", "gpu", "--out", str(tmp_path / "out"), "--quick")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from .._op import in_forward_mode, transforms_active
+from .._modes import in_forward_mode, transforms_active
 from .blocks import PLAN, Plan
 from .layers import original_class
 

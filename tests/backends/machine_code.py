@@ -1,7 +1,7 @@
 """Machine code without a GPU: compile a spec's Triton kernels for named targets and read the result.
 
-``python tests/backends/machine_code.py [--every-case] TARGET...`` compiles and prints one JSON object per line. It is a
-separate program because kernels must not have been decorated under ``TRITON_INTERPRET``, which other tests in the same
+``python tests/backends/machine_code.py`` reads lines of op, case and target, compiles these kernels and prints one JSON
+object for each. It is a separate program because kernels must not have been decorated under ``TRITON_INTERPRET``, which other tests in the same
 process may set.
 """
 
@@ -80,13 +80,12 @@ def _stands_for_others(case: AotCase, target: str) -> bool:
     return target not in CONSUMER or ("bf16" in case.id and target != "sm_89")
 
 
-def everything(every_case: bool = False, targets: Collection[str] = TARGETS) -> Iterator[tuple[str, AotCase, str]]:
+def everything(every_case: bool = False) -> Iterator[tuple[str, AotCase, str]]:
     """(op, case, target) of everything compiled ahead of time, or of those that stand for the others."""
     for spec in specs():
         for case in spec.aot():
-            for target in targets:
-                taken = not case.targets or target in case.targets
-                if taken and (every_case or _stands_for_others(case, target)):
+            for target in case.targets or TARGETS:
+                if every_case or _stands_for_others(case, target):
                     yield spec.name, case, target
 
 
@@ -156,7 +155,7 @@ def _disassembled(cubin: bytes) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def read_all(targets: Collection[str], every_case: bool = False) -> dict[tuple[str, str, str], Figures | str]:
+def read_all(wanted: Collection[tuple[str, str, str]]) -> dict[tuple[str, str, str], Figures | str]:
     """(op, case's id, target) -> figures, or the compiler's error; in a process without the interpreter."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     # What Triton 3.9 does by default, warning that it may stop doing so.
@@ -164,7 +163,8 @@ def read_all(targets: Collection[str], every_case: bool = False) -> dict[tuple[s
     root = Path(__file__).resolve().parents[2]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(root), environment.get("PYTHONPATH"))))
     done = subprocess.run(
-        [sys.executable, __file__, *["--every-case"] * every_case, *targets],
+        [sys.executable, __file__],
+        input="\n".join(map(" ".join, wanted)),
         capture_output=True,
         text=True,
         env=environment,
@@ -187,8 +187,10 @@ def _main() -> None:
     # The disassembler is a separate process: let it run alongside the compiler.
     with ThreadPoolExecutor(max_workers=2) as pool:
         reading = []
-        targets = [name for name in sys.argv[1:] if name != "--every-case"]
-        for op, case, target in everything("--every-case" in sys.argv, targets):
+        wanted = {tuple(line.split()) for line in sys.stdin}
+        for op, case, target in everything(every_case=True):
+            if (op, case.id, target) not in wanted:
+                continue
             try:
                 compiled = compile_case(case, target)
             except Exception as error:

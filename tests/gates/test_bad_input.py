@@ -302,7 +302,7 @@ PAD = "must be one of reflect, zero, symmetric, periodization, got 'same'"
         (
             lambda: srkernels.use_backend(np.zeros(3)).__enter__(),
             ValueError,
-            "use_backend: backend must be one of reference, native, triton or None (automatic), got ndarray",
+            "use_backend: backend must be one of reference, native, triton, pointwise or None (automatic), got ndarray",
         ),
     ],
 )

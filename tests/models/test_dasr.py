@@ -108,7 +108,7 @@ def test_maps_go_on_where_they_were(folders, tmp_path):
     assert lost.read_bytes() == content
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 def test_killed_at_any_moment_and_resumed_the_weights_are_the_same(folders, tmp_path):
     """kill -9 as soon as the second checkpoint is there; from the last good one on every bit is the same."""
     command = ["-m", "models", "dasr", *SHORT, *folders, "--run.save-every=1", "--dsn.schedule.steps=6"]
@@ -121,7 +121,7 @@ def test_killed_at_any_moment_and_resumed_the_weights_are_the_same(folders, tmp_
         assert equal(weights(whole, "srn", name), weights(cut, "srn", name)), name
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 def test_two_ranks_are_one(folders, tmp_path):
     """The same global batch on two ranks and on one: the same weights, up to the order of a sum."""
     # Networks that start as bicubic start with an L1 of rounding errors, whose sign is chance, and the gradient of a
@@ -323,13 +323,8 @@ def alexnet_state(lpips: LPIPS) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize(
-    "preset",
-    [
-        "paper",
-        *(pytest.param(p, marks=pytest.mark.thorough) for p in ("official-aim", "official-realsr", "official-ntire")),
-    ],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("preset", ["paper", "official-aim", "official-realsr", "official-ntire"])
 def test_the_presets_take_two_steps_at_full_network_size(preset, made_up_weights):
     """Small crops and one picture of each domain; the networks and losses are the whole ones."""
     config = load_preset(preset)

@@ -231,7 +231,7 @@ def test_what_dense_blocks_keep(save, backend, channels):
     assert (peak(6) - peak(3)) / (3 * 4 * n * side * side) == pytest.approx(channels, rel=0.01)
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 def test_papers_batch_fits_24_gb():
     config = load_preset("paper-unpaired")
     config = replace(config, run=replace(config.run, precision="bf16", recompute=True))

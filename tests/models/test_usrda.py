@@ -304,13 +304,8 @@ def test_the_intermediate_products_are_what_they_are_called(folders, tmp_path, m
     assert np.array_equal(shown["x_s"][::4, ::4], to_pixels(x_s))
 
 
-@pytest.mark.parametrize(
-    "preset",
-    [
-        "paper-unpaired",
-        *(pytest.param(p, marks=pytest.mark.thorough) for p in ("paper-paired", "bicubic-source", "unofficial")),
-    ],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("preset", ["paper-unpaired", "paper-paired", "bicubic-source", "unofficial"])
 def test_the_presets_take_two_steps_at_full_network_size(preset, vgg_file):
     """Small crops, one picture of each domain or what batch norm needs; networks and losses are the whole ones."""
     crop, count = (128, 2) if preset == "unofficial" else (64, 1)

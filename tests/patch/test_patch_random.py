@@ -254,6 +254,7 @@ def _edit_and_compare(original: nn.Module, patched: nn.Module, x: Tensor, rng: r
     assert_same_calls(original, patched, x)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("first", range(0, NETWORKS, 10))
 def test_random_networks(first: int) -> None:
     for seed in range(first, first + 10):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..._layout import in_layout, is_channels_last, laid_out, share_layout
-from ..._op import Backend, Gradient, fused_op, in_forward_mode, records, short_apply, transforms_active
+from ..._modes import in_forward_mode, records, transforms_active
+from ..._op import Backend, Gradient, fused_op, short_apply
 from . import allocate, reference
 from .activation import NONE, Epilogue
 from .arguments import (
@@ -121,7 +122,7 @@ conv2d_act = fused_op(
     "conv2d_act",
     Convolution,
     Epilogue,
-    backend=Backend(__package__, "forward", "backward", refuses, detail),
+    backend=Backend(__package__, "forward", "backward", refuses, detail, ("weight", "bias", "slope")),
     fake=lambda operands, epilogue, keep: allocate.forward(operands, keep),
     gradient=Gradient(
         saved=SavedConvolution,
@@ -158,7 +159,7 @@ residual_block = fused_op(
     "residual_block",
     Block,
     Epilogue,
-    backend=Backend(__package__, "block_forward", "block_backward", refuses, detail),
+    backend=Backend(__package__, "block_forward", "block_backward", refuses, detail, Block._fields[1:]),
     fake=lambda operands, epilogue, keep: allocate.block_forward(operands.x, operands.weight1, keep),
     gradient=Gradient(
         saved=SavedBlock,
@@ -257,7 +258,7 @@ dense_block = fused_op(
     "dense_block",
     Dense,
     DenseSettings,
-    backend=Backend(__package__, "dense_forward", "dense_backward", refuses, detail),
+    backend=Backend(__package__, "dense_forward", "dense_backward", refuses, detail, Dense._fields[1:]),
     fake=lambda operands, settings, keep: allocate.dense_forward(operands.x, operands.weight1, keep),
     gradient=Gradient(
         saved=SavedDense,

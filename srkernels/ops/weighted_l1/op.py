@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..._op import Backend, Gradient, fused_op, records
+from ..._modes import records
+from ..._op import Backend, Gradient, fused_op
 from . import allocate, reference
 from .allocate import NONE
 from .arguments import Operands, Saved, Settings

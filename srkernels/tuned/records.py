@@ -1,0 +1,106 @@
+"""What was measured, by class of call.
+
+A class is an operator with its settings, the dtypes and layouts of its operands, the channels and, by powers of two,
+the pixels of its images, the exact shapes of its parameters, and which gradients are recorded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._layout import is_channels_last
+
+GAIN = 0.03  # by which a backend must beat eager PyTorch to be chosen
+
+
+class Call(NamedTuple):
+    """A class of calls.
+
+    Attributes:
+        shape: sizes, dtypes, layouts, settings (``FusedOp.shape``).
+        needs: a bit for each operand that requires a gradient.
+    """
+
+    op: str
+    device: torch.device
+    shape: tuple[int | torch.dtype, ...]
+    needs: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was measured of a class of calls.
+
+    Attributes:
+        seconds: of each backend that was right, "reference" among them.
+        dropped: why others that can run were not timed: they raised, or were wrong.
+        day: ISO date.
+    """
+
+    seconds: Mapping[str, float]
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    day: str = ""
+
+    @property
+    def choice(self) -> str:
+        """The fastest that beats eager PyTorch by ``GAIN``, else "reference"; times that are none count for nothing."""
+        sane = {name: t for name, t in self.seconds.items() if math.isfinite(t) and t > 0}
+        if "reference" not in sane:
+            return "reference"
+        best = min(sane, key=lambda name: sane[name])
+        return best if sane[best] <= (1 - GAIN) * sane["reference"] else "reference"
+
+
+def sizes(operands: Sequence[Tensor | None], images: Sequence[bool]) -> list[int | torch.dtype]:
+    """What a class takes from operands: of those that are ``images`` pixels by powers of two."""
+    found: list[int | torch.dtype] = []
+    for x, image in zip(operands, images, strict=True):
+        if x is None:
+            found.append(0)
+            continue
+        shape = x.shape
+        found.append(x.dtype)
+        if image:
+            batch, *channels, height, width = shape
+            found += (math.prod(channels), (batch * height * width - 1).bit_length(), int(is_channels_last(x)))
+        else:
+            found += shape
+    return found
+
+
+class Records:
+    """Those of one process, by class."""
+
+    def __init__(self) -> None:
+        self._found: dict[Call, Record] = {}
+        self._ops: set[tuple[str, torch.device]] = set()
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def about(self, op: str, device: torch.device) -> bool:
+        """Whether any call of ``op`` was measured on ``device``."""
+        return (op, device) in self._ops
+
+    def get(self, call: Call) -> Record | None:
+        return self._found.get(call)
+
+    def add(self, found: Mapping[Call, Record]) -> None:
+        self._found.update(found)
+        self._ops.update((call.op, call.device) for call in found)
+
+    def on(self, device: torch.device) -> dict[Call, Record]:
+        return {call: record for call, record in self._found.items() if call.device == device}
+
+    def replace(self, found: Mapping[Call, Record]) -> None:
+        self._found, self._ops = {}, set()
+        self.add(found)
+
+    def everything(self) -> dict[Call, Record]:
+        return dict(self._found)

@@ -1,0 +1,163 @@
+"""Files of records, one for each machine and set of versions, in the user's cache folder (``SRKERNELS_CACHE``)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import _native
+from .._dispatch import BACKENDS
+from .._version import __version__
+from .records import Call, Record
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_FORMAT = 1
+
+
+def folder() -> Path:
+    """Where records are kept: ``SRKERNELS_CACHE``, or srkernels in the platform's folder for caches."""
+    if os.environ.get("SRKERNELS_CACHE"):
+        return Path(os.environ["SRKERNELS_CACHE"])
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "srkernels"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "srkernels"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "srkernels"
+
+
+def made_on(device: torch.device) -> dict[str, Any]:
+    """What a time depends on besides the call: the hardware, how much of it torch uses, and versions."""
+    found: dict[str, Any] = {"srkernels": __version__, "torch": torch.__version__}
+    if device.type == "cuda":
+        import triton
+
+        properties = torch.cuda.get_device_properties(device)
+        found |= {"device": properties.name, "triton": triton.__version__}
+        found |= {"cores": properties.multi_processor_count, "runtime": torch.version.cuda or torch.version.hip}
+    else:
+        found |= {"device": _processor(), "threads": torch.get_num_threads()}
+        if _native.why_not(device) is None:
+            extension = _native.extension("cpu")
+            found |= {"instructions": extension.isa(), "amx": extension.amx_available()}
+    return found
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def path(device: torch.device) -> Path:
+    key = json.dumps(made_on(device), sort_keys=True).encode()
+    return folder() / f"tuned-{device.type}-{hashlib.sha256(key).hexdigest()[:16]}.json"
+
+
+def _encoded(call: Call, record: Record) -> dict[str, Any]:
+    shape = [str(size).removeprefix("torch.") if isinstance(size, torch.dtype) else int(size) for size in call.shape]
+    return {
+        "op": call.op, "shape": shape, "needs": call.needs,
+        "seconds": dict(record.seconds), "dropped": dict(record.dropped), "day": record.day,
+    }  # fmt: skip
+
+
+def _decoded(row: Any, device: torch.device) -> tuple[Call, Record]:
+    """Raises whatever a row that is none raises."""
+    shape = tuple(getattr(torch, size) if isinstance(size, str) else int(size) for size in row["shape"])
+    if not all(isinstance(size, (int, torch.dtype)) for size in shape):
+        raise TypeError("a shape of something else")
+    seconds = {name: float(t) for name, t in row["seconds"].items() if name in BACKENDS}
+    dropped = {str(name): str(reason) for name, reason in row["dropped"].items()}
+    return Call(str(row["op"]), device, shape, int(row["needs"])), Record(seconds, dropped, str(row["day"]))
+
+
+def load(device: torch.device) -> dict[Call, Record]:
+    """The records of this machine and these versions; a damaged file is set aside with a warning."""
+    file = path(device)
+    try:
+        text = file.read_bytes()
+    except OSError:
+        return {}
+    try:
+        content = json.loads(text)
+        if content["format"] != _FORMAT or content["made_on"] != made_on(device):
+            return {}
+        rows = list(content["records"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        _set_aside(file, error)
+        return {}
+    found = {}
+    for row in rows:
+        try:
+            call, record = _decoded(row, device)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+        found[call] = record
+    return found
+
+
+def _set_aside(file: Path, error: Exception) -> None:
+    aside = file.with_suffix(".damaged")
+    try:
+        file.replace(aside)
+        where = f"set aside as {aside}"
+    except OSError:
+        where = "passed over"
+    warnings.warn(f"srkernels: {file} is damaged ({type(error).__name__}: {error}) and was {where}", stacklevel=2)
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Holds off other processes that add to ``file``; where a platform has no locks, the last one's records remain."""
+    if fcntl is None:
+        yield
+        return
+    with file.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def save(device: torch.device, found: Mapping[Call, Record]) -> Path | None:
+    """Adds ``found`` to the file and returns its path. A folder that cannot be written is a warning, and None."""
+    file = path(device)
+    temporary = None
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(file):
+            records = load(device) | dict(found)
+            with tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".tmp", delete=False) as out:
+                temporary = Path(out.name)
+                out.write(_by_lines(made_on(device), records))
+            temporary.replace(file)  # at once: a reader sees the old file or the new one
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        warnings.warn(f"srkernels: what was measured is not kept: {error}", stacklevel=2)
+        return None
+    return file
+
+
+def _by_lines(made: Mapping[str, Any], records: Mapping[Call, Record]) -> str:
+    """JSON with one record a line."""
+    rows = ",\n".join(json.dumps(_encoded(call, record)) for call, record in records.items())
+    head = json.dumps({"format": _FORMAT, "made_on": made})
+    return f'{head[:-1]}, "records": [\n{rows}\n]}}\n'

@@ -1,0 +1,441 @@
+"""Choices measured on the user's machine: what is measured, what is kept, and what stands in its way."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.calls import recorded
+from helpers.operands import random
+from helpers.process import ROOT, environment, python
+from torch import Tensor, nn
+
+import srkernels
+from srkernels import _native
+from srkernels.ops.weighted_l1 import native as weighted_l1_native
+from srkernels.tuned import choose, clock, store
+from srkernels.tuned.records import Record, Records
+
+CPU = torch.device("cpu")
+
+pytestmark = pytest.mark.skipif(_native.why_not(CPU) is not None, reason="one backend alone leaves nothing to choose")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own, and a process that has measured nothing."""
+    monkeypatch.setenv("SRKERNELS_CACHE", str(tmp_path / "cache"))
+    anew(monkeypatch)
+    return tmp_path / "cache"
+
+
+def anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "_records", Records())
+    monkeypatch.setattr(choose, "_loaded", set())
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """What a clock says of each backend, in seconds; 1 unless it is told."""
+    times: dict[str, float] = {}
+
+    def medians(calls: dict[str, Callable[[], Any]], device: torch.device) -> dict[str, float]:
+        for call in calls.values():
+            call()
+        return {name: times.get(name, 1.0) for name in calls}
+
+    monkeypatch.setattr(clock, "medians", medians)
+    return times
+
+
+def loss(x: Tensor, y: Tensor, **settings: Any) -> Tensor:
+    return srkernels.weighted_l1_loss(x, y, **settings)
+
+
+@pytest.fixture
+def images() -> tuple[Tensor, Tensor]:
+    return random((2, 3, 12, 16), torch.float32, 0), random((2, 3, 12, 16), torch.float32, 1)
+
+
+def backends(call: Callable[[], Any]) -> list[str]:
+    """Of the ops that a call runs, the backend that each carries: "" for an automatic choice that is not measured."""
+    with recorded() as calls:
+        call()
+    return [call.backend for call in calls]
+
+
+@pytest.mark.parametrize(
+    ("native", "expected"),
+    [(0.5, "native"), (0.96, "native"), (0.98, "reference"), (1.5, "reference"), (math.nan, "reference")],
+)
+def test_the_fastest_is_chosen_if_it_beats_eager_by_3_percent(native, expected, told, images) -> None:
+    told["native"] = native
+    assert backends(lambda: loss(*images)) == [""]
+    with srkernels.tuning():
+        measured = loss(*images)
+    assert backends(lambda: loss(*images)) == [expected]
+    assert measured == loss(*images)
+
+
+@pytest.mark.parametrize("reference", [0.0, -1.0, math.nan, math.inf])
+def test_a_clock_that_jumps_chooses_eager(reference, told, images) -> None:
+    told["reference"] = reference
+    with srkernels.tuning():
+        loss(*images)
+    assert backends(lambda: loss(*images)) == ["reference"]
+
+
+def test_a_convolution_for_which_eager_was_fastest_records_pytorchs_own_graph(told) -> None:
+    x, weight = random((1, 4, 8, 8), torch.float32, 0), random((4, 4, 3, 3), torch.float32, 1).requires_grad_()
+
+    def convolution() -> Tensor:
+        return srkernels.conv2d_act(x, weight, activation="relu")
+
+    told["native"] = 0.5
+    with srkernels.tuning():
+        convolution()
+    assert backends(convolution) == ["native"]
+    with choose.paused():
+        assert backends(convolution) == []
+    told["native"] = 2.0
+    with torch.no_grad(), srkernels.tuning():  # another class: no gradient is recorded
+        convolution()
+        assert backends(convolution) == []
+
+
+def test_a_class_is_what_a_measurement_holds_for(told) -> None:
+    told["native"] = 2.0
+
+    def measured(height: int = 12, channels: int = 3, dtype: torch.dtype = torch.float32, **settings: Any) -> bool:
+        x = random((2, channels, height, 16), dtype, 0)
+        return backends(lambda: loss(x, x, **settings)) == ["reference"]
+
+    with srkernels.tuning():
+        loss(*(random((2, 3, 12, 16), torch.float32, seed) for seed in (0, 1)))
+    assert measured()
+    assert measured(height=16)  # 384 and 512 pixels are up to 2**9
+    assert not measured(height=17)
+    assert not measured(channels=4)
+    assert not measured(dtype=torch.bfloat16)
+    assert not measured(reduction="sum")
+    x = random((2, 3, 12, 16), torch.float32, 0)
+    assert backends(lambda: loss(x.clone().requires_grad_(), x)) == [""]
+    assert backends(lambda: loss(x.contiguous(memory_format=torch.channels_last), x)) == [""]
+
+
+def test_a_backward_pass_takes_the_backend_of_its_forward_pass(told, images) -> None:
+    told["native"] = 0.1
+    x = images[0].clone().requires_grad_()
+    with srkernels.tuning():
+        loss(x, images[1])
+    assert backends(lambda: loss(x, images[1]).backward()) == ["native", "native"]
+    assert backends(lambda: srkernels.haar_highpass(x).sum().backward()) == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (lambda out: [y.mul_(1.01) for y in out], "wrong: output 0: element 0 is"),
+        (lambda out: [y.double() for y in out], "wrong: output 0: dtype torch.float64"),
+        (lambda out: torch.zeros(2)[5], "IndexError: index 5 is out of bounds"),
+        (lambda out: (_ for _ in ()).throw(torch.OutOfMemoryError("no room\nfor it")), "OutOfMemoryError: no room"),
+    ],
+    ids=["wrong", "dtype", "raises", "memory"],
+)
+def test_a_backend_that_is_wrong_or_raises_is_dropped_and_named(fault, reason, told, images, monkeypatch) -> None:
+    """It would have been the fastest."""
+    told["native"] = 0.01
+    forward = weighted_l1_native.forward
+    monkeypatch.setattr(weighted_l1_native, "forward", lambda *arguments: fault(forward(*arguments)))
+    with srkernels.tuning() as tuner:
+        y = loss(*images)
+    (record,) = tuner.found.values()
+    assert record.choice == "reference"
+    assert record.dropped.keys() == {"native"}
+    assert record.dropped["native"].startswith(reason)
+    assert "for it" not in record.dropped["native"]
+    assert f"dropped when it was measured: {reason}" in srkernels.explain("weighted_l1_loss", *images)
+    torch.testing.assert_close(y, (images[0] - images[1]).abs().mean())
+
+
+def test_the_callers_tensors_and_random_numbers_are_left_alone(told, images) -> None:
+    x = images[0].clone().requires_grad_()
+    before, state = x.detach().clone(), torch.random.get_rng_state()
+    with srkernels.tuning():
+        y = loss(x, images[1])
+    assert x.grad is None
+    assert torch.equal(x, before)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    y.backward()
+    assert torch.equal(x.grad, (x - images[1]).sign() / x.numel())
+
+
+def test_nothing_is_measured_where_nothing_may_be(told, images) -> None:
+    x, y = images
+    with srkernels.tuning() as tuner:
+        torch.func.grad(lambda x: loss(x, y))(x)
+        torch.vmap(lambda x: loss(x, y))(torch.stack([x, y]))
+        torch.compile(lambda x: loss(x, y), backend="aot_eager", fullgraph=True)(x)
+        with srkernels.use_backend("native"):
+            loss(x, y)
+    assert not tuner.found
+
+
+def test_each_class_is_measured_once(told, images) -> None:
+    for expected in (1, 0):
+        with srkernels.tuning() as tuner:
+            loss(*images)
+            loss(*images)
+        assert len(tuner.found) == expected
+
+
+def test_explain_says_which_record_decided(told, images) -> None:
+    told["native"] = 0.25
+    assert "native (automatic)" in srkernels.explain("weighted_l1_loss", *images)
+    with srkernels.tuning() as tuner:
+        loss(*images)
+    (record,) = tuner.found.values()
+    head, *lines = srkernels.explain("weighted_l1_loss", *images).splitlines()
+    assert head == f"weighted_l1_loss on cpu float32: native (measured on {record.day})"
+    assert lines[0].split(maxsplit=1) == ["reference", "can run: took 1000000 us"]
+    assert lines[1].split(maxsplit=1) == ["native", "can run, chosen: took 250000 us"]
+    with srkernels.use_backend("reference"):
+        assert "reference (asked for by name)" in srkernels.explain("weighted_l1_loss", *images)
+    # Of a class that was not measured, and of too few inputs for a call.
+    assert "(automatic)" in srkernels.explain("weighted_l1_loss", *(x[:, :1] for x in images))
+    assert "(automatic)" in srkernels.explain("conv2d_act", images[0])
+
+
+# files
+
+TUNE = """
+import sys, torch, srkernels
+from srkernels.tuned import clock
+clock.medians = lambda calls, device: {name: 2.0 if name == "native" else 1.0 for name in calls}
+for channels in map(int, sys.argv[1:]):
+    x = torch.rand(1, channels, 8, 8)
+    with srkernels.tuning():
+        srkernels.weighted_l1_loss(x, x)
+"""
+SAY = """
+import sys, torch, srkernels
+for channels in map(int, sys.argv[1:]):
+    print(srkernels.explain("weighted_l1_loss", *[torch.rand(1, channels, 8, 8)] * 2).splitlines()[0])
+"""
+
+
+def test_a_second_process_starts_tuned(cache: Path) -> None:
+    python(TUNE, "3", "4")
+    first, second, third = python(SAY, "3", "4", "5").stdout.splitlines()
+    assert "reference (measured on" in first
+    assert "reference (measured on" in second
+    assert "native (automatic)" in third
+    assert len(list(cache.glob("*.json"))) == 1
+    assert not list(cache.glob("*.tmp"))
+
+
+def test_two_processes_that_tune_at_once_both_keep_theirs(cache: Path) -> None:
+    channels = [[str(2 * n + k) for n in range(1, 9)] for k in (0, 1)]
+    command = [sys.executable, "-c", TUNE]
+    running = [subprocess.Popen([*command, *each], env=environment(), cwd=ROOT) for each in channels]
+    assert [process.wait(120) for process in running] == [0, 0]
+    said = python(SAY, *channels[0], *channels[1]).stdout.splitlines()
+    assert len(said) == 16
+    assert all("reference (measured on" in line for line in said)
+
+
+def test_an_environment_variable_measures_whatever_comes(cache: Path) -> None:
+    source = "import torch, srkernels; x = torch.rand(1, 3, 8, 8); srkernels.weighted_l1_loss(x, x)"
+    python(source, env=environment(SRKERNELS_TUNE="1"))
+    (file,) = cache.glob("*.json")
+    assert [row["op"] for row in json.loads(file.read_text())["records"]] == ["weighted_l1"]
+
+
+def _kept(images: tuple[Tensor, Tensor]) -> Path:
+    with srkernels.tuning():
+        loss(*images)
+    return store.path(CPU)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: b"",
+        lambda text: text[: len(text) // 2],
+        lambda text: bytes(len(text)),
+        lambda text: b"[1, 2]",
+        lambda text: b"\xff\xfe" + text,
+        lambda text: text.replace(b'"records": [', b'"records": 7, "old": ['),
+        lambda text: b'{"a":' * 100_000,
+    ],
+    ids=["empty", "cut", "zeros", "another shape", "no text", "no list", "deep"],
+)
+def test_a_damaged_file_is_set_aside_with_a_warning(damage, told, images, monkeypatch) -> None:
+    file = _kept(images)
+    file.write_bytes(damage(file.read_bytes()))
+    anew(monkeypatch)
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert backends(lambda: loss(*images)) == [""]
+    assert file.with_suffix(".damaged").exists()
+    assert not file.exists()
+    _kept(images)  # and tuning goes on
+    anew(monkeypatch)
+    assert backends(lambda: loss(*images)) == ["reference"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": ["float33", 1]},
+        {"shape": ["nn"]},
+        {"shape": None},
+        {"seconds": 3},
+        {"seconds": {"native": "soon"}},
+        {"needs": "x"},
+        {"op": None, "shape": [None]},
+    ],
+    ids=str,
+)
+def test_a_damaged_record_is_passed_over(change, told, images, monkeypatch) -> None:
+    file = _kept(images)
+    content = json.loads(file.read_text())
+    content["records"].insert(0, content["records"][0] | change)
+    file.write_text(json.dumps(content))
+    anew(monkeypatch)
+    assert backends(lambda: loss(*images)) == ["reference"]
+
+
+def test_a_record_of_a_backend_that_is_gone_is_not_followed(told, images, monkeypatch) -> None:
+    file = _kept(images)
+    content = json.loads(file.read_text())
+    content["records"][0]["seconds"] |= {"warp": 0.001}
+    file.write_text(json.dumps(content))
+    anew(monkeypatch)
+    assert backends(lambda: loss(*images)) == ["reference"]
+
+
+@pytest.mark.parametrize("what", ["torch", "srkernels", "device", "threads"])
+def test_records_of_other_versions_and_machines_do_not_count(what, told, images, monkeypatch) -> None:
+    _kept(images)
+    made = store.made_on(CPU) | {what: "another"}
+    monkeypatch.setattr(store, "made_on", lambda device: made)
+    anew(monkeypatch)
+    assert backends(lambda: loss(*images)) == [""]
+
+
+def test_a_folder_that_cannot_be_written_is_a_warning(told, images, tmp_path, monkeypatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SRKERNELS_CACHE", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="what was measured is not kept"), srkernels.tuning():
+        loss(*images)
+    assert backends(lambda: loss(*images)) == ["reference"]  # in this process
+
+
+# whole networks
+
+
+class _Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.body = nn.Sequential(srkernels.nn.ResidualBlock(8), srkernels.nn.ResidualBlock(8))
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        y = self.drop(self.body(self.norm(self.first(x))))
+        return {"image": y, "bands": [srkernels.haar_highpass(y)]}
+
+
+def test_tune_runs_a_network_and_leaves_it_as_it_was(told) -> None:
+    told |= {"native": 0.5, "before": 0.002, "after": 0.001}
+    net, x = _Net(), random((2, 3, 12, 16), torch.float32, 0)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    state = torch.random.get_rng_state()
+    report = srkernels.tune(net, x)
+    assert [(row.modules, row.call.op) for row in report.rows] == [
+        (("body.0", "body.1"), "residual_block"),
+        (("",), "haar_analysis"),
+    ]
+    assert {row.record.choice for row in report.rows} == {"native"}
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(p.grad is None for p in net.parameters())
+    assert torch.equal(torch.random.get_rng_state(), state)
+    text = str(report)
+    assert "body.0 and 1 more" in text
+    assert "8 channels, up to 512 pixels, float32, training" in text
+    assert text.splitlines()[-1] == "forward and backward 2000 us, tuned 1000 us (2.00x)"
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+
+
+@pytest.mark.parametrize("network", [nn.Conv2d(3, 3, 1), nn.Identity()], ids=["no op of ours", "no parameters"])
+def test_tune_takes_networks_without_our_ops(network: nn.Module) -> None:
+    report = srkernels.tune(network, torch.rand(1, 3, 8, 8))
+    assert report.rows == ()
+    assert "forward and backward" in str(report)
+
+
+def test_tune_hands_on_what_the_network_raises() -> None:
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise ZeroDivisionError("broken")
+
+    with pytest.raises(ZeroDivisionError, match="broken"):
+        srkernels.tune(Broken(), torch.rand(1))
+    assert choose._tuner is None
+
+
+def test_the_real_clock_measures_what_is_chosen() -> None:
+    """Without a told clock: every time is one, and the choice follows from them."""
+    report = srkernels.tune(_Net(), random((2, 3, 12, 16), torch.float32, 0))
+    for row in report.rows:
+        assert set(row.record.seconds) == {"reference", "native"}
+        assert all(0 < t < 10 for t in row.record.seconds.values())
+        assert row.record.choice == Record(row.record.seconds).choice
+    assert report.before > 0
+    assert report.after > 0
+
+
+RANK = """
+import os, sys, torch, srkernels
+import torch.distributed as dist
+from srkernels.tuned import clock
+rank, store = int(sys.argv[1]), sys.argv[2]
+clock.medians = lambda calls, device: {name: 2.0 if name == "native" and rank == 0 else 1.0 for name in calls}
+if rank == 1:
+    clock.medians = lambda calls, device: {name: 0.1 if name == "native" else 1.0 for name in calls}
+dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
+x = torch.rand(1, 3, 8, 8)
+with srkernels.tuning():
+    srkernels.weighted_l1_loss(x, x)
+    assert "(automatic)" in srkernels.explain("weighted_l1_loss", x, x), "ranks differ while they measure"
+print(srkernels.explain("weighted_l1_loss", x, x).splitlines()[0], flush=True)
+dist.destroy_process_group()
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch was built without gloo")
+def test_every_rank_takes_what_rank_0_measured(tmp_path: Path, cache: Path) -> None:
+    command = [sys.executable, "-c", RANK]
+    ranks = [
+        subprocess.Popen(
+            [*command, str(rank), str(tmp_path / "store")],
+            env=environment(), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        outputs = [rank.communicate(timeout=180)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert all("reference (measured on" in output for output in outputs), outputs
+    assert len(list(cache.glob("*.json"))) == 1
