@@ -105,8 +105,8 @@ def test_wrong_environment_variable_fails_the_import() -> None:
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
     assert last == (
-        "ValueError: SRKERNELS_BACKEND: backend must be one of reference, native, triton, pointwise or None (automatic), "
-        "got 'cudnn'"
+        "ValueError: SRKERNELS_BACKEND: backend must be one of reference, native, triton, pointwise or None "
+        "(automatic), got 'cudnn'"
     )
 
 

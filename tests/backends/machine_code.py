@@ -1,8 +1,8 @@
 """Machine code without a GPU: compile a spec's Triton kernels for named targets and read the result.
 
 ``python tests/backends/machine_code.py`` reads lines of op, case and target, compiles these kernels and prints one JSON
-object for each. It is a separate program because kernels must not have been decorated under ``TRITON_INTERPRET``, which other tests in the same
-process may set.
+object for each. It is a separate program because kernels must not have been decorated under ``TRITON_INTERPRET``, which
+other tests in the same process may set.
 """
 
 from __future__ import annotations
