@@ -251,9 +251,9 @@ class FusedOp(Generic[_Operands, _Settings]):
     """A registered op: ``op(operands, settings)`` returns its outputs, differentiable. Made by ``fused_op``."""
 
     def __init__(
-        self, name: str, operands: Any, settings: Any, backend: Backend, fake: Any, gradient: Any, eager: Any
+        self, name: str, operands: Any, settings: Any, backend: Backend, fake: Any, gradient: Any, eager: Any, pays: Any
     ) -> None:
-        self.name = name
+        self.name, self._pays = name, pays
         count, self._backend, self._eager = len(operands._fields), backend, eager
         self._public = slice(1 if isinstance(gradient, Gradient) else None)  # the outputs that have a derivative
         self._images = [field not in backend.parameters for field in operands._fields]
@@ -289,13 +289,18 @@ class FusedOp(Generic[_Operands, _Settings]):
         given = backend is not None
         if backend is None:
             backend = requested()
-        # A traced call takes the operator, inside which the choice is made on real tensors.
-        if not backend and not is_compiling():
-            backend = choose.choice(self, operands, settings, keep, given)
-            if keep:
-                y = self._by_formula(backend, operands, settings)
-                if y is not None:
-                    return (y,)
+        # A traced call takes the operator, inside which the choice is made on real tensors, or the formula, which
+        # the compiler can fuse with what surrounds it.
+        if not backend:
+            y = None
+            if is_compiling():
+                if keep and self._eager is not None and not self._pays(operands):
+                    y = self._eager(operands, settings)
+            else:
+                backend = choose.choice(self, operands, settings, keep, given)
+                y = self._by_formula(backend, operands, settings) if keep else None
+            if y is not None:
+                return (y,)
         recording = records(*operands)
         kept = [keep and recording and self._keeps(operands, settings)] if self._keeps else []
         # The Function costs more than a small kernel; without a gradient to record it is left out.
@@ -359,6 +364,7 @@ def fused_op(
     fake: Callable[..., list[Tensor]],
     gradient: Gradient | Adjoint,
     eager: Callable[..., Tensor | None] | None = None,
+    pays: Callable[..., bool] = lambda operands: True,
 ) -> FusedOp[_Operands, _Settings]:
     """Register an op.
 
@@ -371,5 +377,7 @@ def fused_op(
         gradient: a ``Gradient``, or for a linear op an ``Adjoint``.
         eager: (operands, settings) -> the output by PyTorch's own operations and autograd, used where that is the
             automatic choice; None where these operands still need the operator.
+        pays: (operands) -> whether the operator, which a compiler cannot fuse with anything, was measured faster than
+            what a compiler makes of ``eager``.
     """
-    return FusedOp(name, operands, settings, backend, fake, gradient, eager)
+    return FusedOp(name, operands, settings, backend, fake, gradient, eager, pays)

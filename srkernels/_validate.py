@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -68,8 +68,8 @@ def boolean(op: str, argument: str, value: Any) -> bool:
     raise TypeError(f"{op}: {argument} must be True or False, got {shown(value)}")
 
 
-def check_image(op: str, argument: str, x: Any, axes: str = "(N, C, H, W)", dims: int = 4) -> None:
-    """``x`` is a dense floating-point tensor of ``dims`` dimensions whose last two sizes are at least 1."""
+def check_image(op: str, argument: str, x: Any, axes: str = "(N, C, H, W)", dims: int = 4) -> torch.Size:
+    """``x`` is a dense floating-point tensor of ``dims`` dimensions whose last two sizes are at least 1; its shape."""
     if (
         isinstance(x, Tensor)
         and x.dtype in FLOAT_DTYPES
@@ -79,11 +79,11 @@ def check_image(op: str, argument: str, x: Any, axes: str = "(N, C, H, W)", dims
     ):
         shape = x.shape
         if shape[-2] >= 1 and shape[-1] >= 1:
-            return
+            return shape
     _refuse_image(op, argument, x, axes, dims)
 
 
-def _refuse_image(op: str, argument: str, x: Any, axes: str, dims: int) -> None:
+def _refuse_image(op: str, argument: str, x: Any, axes: str, dims: int) -> NoReturn:
     if not isinstance(x, Tensor):
         raise TypeError(f"{op}: {argument} must be a tensor {axes}, got {type(x).__name__}")
     if x.is_nested:

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+import srkernels
 from models.data import BadImages, InputError
 from models.data.files import remove_leftovers
 from models.data.patches import Batch
@@ -47,6 +48,8 @@ class LoopConfig:
     """Blocks of the generator save only their input and recompute the rest in the backward pass: less memory."""
     compile: bool = False
     """Compiles the generator with torch.compile."""
+    tune: bool = False
+    """Measures during the first update which backend runs each op of srkernels fastest here, and keeps it."""
     fused_adam: bool = True
     """One kernel for all weights of an optimiser."""
     ema: float = 0.0
@@ -212,7 +215,8 @@ class _Loop:
             self._run.say(f"  {stage.name}: resumed behind update {self._done}")
         elif stage.validate:
             self._validate()
-        waited, reported, since = 0.0, self._done, time.perf_counter()
+        started = self._done
+        waited, reported, since = 0.0, started, time.perf_counter()
         batches = stage.batches(self._done)
         with closing(batches), _signals() as wanted, self._run.progress("losses", "rate") as progress:
             task = progress.add_task(stage.name, total=stage.steps, completed=self._done, losses="", rate="")
@@ -220,7 +224,12 @@ class _Loop:
                 asked = time.perf_counter()
                 batch = next(batches)
                 waited += time.perf_counter() - asked
-                self._update(batch)
+                if config.tune and self._done == started:
+                    with srkernels.tuning() as tuner:
+                        self._update(batch)
+                    self._run.say(f"  {stage.name}: {tuner}")
+                else:
+                    self._update(batch)
                 progress.advance(task)
                 last = self._done == stage.steps
                 if self._done % config.report_every == 0 or last:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -23,12 +24,17 @@ class Measurable(Runnable, Protocol):
 
 
 class Tuner:
-    """What one ``tuning()`` measures."""
+    """What one ``tuning()`` measures; as text, how many classes of calls were measured and what was chosen."""
 
     def __init__(self) -> None:
         self.found: dict[Call, Record] = {}
         self.used: dict[Call, list[str]] = {}  # by which modules
         self.module = ""
+
+    def __str__(self) -> str:
+        chosen = Counter(record.choice for record in self.found.values())
+        counts = ", ".join(f"{name} {count}" for name, count in chosen.most_common())
+        return f"{len(self.found)} classes of calls measured" + (f": {counts}" if counts else "")
 
     def note(self, call: Call) -> None:
         names = self.used.setdefault(call, [])
@@ -46,6 +52,7 @@ class _Asked(Exception):
 
 _records = Records()
 _loaded: set[torch.device] = set()
+_quiet: set[torch.device] = set()  # nothing was measured there and nobody asks: one look for most users' calls
 # SRKERNELS_TUNE=1 measures whatever comes, on one rank.
 _always = os.environ.get("SRKERNELS_TUNE") == "1"
 _tuner: Tuner | None = Tuner() if _always else None
@@ -57,10 +64,15 @@ def choice(op: Measurable, operands: Any, settings: Any, keep: bool, derived: bo
 
     ``derived``: the call is part of a backward pass, where nothing is measured.
     """
-    device = next(x.device for x in operands if x is not None)
+    x = operands[0] if operands[0] is not None else operands[1]
+    device = x.device
+    if device in _quiet:
+        return ""
     if device not in _loaded:
         _load(device)
     if _tuner is None and not _asking and (_paused or not _records.about(op.name, device)):
+        if not _records.on(device):
+            _quiet.add(device)
         return ""
     recording = records(*operands)
     needs = [recording and x is not None and x.requires_grad for x in operands]
@@ -119,6 +131,7 @@ def tuning() -> Iterator[Tuner]:
     """
     global _tuner
     outer, _tuner = _tuner, Tuner()
+    _quiet.clear()
     try:
         yield _tuner
     finally:
@@ -159,6 +172,7 @@ def asked(make: Callable[[], Any]) -> tuple[Call, Record | None] | None:
     """What is known of the first op that ``make`` would call, which is not run."""
     global _asking
     before, _asking = _asking, True
+    _quiet.clear()
     try:
         make()
     except _Asked as answer:

@@ -81,9 +81,6 @@ class Records:
         self._found: dict[Call, Record] = {}
         self._ops: set[tuple[str, torch.device]] = set()
 
-    def __len__(self) -> int:
-        return len(self._found)
-
     def about(self, op: str, device: torch.device) -> bool:
         """Whether any call of ``op`` was measured on ``device``."""
         return (op, device) in self._ops
@@ -95,12 +92,6 @@ class Records:
         self._found.update(found)
         self._ops.update((call.op, call.device) for call in found)
 
-    def on(self, device: torch.device) -> dict[Call, Record]:
-        return {call: record for call, record in self._found.items() if call.device == device}
-
-    def replace(self, found: Mapping[Call, Record]) -> None:
-        self._found, self._ops = {}, set()
-        self.add(found)
-
-    def everything(self) -> dict[Call, Record]:
-        return dict(self._found)
+    def on(self, device: torch.device) -> bool:
+        """Whether anything was measured on ``device``."""
+        return any(where == device for _, where in self._ops)

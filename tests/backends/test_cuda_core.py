@@ -230,7 +230,7 @@ _every_case = pytest.mark.parametrize(("name", "case"), _CASES, ids=lambda p: p.
 
 
 @pytest.mark.parametrize(
-    "dtype", ["fp32", "bf16", *(pytest.param(d, marks=pytest.mark.thorough) for d in ("fp16", "fp64"))]
+    "dtype", ["fp32", *(pytest.param(d, marks=pytest.mark.thorough) for d in ("bf16", "fp16", "fp64"))]
 )
 @_every_case
 def test_parity(name: str, case: Case, dtype: str, backend: Backend) -> None:

@@ -47,6 +47,7 @@ def _on_native() -> Iterator[None]:
         yield
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("spec", specs(), ids=lambda spec: spec.name)
 def test_every_instruction_set_is_within_the_budget(isa: str, spec: srkernels._spec.OpSpec, dtype: torch.dtype) -> None:

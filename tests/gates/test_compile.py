@@ -11,12 +11,14 @@ from helpers.calls import Target
 from helpers.operands import cotangents, operands, random
 from helpers.process import python
 from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import srkernels
 from srkernels import _op
 from srkernels._parity import gradients, present, values
 from srkernels._spec import OpSpec
+from srkernels.ops.conv import support
 
 # Dynamo and AOTAutograd decide whether a graph breaks, what a fake promises and how a backward pass is traced; they
 # take a second. Inductor adds code generation for what surrounds the ops and ten seconds: one graph holds all ops.
@@ -37,7 +39,7 @@ def _assert_same_bits(found: list[Tensor], expected: list[Tensor]) -> None:
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("layout_", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("layout_", [pytest.param("contiguous", marks=pytest.mark.thorough), "channels_last"])
 def test_full_graph_equals_eager(spec: OpSpec, target: Target, layout_: str) -> None:
     for case in (spec.cases[1], spec.small[-1]):
         torch._dynamo.reset()
@@ -195,3 +197,55 @@ def test_modules_compile_inside_a_network(target: Target) -> None:
         expected.sum().backward()
     assert torch.equal(found, expected)
     assert all(torch.equal(a, p.grad) for a, p in zip(grads, net.parameters(), strict=True))
+
+
+def _traced(call: Callable[..., Tensor], *inputs: Tensor) -> list[str]:
+    """Names of what a compiler is handed."""
+    torch._dynamo.reset()
+    found: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        found.extend(str(node.target) for node in graph.graph.nodes if node.op.startswith("call"))
+        return graph.forward
+
+    torch.compile(call, fullgraph=True, backend=aot_autograd(fw_compiler=backend))(*inputs)
+    return found
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("kind", ["Conv2dAct", "ResidualBlock", "ResidualDenseBlock"])
+def test_a_trace_takes_the_formula_of_what_no_kernel_of_ours_is_faster_than(kind, memory_format, monkeypatch) -> None:
+    """So that a compiler can fuse it; where ours was measured faster, on Intel AMX, the operator is what it gets."""
+    sizes = (32, 32, 3) if kind == "Conv2dAct" else (32,)
+    for dtype, amx, opaque in (
+        (torch.float32, True, False),
+        (torch.bfloat16, False, False),
+        (torch.bfloat16, True, memory_format is torch.channels_last),
+    ):
+        monkeypatch.setattr(support, "amx_available", lambda amx=amx: amx)
+        block = getattr(srkernels.nn, kind)(*sizes).to(dtype=dtype, memory_format=memory_format)
+        x = random((2, 32, 6, 5), dtype, 0).contiguous(memory_format=memory_format)
+        names = _traced(block, x)
+        assert any("srkernels" in name for name in names) == opaque, (dtype, amx, names)
+        assert opaque or any("convolution" in name for name in names)
+    with torch.no_grad():
+        assert any("srkernels" in name for name in _traced(srkernels.haar_highpass, x))
+
+
+def test_a_compiled_patched_network_is_the_network_compiled_alone() -> None:
+    """Convolution by convolution, nothing is added to what the compiler gets."""
+
+    class Block(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1, self.conv2 = (torch.nn.Conv2d(8, 8, 3, padding=1) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.conv2(torch.relu(self.conv1(x)))
+
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        net = torch.nn.Sequential(Block(), Block()).to(memory_format=memory_format)
+        x = random((1, 8, 6, 5), torch.float32, 0).contiguous(memory_format=memory_format)
+        alone = _traced(net, x)
+        assert len(srkernels.patch(net).taken) == 2
+        assert sorted(_traced(net, x)) == sorted(alone)

@@ -39,6 +39,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choose, "_records", Records())
     monkeypatch.setattr(choose, "_loaded", set())
+    monkeypatch.setattr(choose, "_quiet", set())
 
 
 @pytest.fixture

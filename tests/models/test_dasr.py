@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -106,6 +107,17 @@ def test_maps_go_on_where_they_were(folders, tmp_path):
     run(*SHORT, *folders, f"--out={out}", "--stage=maps")
     assert kept.stat().st_mtime_ns == time_of_kept
     assert lost.read_bytes() == content
+
+
+def test_the_first_update_measures_if_asked(folders, tmp_path, monkeypatch):
+    monkeypatch.setenv("SRKERNELS_CACHE", str(tmp_path / "cache"))
+    command = ["-m", "models", "dasr", *SHORT, *folders, f"--out={tmp_path / 'out'}"]
+    said = finish([*command, "--run.tune"])
+    for stage in ("dsn", "srn"):
+        assert re.search(rf"{stage}: \d+ classes of calls measured: (native|reference) \d", said)
+    assert len(list((tmp_path / "cache").glob("*.json"))) == 1
+    again = [f"--out={tmp_path / 'again'}" if "--out" in word else word for word in command]
+    assert "measured" not in finish(again)
 
 
 @pytest.mark.thorough

@@ -69,7 +69,7 @@ def test_a_run_leaves_everything(tmp_path):
     assert len(list((folder / "generated" / "maps").glob("*.npy"))) == len(CLEAN_HR)
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 def test_a_second_run_is_the_same_bit_for_bit_and_the_first_is_kept(tmp_path):
     torch.manual_seed(1)
     for _ in range(2):

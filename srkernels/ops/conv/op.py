@@ -23,7 +23,7 @@ from .arguments import (
     SavedDense,
 )
 from .library import convolution
-from .support import detail, refuses
+from .support import detail, pays_in_a_trace, refuses
 
 
 class _OwnLayout(torch.autograd.Function):
@@ -134,6 +134,7 @@ conv2d_act = fused_op(
         keeps=lambda operands, epilogue: allocate.keeps_preactivation(epilogue, operands.residual is not None),
     ),
     eager=_eager_convolution,
+    pays=lambda operands: pays_in_a_trace(operands.x, operands.weight),
 )
 
 
@@ -172,6 +173,7 @@ residual_block = fused_op(
         keeps=lambda operands, epilogue: True,
     ),
     eager=_eager_block,
+    pays=lambda operands: pays_in_a_trace(operands.x, operands.weight1),
 )
 
 
@@ -270,4 +272,5 @@ dense_block = fused_op(
         link=_link,
     ),
     eager=_eager_dense,
+    pays=lambda operands: pays_in_a_trace(operands.x, operands.weight1),
 )

@@ -57,20 +57,18 @@ def weighted_l1_loss(
 
 
 def _check(input: Tensor, target: Tensor, weight: Tensor | None) -> None:
-    check_image(_OP, "input", input)
-    check_image(_OP, "target", target)
-    if input.shape != target.shape:
-        raise ValueError(f"{_OP}: target must have input's shape {tuple(input.shape)}, got {tuple(target.shape)}")
-    if target.device != input.device:
-        raise ValueError(f"{_OP}: target must be on input's device {input.device}, got {describe(target)}")
+    shape, device = check_image(_OP, "input", input), input.device
+    if check_image(_OP, "target", target) != shape:
+        raise ValueError(f"{_OP}: target must have input's shape {tuple(shape)}, got {tuple(target.shape)}")
+    if target.device != device:
+        raise ValueError(f"{_OP}: target must be on input's device {device}, got {describe(target)}")
     if weight is None:
         return
-    check_image(_OP, "weight", weight, "(N or 1, 1 or C, h, w)")
-    n, c = input.shape[:2]
-    wn, wc = weight.shape[:2]
+    wn, wc, _, _ = check_image(_OP, "weight", weight, "(N or 1, 1 or C, h, w)")
+    n, c, _, _ = shape
     if (wn != n and wn != 1) or (wc != c and wc != 1):
         raise ValueError(
             f"{_OP}: weight must be (N or 1, 1 or C, h, w) with N={n} and C={c}, got {tuple(weight.shape)}"
         )
-    if weight.device != input.device:
-        raise ValueError(f"{_OP}: weight must be on input's device {input.device}, got {describe(weight)}")
+    if weight.device != device:
+        raise ValueError(f"{_OP}: weight must be on input's device {device}, got {describe(weight)}")
