@@ -165,14 +165,14 @@ def steps(rows: Sequence[Record]) -> Table:
     for record in rows:
         targets = {t["against"]: t for t in record["targets"]}
         providers = record["providers"]
-        first, least = next(iter(providers)), providers["recompute"]["kept_bytes"]
+        first, least = next(iter(providers)), providers.get("recompute", {}).get("kept_bytes")
         crops = str(record["batch"]) + (f" of {record['batch_wanted']}" if "batch_wanted" in record else "")
         for form, p in providers.items():
             milliseconds = [number(p[key] / 1e3) for key in ("median_us", "p20_us", "p80_us")]
             row = [record["step"], crops, form, *milliseconds, times(p["ratio"])]
             row += [times(targets.get(form, {}).get("target")), verdict(targets.get(form, {}).get("met"))]
             kept = targets.get("memory", {}) if form == first else {}
-            row += [megabytes(p["kept_bytes"]), times(p["kept_bytes"] / least)]
+            row += [megabytes(p["kept_bytes"]), times(p["kept_bytes"] / least if least else None)]
             row += [times(kept.get("target")), verdict(kept.get("met"))]
             peak, most = p.get("peak_bytes"), targets.get(f"peak {form}", {})
             row += [megabytes(peak), share(None if peak is None else peak / providers[first]["peak_bytes"])]
