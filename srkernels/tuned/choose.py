@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -52,6 +52,8 @@ class _Asked(Exception):
 
 _records = Records()
 _loaded: set[torch.device] = set()
+_choices: dict[tuple[Any, ...], str] = {}
+_MOST_CHOICES = 4096
 _quiet: set[torch.device] = set()  # nothing was measured there and nobody asks: one look for most users' calls
 # SRKERNELS_TUNE=1 measures whatever comes, on one rank.
 _always = os.environ.get("SRKERNELS_TUNE") == "1"
@@ -76,7 +78,9 @@ def choice(op: Measurable, operands: Any, settings: Any, keep: bool, derived: bo
         return ""
     recording = records(*operands)
     needs = [recording and x is not None and x.requires_grad for x in operands]
-    call = Call(op.name, device, op.shape(operands, settings), sum(need << i for i, need in enumerate(needs)))
+    if _tuner is None and not _asking:
+        return _remembered(op, operands, settings, needs)
+    call = _class(op, operands, settings, needs)
     record = _records.get(call)
     if _asking:
         raise _Asked((call, record))
@@ -91,6 +95,26 @@ def choice(op: Measurable, operands: Any, settings: Any, keep: bool, derived: bo
             if _always:
                 _keep(found)
     return "" if record is None or _paused else record.choice
+
+
+def _class(op: Measurable, operands: Any, settings: Any, needs: Sequence[bool]) -> Call:
+    device = (operands[0] if operands[0] is not None else operands[1]).device
+    return Call(op.name, device, op.shape(operands, settings), sum(need << i for i, need in enumerate(needs)))
+
+
+def _remembered(op: Measurable, operands: Any, settings: Any, needs: Sequence[bool]) -> str:
+    """As above, for calls that were seen before with these very shapes and strides: a class takes longer to name."""
+    key: list[Any] = [op.name, settings, *needs]
+    for x in operands:
+        key.append(None if x is None else (x.shape, x.stride(), x.dtype, x.device))
+    seen = tuple(key)
+    found = _choices.get(seen)
+    if found is None:
+        record = _records.get(_class(op, operands, settings, needs))
+        if len(_choices) >= _MOST_CHOICES:
+            _choices.clear()
+        found = _choices[seen] = "" if record is None else record.choice
+    return found
 
 
 def _plain() -> bool:
@@ -132,6 +156,7 @@ def tuning() -> Iterator[Tuner]:
     global _tuner
     outer, _tuner = _tuner, Tuner()
     _quiet.clear()
+    _choices.clear()
     try:
         yield _tuner
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -47,7 +48,7 @@ class Record:
     dropped: Mapping[str, str] = field(default_factory=dict)
     day: str = ""
 
-    @property
+    @cached_property
     def choice(self) -> str:
         """The fastest that beats eager PyTorch by ``GAIN``, else "reference"; times that are none count for nothing."""
         sane = {name: t for name, t in self.seconds.items() if math.isfinite(t) and t > 0}

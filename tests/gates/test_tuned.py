@@ -40,6 +40,7 @@ def anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choose, "_records", Records())
     monkeypatch.setattr(choose, "_loaded", set())
     monkeypatch.setattr(choose, "_quiet", set())
+    monkeypatch.setattr(choose, "_choices", {})
 
 
 @pytest.fixture
