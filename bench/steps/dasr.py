@@ -32,7 +32,7 @@ from models.train.losses import DistanceLoss
 from srkernels.ops.haar.spec import published_highpass
 
 from ..timing import Call
-from .form import OURS, StepBench, random_batch, random_features, run_options
+from .form import OURS, StepBench, random_batch, random_features, replayed, run_options
 from .plain import PLAIN, Plain
 
 FORMS = ("published", "plain", *OURS)
@@ -69,7 +69,11 @@ def calls(stage: str, config: DASRConfig, device: torch.device, count: int) -> d
         published = published_dsn_step if stage == "dsn" else published_srn_step
         return lambda: published(step, batch)
 
-    return {form: call(form) for form in FORMS}
+    found = {form: call(form) for form in FORMS}
+    if device.type == "cuda":
+        step, batch = make(stage, config, "ours", device), make_batch(stage, config, count, "ours", device)
+        found["graph"] = replayed(step, batch, device)
+    return found
 
 
 def make(stage: str, config: DASRConfig, form: str, device: torch.device) -> Step:

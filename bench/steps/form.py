@@ -20,8 +20,10 @@ from torch import Tensor, nn
 import srkernels
 from models.networks import VGG19Features
 from models.networks.blocks import kaiming_init
+from models.train import graph
 from models.train.loop import LoopConfig
 from models.train.losses import FeatureLoss
+from models.train.players import Step
 
 from .. import timing
 from ..record import verdicts
@@ -60,6 +62,14 @@ class StepBench:
 def run_options(run: LoopConfig, *, fast: bool, recompute: bool) -> LoopConfig:
     """How a form runs: as the methods' code does (fp32, NCHW, unfused Adam), or as PyTorch is fastest."""
     return replace(run, recompute=recompute, precision="bf16" if fast else "fp32", channels_last=fast, fused_adam=fast)
+
+
+def replayed(step: Step, batch: Mapping[str, Tensor], device: torch.device) -> Call:
+    """The step on one batch as a CUDA graph, once it has run a few times."""
+    for optimizer in (step.players.optimizer_g, step.players.optimizer_d):
+        graph.make_capturable(optimizer)
+    graphed = graph.GraphedStep(lambda _, batch: step(batch), lambda _: None, graph.CUDACapture(device), print)
+    return lambda: graphed(0, batch)
 
 
 def random_features(

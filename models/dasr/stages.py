@@ -245,6 +245,7 @@ def _train(
         validate=judge,
         measures=("psnr", "ssim"),
         accepted=lambda: job.record(dump_yaml(config)),
+        phase=lambda done: done < schedule.pretrain,
     )
     return train(stage, job.run, job.folder(name), run, settings_of(config, name), device)
 

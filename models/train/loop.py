@@ -16,7 +16,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import srkernels
@@ -24,11 +23,12 @@ from models.data import BadImages, InputError
 from models.data.files import remove_leftovers
 from models.data.patches import Batch
 from models.networks import save_weights
-from models.train import distributed
+from models.train import distributed, graph
 from models.train.checkpoint import TrainingStates
 from models.train.device import to_device
 from models.train.players import Losses
 from models.train.run import Interrupted, Run, RunError, StepTable, peak_memory, read_table
+from models.train.schedule import Rates
 
 # Every so many updates, ranks ask each other whether a signal came.
 _ASK_EVERY = 10
@@ -50,6 +50,8 @@ class LoopConfig:
     """Compiles the generator with torch.compile."""
     tune: bool = False
     """Measures during the first update which backend runs each op of srkernels fastest here, and keeps it."""
+    cuda_graph: bool = False
+    """Captures the training step as a CUDA graph and replays it: for small crops, which are bound by launches."""
     fused_adam: bool = True
     """One kernel for all weights of an optimiser."""
     ema: float = 0.0
@@ -121,6 +123,7 @@ class Stage:
         measures: every name that `validate` returns.
         watch: returns a warning about the means of a report, or nothing ("").
         accepted: called once the folder's checkpoint, if any, is known to belong to this run.
+        phase: of an update's number; all updates of one phase run the same operations.
     """
 
     name: str
@@ -137,6 +140,7 @@ class Stage:
     watch: Callable[[Mapping[str, float]], str] | None = None
     statistics: Sequence[str] = ()
     accepted: Callable[[], None] | None = None
+    phase: Callable[[int], object] = lambda done: None
 
 
 @dataclass
@@ -174,7 +178,8 @@ class _Loop:
         self._stage, self._run, self._folder, self._config = stage, run, folder, config
         self._settings, self._device = settings, device
         self._states = TrainingStates(folder / "training_states", config.keep_checkpoints)
-        self._schedules = {name: LambdaLR(each, stage.schedule) for name, each in stage.optimizers.items()}
+        self._step = self._graphed() if config.cuda_graph else stage.step
+        self._rates = Rates(stage.optimizers.values(), stage.schedule)
         distributed.broadcast_weights(stage.networks.values())
         generator = stage.networks["generator"]
         self._average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
@@ -184,6 +189,8 @@ class _Loop:
             for each in ("training_states", "models"):
                 remove_leftovers(folder / each)
         self._done = self._restore()
+        if self._step is not stage.step:
+            self._make_capturable()  # a checkpoint may say otherwise
         if stage.accepted:
             stage.accepted()
         self._bad = BadImages(stage.images, config.max_bad_images, run.say_anywhere)
@@ -192,6 +199,22 @@ class _Loop:
         )
         self._measured = StepTable(folder / "validation.csv", stage.measures, self._done)
         self._board = self._open_board()
+
+    def _graphed(self) -> Callable[[int, Mapping[str, Tensor]], Losses]:
+        stage = self._stage
+        reason = graph.why_not(self._device, distributed.world_size())
+        if reason is not None:
+            self._run.say(f"  {stage.name}: no CUDA graph: {reason}")
+            return stage.step
+        self._make_capturable()
+        capture = graph.CUDACapture(self._device)
+        return graph.GraphedStep(
+            stage.step, stage.phase, capture, lambda line: self._run.say(f"  {stage.name}: {line}")
+        )
+
+    def _make_capturable(self) -> None:
+        for optimizer in self._stage.optimizers.values():
+            graph.make_capturable(optimizer)
 
     def train(self) -> History:
         start = time.perf_counter()
@@ -251,9 +274,8 @@ class _Loop:
     def _update(self, batch: Batch) -> None:
         self._bad.note(batch["bad"])
         tensors = to_device(batch, self._device, self._config.layout)
-        self._unread.append((self._stage.step(self._done, tensors), batch["files"]))
-        for schedule in self._schedules.values():
-            schedule.step()
+        self._rates.set(self._done)
+        self._unread.append((self._step(self._done, tensors), batch["files"]))
         if self._average is not None:
             self._average.update_parameters(self._stage.networks["generator"])
         self._done += 1
@@ -290,8 +312,7 @@ class _Loop:
         if not distributed.is_main():
             return words
         stage, left = self._stage, (self._stage.steps - self._done) / rate
-        first = next(iter(self._schedules.values()))
-        learning_rate = first.base_lrs[0] * stage.schedule(self._done - 1)
+        learning_rate = self._rates.at(self._done - 1)
         self._run.say(
             f"  {stage.name} {self._done}/{stage.steps}  {words}  lr {learning_rate:.2g}  {rate:.2f}/s  "
             f"data {waiting:.0%}  {peak_memory(self._device):.1f} GB  {_duration(left)} left"
@@ -343,7 +364,6 @@ class _Loop:
             "settings": self._settings,
             "networks": {name: network.state_dict() for name, network in networks.items()},
             "optimizers": {name: each.state_dict() for name, each in stage.optimizers.items()},
-            "schedules": {name: each.state_dict() for name, each in self._schedules.items()},
             "unreported": self._read,
             "rng": torch.get_rng_state(),
         }
@@ -381,7 +401,6 @@ class _Loop:
             network.load_state_dict(state["networks"][name])
         for name, optimizer in stage.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
-            self._schedules[name].load_state_dict(state["schedules"][name])
         if self._average is not None:
             self._average.module.load_state_dict(state["networks"]["generator_ema"])
             self._average.n_averaged.copy_(state["averaged"])

@@ -251,3 +251,28 @@ def test_no_synchronisation(spec: OpSpec, target: Target) -> None:
             _both(spec, case, xs, cots)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_replayed_training_step_is_the_eager_one() -> None:
+    """DASR's SR step, both players and their optimisers: ten updates, six of them replays, to the same bits."""
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no CUDA device")
+    pytest.importorskip("yaml", reason="models needs the extra train")
+    from bench.steps.dasr import make, make_batch
+    from models.dasr.config import load_preset
+    from models.train import graph
+
+    device, config = torch.device("cuda", 0), load_preset("tiny")
+    batch, weights = make_batch("srn", config, 2, "ours", device), []
+    for graphed in (False, True):
+        step = make("srn", config, "ours", device)
+        for optimizer in (step.players.optimizer_g, step.players.optimizer_d):
+            graph.make_capturable(optimizer)
+        capture = graph.CUDACapture(device)
+        replayed = graph.GraphedStep(lambda _, batch, step=step: step(batch), lambda _: None, capture, pytest.fail)
+        for done in range(10):
+            inputs = {name: x + 0.01 * done for name, x in batch.items()}
+            replayed(done, inputs) if graphed else step(inputs)
+        networks = (step.players.generator, step.players.discriminator)
+        weights.append([p.detach().clone() for network in networks for p in network.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))

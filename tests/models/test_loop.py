@@ -20,6 +20,7 @@ from models.train import checkpoint
 from models.train.checkpoint import TrainingStates, write_whole
 from models.train.loop import LoopConfig, Stage, train
 from models.train.run import Interrupted, Run, RunError, read_table
+from models.train.schedule import ScheduleConfig
 
 CPU = torch.device("cpu")
 CONFIG = LoopConfig(report_every=3, validate_every=4, save_every=2, keep_checkpoints=2, tensorboard=False, ema=0.9)
@@ -31,7 +32,11 @@ def batches(done: int) -> Iterator[dict]:
         yield {"image": image, "files": [f"picture_{number}.png"], "bad": []}
 
 
-def make_stage(steps: int = 9, break_at: int = -1, on_step=lambda done: None) -> Stage:
+def halved(done: int) -> float:
+    return 0.5 ** (done // 4)
+
+
+def make_stage(steps: int = 9, break_at: int = -1, on_step=lambda done: None, factor=halved) -> Stage:
     torch.manual_seed(0)
     network = RRDBNet(4, 1, 4)
     critic = nn.Conv2d(3, 1, 3)
@@ -58,7 +63,7 @@ def make_stage(steps: int = 9, break_at: int = -1, on_step=lambda done: None) ->
         steps,
         step,
         ("fit",),
-        lambda done: 0.5 ** (done // 4),
+        factor,
         batches,
         images=100,
         validate=lambda generator, done: {"norm": float(sum(p.detach().norm() for p in generator.parameters()))},
@@ -96,6 +101,22 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
     assert whole == cut
     assert [row["step"] for row in whole] == [0, 4, 8, 9]
     assert history.losses["fit"][0] == [3, 6, 9]
+
+
+@pytest.mark.parametrize(
+    ("falls", "at"), [("halve_every", (2,)), ("halve_at", (2, 4)), ("linear_from", (3,)), ("linear_from", (5,))]
+)
+def test_more_updates_are_no_other_run(falls, at, tmp_path):
+    """The rate is a function of the update alone: four and then nine are nine, to the bit."""
+    for folder, steps in (("straight", 9), ("cut", 4), ("cut", 9)):
+        go(tmp_path / folder, make_stage(steps, factor=ScheduleConfig(steps, falls, at).factor))
+    assert same(weights(tmp_path / "straight", 9, "generator"), weights(tmp_path / "cut", 9, "generator"))
+    straight, cut = (
+        {row["step"]: row["learning_rate"] for row in read_table(tmp_path / folder / "toy" / "losses.csv")}
+        for folder in ("straight", "cut")
+    )
+    assert straight.items() <= cut.items()  # which has one more, of its end
+    assert min(straight.values()) > 0
 
 
 def test_a_finished_run_is_left_alone(tmp_path):
