@@ -20,7 +20,7 @@ from ._dispatch import implementation, requested, why_not
 from ._modes import in_forward_mode, records, transforms_active
 from ._spec import Refusal, convolves_nothing
 from .tuned import choose
-from .tuned.records import sizes
+from .tuned.records import number, sizes
 
 _library = torch.library.Library("srkernels", "FRAGMENT")
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ class FusedOp(Generic[_Operands, _Settings]):
         self._public = slice(1 if isinstance(gradient, Gradient) else None)  # the outputs that have a derivative
         self._images = [field not in backend.parameters for field in operands._fields]
         kinds = typing.get_type_hints(settings).values()
-        self._flags = [i for i, kind in enumerate(kinds) if kind in (int, bool) and kind is not Size]
+        self._settings = [(i, kind is float) for i, kind in enumerate(kinds) if kind is not Size]
         self._keeps, self._link = (gradient.keeps, gradient.link) if isinstance(gradient, Gradient) else (None, None)
 
         def bound(arguments: Sequence[Any]) -> tuple[Any, ...]:
@@ -332,9 +332,10 @@ class FusedOp(Generic[_Operands, _Settings]):
         reference = self._backend.module("reference", operands)
         return getattr(reference, self._backend.forward)(operands, settings, *nothing_kept)[self._public]
 
-    def shape(self, operands: _Operands, settings: _Settings) -> tuple[Any, ...]:
-        """What of a call a measurement holds for: sizes, dtypes and layouts of operands, settings but for numbers."""
-        return *sizes(operands, self._images), *(settings[i] for i in self._flags)
+    def shape(self, operands: _Operands, settings: _Settings, keep: bool) -> tuple[Any, ...]:
+        """What of a call a measurement holds for: sizes, dtypes and layouts of operands, settings, ``keep``."""
+        of_settings = (number(settings[i]) if is_float else int(settings[i]) for i, is_float in self._settings)
+        return *sizes(operands, self._images), *of_settings, int(keep)
 
 
 def _register_backward(name: str, settings: Any, backend: Backend, gradient: Gradient) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.torch_version import TorchVersion
 
+from ._modes import capturing
 from ._spec import AotCase
 from ._workspace import per_stream
 
@@ -42,7 +43,6 @@ def why_no_interpreter() -> str | None:
     return None
 
 
-@functools.cache
 def why_not(device: torch.device) -> str | None:
     """Why Triton kernels cannot run on ``device``; None if they can."""
     if importlib.util.find_spec("triton") is None:
@@ -56,16 +56,25 @@ def why_not(device: torch.device) -> str | None:
     return _why_no_launch(device) if torch.cuda.is_available() else "torch sees no CUDA or ROCm device"
 
 
+_launched: dict[torch.device, str | None] = {}
+
+
 def _why_no_launch(device: torch.device) -> str | None:
     """Triton compiles its launcher, in C, and loads its driver when a kernel is first launched: so one is."""
-    try:
-        _launch_nothing(device)
-    except Exception as error:
-        first, *_ = str(error).splitlines() or [""]
-        reason = f"Triton cannot launch a kernel on {device}: {type(error).__name__}: {first}"
-        warnings.warn(f"srkernels: {reason}. Other backends run instead.", stacklevel=2)
-        return reason
-    return None
+    if device not in _launched:
+        if capturing():  # what is captured was launched before, by those who know how to capture
+            return None
+        try:
+            _launch_nothing(device)
+        except torch.OutOfMemoryError:  # says nothing of later
+            return None
+        except Exception as error:
+            first, *_ = str(error).splitlines() or [""]
+            _launched[device] = f"Triton cannot launch a kernel on {device}: {type(error).__name__}: {first}"
+            warnings.warn(f"srkernels: {_launched[device]}. Other backends run instead.", stacklevel=2)
+        else:
+            _launched[device] = None
+    return _launched[device]
 
 
 def _launch_nothing(device: torch.device) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import zipfile
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +39,27 @@ class TrainingStates:
         for old in self.steps()[: -self._keep]:
             self.path(old).unlink()
 
-    def latest(self) -> dict[str, Any] | None:
-        """The newest state that can be read, or None. Unreadable ones (a dying disk) are skipped."""
+    def latest(self, fields: Collection[str] = (), say: Callable[[str], None] = print) -> dict[str, Any] | None:
+        """The newest state that is whole and has these fields, or None; `say` is told of each that is passed over."""
         for step in reversed(self.steps()):
             try:
-                state: dict[str, Any] = torch.load(self.path(step), map_location="cpu", weights_only=True)
-            except (OSError, RuntimeError, EOFError):
-                continue
-            return state
+                return _read(self.path(step), fields)
+            except Exception as error:  # a file can be damaged in more ways than torch and zipfile have errors for
+                first, *_ = str(error).splitlines() or [""]
+                say(f"{self.path(step)} cannot be read and is passed over ({type(error).__name__}: {first[:120]})")
         return None
+
+
+def _read(path: Path, fields: Collection[str]) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:  # what torch.save writes: with checksums, at which torch.load does not look
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"the checksum of {damaged} is wrong")
+    state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    missing = [name for name in fields if not isinstance(state, dict) or name not in state]
+    if missing or not isinstance(state, dict):
+        raise ValueError(f"no state of a run: it lacks {', '.join(missing)}")
+    return state
 
 
 def newest_weights(folder: Path, name: str, updates: int) -> Path:

@@ -30,6 +30,8 @@ from models.train.players import Losses
 from models.train.run import Interrupted, Run, RunError, StepTable, peak_memory, read_table
 from models.train.schedule import Rates
 
+# What a state must hold.
+_STATE = ("step", "settings", "networks", "optimizers", "unreported", "rng")
 # Every so many updates, ranks ask each other whether a signal came.
 _ASK_EVERY = 10
 
@@ -387,7 +389,7 @@ class _Loop:
                 path.unlink()
 
     def _restore(self) -> int:
-        state = self._states.latest()
+        state = self._states.latest(_STATE, self._run.say)
         if state is None:
             return 0
         changed = _differences(state["settings"], self._settings)

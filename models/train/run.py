@@ -118,12 +118,20 @@ class StepTable:
 
 
 def read_table(path: Path) -> list[dict[str, float]]:
-    """The rows that a `StepTable` wrote; an empty cell is left out of its row."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return [
-            {key: int(cell) if key == "step" else float(cell) for key, cell in row.items() if cell}
-            for row in csv.DictReader(file)
-        ]
+    """The rows that a `StepTable` wrote; an empty cell is left out of its row, and a row that is damaged too."""
+    text = path.read_bytes().decode("utf-8", errors="replace").replace("\0", "\ufffd")
+    whole, _, torn = text.rpartition("\n")  # a row that was not written to its end may look like one
+    rows = (_numbers(row) for row in csv.DictReader(io.StringIO(whole if torn else text, newline="")))
+    return [row for row in rows if row is not None]
+
+
+def _numbers(row: Mapping[str | None, str | list[str] | None]) -> dict[str, float] | None:
+    try:
+        # More cells than columns have no key, fewer no value: neither is a string.
+        cells = {key: cell for key, cell in row.items() if cell != ""}
+        return {"step": int(cells.pop("step")), **{key: float(cell) for key, cell in cells.items()}}  # type: ignore[arg-type, dict-item]
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def peak_memory(device: torch.device) -> float:

@@ -24,12 +24,14 @@ class Call(NamedTuple):
     """A class of calls.
 
     Attributes:
+        threads: of torch, on a CPU; 0 elsewhere.
         shape: sizes, dtypes, layouts, settings (``FusedOp.shape``).
         needs: a bit for each operand that requires a gradient.
     """
 
     op: str
     device: torch.device
+    threads: int
     shape: tuple[int | torch.dtype, ...]
     needs: int
 
@@ -69,10 +71,16 @@ def sizes(operands: Sequence[Tensor | None], images: Sequence[bool]) -> list[int
         found.append(x.dtype)
         if image:
             batch, *channels, height, width = shape
-            found += (math.prod(channels), (batch * height * width - 1).bit_length(), int(is_channels_last(x)))
+            found += (math.prod(channels), (batch * height * width - 1).bit_length())
         else:
             found += shape
+        found.append(0 if x.is_contiguous() else 1 if is_channels_last(x) else 2)
     return found
+
+
+def number(value: float) -> int:
+    """What a class takes from a setting that is a number: whether it is 1, another above zero, zero, or below."""
+    return 3 if value == 1 else 2 if value > 0 else 1 if value == 0 else 0
 
 
 class Records:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import platform
@@ -31,30 +32,33 @@ _FORMAT = 1
 
 def folder() -> Path:
     """Where records are kept: ``SRKERNELS_CACHE``, or srkernels in the platform's folder for caches."""
-    if os.environ.get("SRKERNELS_CACHE"):
-        return Path(os.environ["SRKERNELS_CACHE"])
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "srkernels"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "srkernels"
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "srkernels"
+    for variable, below in (("SRKERNELS_CACHE", ""), ("XDG_CACHE_HOME", "srkernels"), ("LOCALAPPDATA", "srkernels")):
+        if os.environ.get(variable):
+            return Path(os.environ[variable]) / below
+    caches = "Library/Caches" if sys.platform == "darwin" else ".cache"
+    return Path.home() / caches / "srkernels"
 
 
 def made_on(device: torch.device) -> dict[str, Any]:
-    """What a time depends on besides the call: the hardware, how much of it torch uses, and versions."""
+    """What a time depends on besides the call: the hardware and versions."""
     found: dict[str, Any] = {"srkernels": __version__, "torch": torch.__version__}
     if device.type == "cuda":
-        import triton
-
         properties = torch.cuda.get_device_properties(device)
-        found |= {"device": properties.name, "triton": triton.__version__}
-        found |= {"cores": properties.multi_processor_count, "runtime": torch.version.cuda or torch.version.hip}
+        found |= {"device": properties.name, "cores": properties.multi_processor_count}
+        found |= {"runtime": torch.version.cuda or torch.version.hip, "triton": _triton_version()}
     else:
-        found |= {"device": _processor(), "threads": torch.get_num_threads()}
+        found["device"] = _processor()
         if _native.why_not(device) is None:
             extension = _native.extension("cpu")
             found |= {"instructions": extension.isa(), "amx": extension.amx_available()}
     return found
+
+
+def _triton_version() -> str:
+    try:
+        return importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
 
 
 def _processor() -> str:
@@ -75,7 +79,7 @@ def path(device: torch.device) -> Path:
 def _encoded(call: Call, record: Record) -> dict[str, Any]:
     shape = [str(size).removeprefix("torch.") if isinstance(size, torch.dtype) else int(size) for size in call.shape]
     return {
-        "op": call.op, "shape": shape, "needs": call.needs,
+        "op": call.op, "threads": call.threads, "shape": shape, "needs": call.needs,
         "seconds": dict(record.seconds), "dropped": dict(record.dropped), "day": record.day,
     }  # fmt: skip
 
@@ -87,19 +91,20 @@ def _decoded(row: Any, device: torch.device) -> tuple[Call, Record]:
         raise TypeError("a shape of something else")
     seconds = {name: float(t) for name, t in row["seconds"].items() if name in BACKENDS}
     dropped = {str(name): str(reason) for name, reason in row["dropped"].items()}
-    return Call(str(row["op"]), device, shape, int(row["needs"])), Record(seconds, dropped, str(row["day"]))
+    call = Call(str(row["op"]), device, int(row["threads"]), shape, int(row["needs"]))
+    return call, Record(seconds, dropped, str(row["day"]))
 
 
 def load(device: torch.device) -> dict[Call, Record]:
     """The records of this machine and these versions; a damaged file is set aside with a warning."""
-    file = path(device)
     try:
+        file, made = path(device), made_on(device)
         text = file.read_bytes()
-    except OSError:
+    except (OSError, RuntimeError):  # no such file, or no home to look in
         return {}
     try:
         content = json.loads(text)
-        if content["format"] != _FORMAT or content["made_on"] != made_on(device):
+        if content["format"] != _FORMAT or content["made_on"] != made:
             return {}
         rows = list(content["records"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -109,7 +114,7 @@ def load(device: torch.device) -> dict[Call, Record]:
     for row in rows:
         try:
             call, record = _decoded(row, device)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             continue
         found[call] = record
     return found
@@ -138,9 +143,9 @@ def _locked(file: Path) -> Iterator[None]:
 
 def save(device: torch.device, found: Mapping[Call, Record]) -> Path | None:
     """Adds ``found`` to the file and returns its path. A folder that cannot be written is a warning, and None."""
-    file = path(device)
     temporary = None
     try:
+        file = path(device)
         file.parent.mkdir(parents=True, exist_ok=True)
         with _locked(file):
             records = load(device) | dict(found)
@@ -148,7 +153,7 @@ def save(device: torch.device, found: Mapping[Call, Record]) -> Path | None:
                 temporary = Path(out.name)
                 out.write(_by_lines(made_on(device), records))
             temporary.replace(file)  # at once: a reader sees the old file or the new one
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         warnings.warn(f"srkernels: what was measured is not kept: {error}", stacklevel=2)

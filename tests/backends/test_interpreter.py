@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers.process import ROOT, environment
+from helpers.process import ROOT, environment, python
 
 from srkernels import _triton
 
@@ -53,3 +53,32 @@ def test_gates_in_the_interpreter(backend: str, gates: list[str], chosen: str) -
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
     assert f"{backend}: " not in done.stdout, "the backend that was to be tested was skipped"
+
+
+_AROUND = """
+import torch, srkernels
+draw = torch.Generator().manual_seed(0)
+for layout in (torch.channels_last, torch.contiguous_format):
+    for activation in ("none", "relu"):
+        for bias in (None, torch.rand(8, generator=draw)):
+            for save in ("activations", "recompute"):
+                for inside in (False, True):
+                    found = []
+                    x, *weights, g = (torch.rand(s, generator=torch.Generator().manual_seed(i)) - 0.5
+                                      for i, s in enumerate(((1, 8, 6, 5), (8, 8, 3, 3), (8, 8, 3, 3), (1, 8, 6, 5))))
+                    for backend in ("reference", "pointwise"):
+                        leaves = [t.clone(memory_format=layout).requires_grad_() for t in (x, *weights)]
+                        with srkernels.use_backend(backend):
+                            y = srkernels.residual_block(
+                                leaves[0], leaves[1], bias, leaves[2], bias, activation=activation, save=save)
+                        with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+                            found.append([y, *torch.autograd.grad(y, leaves, g)])
+                    for a, b in zip(*found):
+                        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+"""
+
+
+@pytest.mark.skipif(_triton.why_no_interpreter() is not None, reason=str(_triton.why_no_interpreter()))
+def test_what_follows_nothing_and_what_autocast_surrounds() -> None:
+    """Blocks around PyTorch's convolution whose first epilogue is empty; backward passes inside autocast."""
+    python(_AROUND, env=environment(TRITON_INTERPRET="1"), timeout=300)

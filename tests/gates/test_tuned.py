@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from helpers.calls import recorded
 from helpers.operands import random
 from helpers.process import ROOT, environment, python
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.checkpoint import checkpoint
 
 import srkernels
-from srkernels import _native
+from srkernels import _native, _parity
 from srkernels.ops.weighted_l1 import native as weighted_l1_native
-from srkernels.tuned import choose, clock, store
+from srkernels.tuned import choose, clock, measure, store
 from srkernels.tuned.records import Record, Records
 
 CPU = torch.device("cpu")
@@ -215,6 +218,161 @@ def test_explain_says_which_record_decided(told, images) -> None:
     assert "(automatic)" in srkernels.explain("conv2d_act", images[0])
 
 
+def test_checkpointing_and_other_hooks_see_nothing_of_a_measurement(told, images) -> None:
+    weight, packed = random((3, 3, 3, 3), torch.float32, 2).requires_grad_(), []
+
+    def block(x: Tensor) -> Tensor:
+        return srkernels.conv2d_act(x, weight, activation="relu") * 2
+
+    x = images[0].clone().requires_grad_()
+    with srkernels.tuning() as tuner:
+        checkpoint(block, x, use_reentrant=False).sum().backward()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: packed.append(t) or t, lambda t: t):
+            loss(x, images[1])
+    assert len(tuner.found) == 2
+    assert len(packed) < 6
+
+
+def _under_tuning(call: Callable[[], Tensor], times: int) -> list[Tensor]:
+    with srkernels.tuning() as tuner:
+        found = [call() for _ in range(times)]
+    assert not tuner.found
+    return found
+
+
+def test_a_measurement_that_fails_is_a_warning_and_the_call_goes_on(told, images, monkeypatch) -> None:
+    def fails(*_: Any) -> None:
+        raise torch.OutOfMemoryError("no room in fp64\nfor it")
+
+    monkeypatch.setattr(_parity, "draw", fails)
+    with pytest.warns(UserWarning, match="could not be measured: OutOfMemoryError: no room in fp64$") as said:
+        found = _under_tuning(lambda: loss(*images), times=2)
+    assert len(said) == 1
+    assert found == [loss(*images)] * 2
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_operands_that_are_not_finite_tell_nothing(value, told, images) -> None:
+    bad = images[0].clone()
+    bad[0, 0, 0, 0] = value
+    with srkernels.tuning() as tuner:
+        loss(bad, images[1])
+        assert not tuner.found
+    with srkernels.tuning() as tuner:
+        loss(*images)
+    assert len(tuner.found) == 1
+
+
+def test_an_activation_s_kink_makes_no_backend_wrong() -> None:
+    """A few elements of many whose derivative is the other one; more, or a few of a few, are wrong."""
+    exact = torch.rand(400_000, dtype=torch.float64)
+    allowed = _parity.Error(1e-4, 1e-2)
+    gradient = exact.float()
+    gradient[[5, 77, 399_999]] = 0.0
+    found = measure._without_kinks(gradient, exact, allowed)
+    assert torch.equal(found, exact.float())
+    gradient[:50] = -1.0
+    assert torch.equal(measure._without_kinks(gradient, exact, allowed), gradient)
+    few = exact[:100].float()
+    few[5] = -1.0
+    assert torch.equal(measure._without_kinks(few, exact[:100], allowed), few)
+
+
+def test_traces_transforms_and_forward_mode_are_as_untuned(told) -> None:
+    """Whatever was measured before, and while something is measured."""
+    told["native"] = 0.1
+    x, weight = random((1, 3, 8, 8), torch.float32, 0), random((3, 3, 3, 3), torch.float32, 1)
+
+    def convolution(x: Tensor) -> Tensor:
+        return srkernels.conv2d_act(x, weight, activation="relu")
+
+    def tried() -> None:
+        _, tangent = torch.func.jvp(convolution, (x,), (torch.ones_like(x),))
+        assert tangent.any()
+        traced = torch.jit.trace(convolution, (x,), check_trace=False)
+        torch.testing.assert_close(traced(x), convolution(x))
+        make_fx(lambda x: srkernels.haar_highpass(x), tracing_mode="symbolic")(x)
+
+    tried()
+    with srkernels.tuning() as tuner:
+        tried()
+        convolution(x)
+        srkernels.haar_highpass(x)
+    assert {record.choice for record in tuner.found.values()} == {"native"}
+    tried()
+
+
+def test_a_record_of_what_cannot_run_here_is_not_followed(told, images, monkeypatch) -> None:
+    """Another environment of the same versions has a compiler, say."""
+    file = _kept(images)
+    content = json.loads(file.read_text())
+    content["records"][0]["seconds"]["triton"] = 0.001
+    file.write_text(json.dumps(content))
+    anew(monkeypatch)
+    assert backends(lambda: loss(*images)) == [""]
+    assert "native (automatic)" in srkernels.explain("weighted_l1_loss", *images)
+
+
+def test_one_measurement_at_a_time(told, images) -> None:
+    with srkernels.tuning(), pytest.raises(RuntimeError, match="already inside"), srkernels.tuning():
+        pass
+    with srkernels.tuning() as tuner:
+        loss(*images)
+    assert len(tuner.found) == 1
+    assert choose._tuner is None
+
+
+def test_explain_in_one_thread_leaves_others_alone(told, images) -> None:
+    with srkernels.tuning():
+        loss(*images)
+    errors: list[BaseException] = []
+    ended = threading.Event()
+
+    def calls() -> None:
+        while not ended.is_set():
+            try:
+                loss(*images)
+            except BaseException as error:
+                errors.append(error)
+
+    thread = threading.Thread(target=calls)
+    thread.start()
+    for _ in range(200):
+        assert "measured on" in srkernels.explain("weighted_l1_loss", *images)
+    ended.set()
+    thread.join()
+    assert not errors
+
+
+def test_each_number_of_threads_is_a_class(told, images) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        with srkernels.tuning():
+            loss(*images)
+        assert backends(lambda: loss(*images)) == ["reference"]
+        torch.set_num_threads(2)
+        assert backends(lambda: loss(*images)) == [""]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_a_call_saves_and_how_operands_lie_are_part_of_its_class(told) -> None:
+    x, weight = random((1, 4, 8, 8), torch.float32, 0).requires_grad_(), random((4, 4, 3, 3), torch.float32, 1)
+    counts = []
+    with srkernels.tuning() as tuner:
+        for save in ("activations", "recompute"):
+            srkernels.residual_block(x, weight, None, weight, None, save=save)
+            counts.append(len(tuner.found))
+        for slope in (0.2, 0.1, -0.2, 0.0):
+            srkernels.conv2d_act(x, weight, activation="leaky_relu", slope=slope)
+            counts.append(len(tuner.found))
+        for y in (x.detach()[..., ::2], x.detach()[..., ::2].contiguous()):
+            loss(y, y)
+            counts.append(len(tuner.found))
+    assert counts == [1, 2, 3, 3, 4, 5, 6, 7]
+
+
 # files
 
 TUNE = """
@@ -301,6 +459,8 @@ def test_a_damaged_file_is_set_aside_with_a_warning(damage, told, images, monkey
         {"seconds": 3},
         {"seconds": {"native": "soon"}},
         {"needs": "x"},
+        {"needs": math.inf},
+        {"threads": "many"},
         {"op": None, "shape": [None]},
     ],
     ids=str,
@@ -323,13 +483,26 @@ def test_a_record_of_a_backend_that_is_gone_is_not_followed(told, images, monkey
     assert backends(lambda: loss(*images)) == ["reference"]
 
 
-@pytest.mark.parametrize("what", ["torch", "srkernels", "device", "threads"])
+@pytest.mark.parametrize("what", ["torch", "srkernels", "device", "instructions"])
 def test_records_of_other_versions_and_machines_do_not_count(what, told, images, monkeypatch) -> None:
     _kept(images)
     made = store.made_on(CPU) | {what: "another"}
     monkeypatch.setattr(store, "made_on", lambda device: made)
     anew(monkeypatch)
     assert backends(lambda: loss(*images)) == [""]
+
+
+def test_no_home_is_no_cache(told, images, monkeypatch) -> None:
+    for name in ("SRKERNELS_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+
+    def none() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", none)
+    assert backends(lambda: loss(*images)) == [""]
+    with pytest.warns(UserWarning, match="not kept: Could not determine home"), srkernels.tuning():
+        loss(*images)
 
 
 def test_a_folder_that_cannot_be_written_is_a_warning(told, images, tmp_path, monkeypatch) -> None:
@@ -441,3 +614,50 @@ def test_every_rank_takes_what_rank_0_measured(tmp_path: Path, cache: Path) -> N
             rank.kill()
     assert all("reference (measured on" in output for output in outputs), outputs
     assert len(list(cache.glob("*.json"))) == 1
+
+
+RANKS_APART = """
+import os, sys, torch, srkernels
+import torch.distributed as dist
+from datetime import timedelta
+from srkernels.tuned import clock
+rank, store, what = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+os.environ["SRKERNELS_CACHE"] = os.path.join(os.path.dirname(store), "cache" + str(rank))
+clock.medians = lambda calls, device: {name: 2.0 if name == "native" and rank == 0 else 1.0 for name in calls}
+x = torch.rand(1, 3, 8, 8)
+if what == "files" and rank == 0:
+    with srkernels.tuning():
+        srkernels.weighted_l1_loss(x, x)
+dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
+try:
+    with srkernels.tuning() as tuner:
+        srkernels.weighted_l1_loss(x, x)
+        if what == "raises":
+            raise ZeroDivisionError("on both ranks, at once")
+except ZeroDivisionError as error:
+    print(error, flush=True)
+print(srkernels.explain("weighted_l1_loss", x, x).splitlines()[0], flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch was built without gloo")
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [("files", ["reference (measured on"] * 2), ("raises", ["on both ranks, at once"] * 2)],
+)
+def test_ranks_whose_files_differ_agree_and_an_error_waits_for_nobody(what, expected, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", RANKS_APART]
+    ranks = [
+        subprocess.Popen(
+            [*command, str(rank), str(tmp_path / "store"), what],
+            env=environment(), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        outputs = [rank.communicate(timeout=50)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert all(words in output for words, output in zip(expected, outputs, strict=True)), outputs

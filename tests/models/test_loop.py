@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import pickle
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -169,10 +172,74 @@ def test_a_full_disk_loses_nothing_that_was_saved(tmp_path, monkeypatch):
     }
 
 
-def test_a_damaged_state_gives_way_to_the_one_before(tmp_path):
-    go(tmp_path, make_stage(steps=4))
-    (tmp_path / "toy" / "training_states" / "4.state").write_bytes(b"PK\x03\x04 cut short")
-    assert TrainingStates(tmp_path / "toy" / "training_states", 2).latest()["step"] == 2
+def _flipped(content: bytes, at: float) -> bytes:
+    place = int(at * len(content))
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+def _saved(value: object) -> bytes:
+    into = io.BytesIO()
+    torch.save(value, into)
+    return into.getvalue()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"PK\x03\x04 cut short",
+        lambda content: b"not a checkpoint\n",
+        lambda content: b"",
+        lambda content: content[: len(content) // 2],
+        lambda content: bytes(64) + content[64:],
+        lambda content: _flipped(content, 0.3),
+        lambda content: _flipped(content, 0.6),
+        lambda content: _saved({"step": 4}),
+        lambda content: _saved([1, 2]),
+        lambda content: pickle.dumps(os.system),
+        lambda content: _saved(SimpleNamespace()),
+    ],
+    ids=["cut", "text", "empty", "half", "zeros", "bit", "another bit", "other", "list", "pickle", "object"],
+)
+def test_a_damaged_state_gives_way_to_the_one_before(damage, tmp_path, capsys):
+    """Named, and the run ends with the bits of one that was never hurt."""
+    go(tmp_path / "whole", make_stage())
+    go(tmp_path / "cut", make_stage(steps=4))
+    state = tmp_path / "cut" / "toy" / "training_states" / "4.state"
+    state.write_bytes(damage(state.read_bytes()))
+    capsys.readouterr()
+    go(tmp_path / "cut", make_stage())
+    said = capsys.readouterr().out
+    assert f"{state} cannot be read and is passed over (" in said
+    assert "resumed behind update 2" in said
+    assert same(weights(tmp_path / "whole", 9, "generator"), weights(tmp_path / "cut", 9, "generator"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "kept"),
+    [
+        (lambda text: text + b"9,0.5", 2),
+        (lambda text: text + b"9\n", 2),
+        (lambda text: text + b"9,0.5,,,,,,,,,1\n", 2),
+        (lambda text: text + b"9,soon,1,1\n", 2),
+        (lambda text: text + b"\0\0\0\0\n", 2),
+        (lambda text: text + b"\xff\xfe,1,1,1\n", 2),
+        (lambda text: text[:-2], 1),
+        (lambda text: bytes(len(text)), 0),
+        (lambda text: b"", 0),
+    ],
+    ids=["torn", "short", "long", "word", "zeros", "bytes", "cut", "all zeros", "empty"],
+)
+@pytest.mark.parametrize("table", ["losses", "validation"])
+def test_damaged_rows_of_a_table_do_not_stop_a_resume(table, damage, kept, tmp_path):
+    go(tmp_path, make_stage(steps=6))
+    path = tmp_path / "toy" / f"{table}.csv"
+    path.write_bytes(damage(path.read_bytes()))
+    rows = {"losses": [3, 6], "validation": [0, 4, 6]}[table]
+    expected = rows[: len(rows) - 2 + kept] if kept else []
+    assert [row["step"] for row in read_table(path)] == expected
+    go(tmp_path, make_stage())
+    ended = {"losses": [9], "validation": [8, 9]}[table]
+    assert [row["step"] for row in read_table(path)] == expected + ended
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):

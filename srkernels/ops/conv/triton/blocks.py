@@ -94,14 +94,14 @@ class Blocks:
             self._gradients_of_parameters(None if x is None else channels_last(x), grad_z, grad_weight, grad_bias)
         return out
 
-    def _first_convolution(self, block: Block, epilogue: Epilogue, kept: Tensor | None) -> Tensor:
-        """The activations h of a residual block, channels_last; fills in ``kept``, which is h if that has its sign."""
+    def _first_convolution(self, block: Block, epilogue: Epilogue, kept: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The activations h of a residual block, channels_last, and what is kept: h if that has its sign."""
         x, weight1, bias1, _, _, slope = block
         survives = epilogue.activation == NONE or sign_survives(epilogue)
         h = _image(x, weight1.shape[0]) if kept is None else kept if survives else torch.empty_like(kept)
         tensors = EpilogueTensors(bias1, slope, z=None if survives else kept)
-        self._launches.convolve(channels_last(x), weight1, h, epilogue._replace(scale=1.0), tensors)
-        return channels_last(h)
+        h = self._launches.convolve(channels_last(x), weight1, h, epilogue._replace(scale=1.0), tensors)
+        return channels_last(h), h if survives and kept is not None else kept
 
     def block_forward(self, operands: Block, epilogue: Epilogue, keep: bool) -> list[Tensor]:
         """As ``reference.block_forward``."""
@@ -111,10 +111,10 @@ class Blocks:
         if y.numel() == 0:
             return out
         with on_device(x.device):
-            h = self._first_convolution(operands, epilogue, out[1] if keep else None)
+            h, kept = self._first_convolution(operands, epilogue, out[1] if keep else None)
             tensors = EpilogueTensors(bias2, residual=_like(x, y))
             self._launches.convolve(h, weight2, y, Epilogue(scale=epilogue.scale), tensors)
-        return out
+        return [y] if kept is None else [y, kept]
 
     def block_backward(
         self, grad: Tensor, saved: SavedBlock, epilogue: Epilogue, needs: Sequence[bool]
@@ -132,8 +132,9 @@ class Blocks:
         with on_device(x.device):
             dense, grad = channels_last(x), channels_last(grad)
             if kept is None:
-                kept = _image(dense, weight1.shape[0])
-                h = self._first_convolution(Block(dense, weight1, bias1, weight2, None, slope), epilogue, kept)
+                first = Block(dense, weight1, bias1, weight2, None, slope)
+                h, kept = self._first_convolution(first, epilogue, _image(dense, weight1.shape[0]))
+                assert kept is not None
             else:
                 kept = channels_last(kept)
                 h = kept if survives or grad_weight2 is None else activate(kept, epilogue, slope)
