@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 from rich.progress import track
 
-from models.data import FolderSource, InputError, write_lmdb, write_picture
+from models.data import FolderSource, InputError, check_names, write_lmdb, write_picture
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,14 @@ def run_subimages(options: SubimagesOptions) -> int:
     if options.size < 1 or not 1 <= options.step <= options.size:
         raise InputError(f"--size must be positive and --step from 1 to it, got {options.size} and {options.step}")
     source = FolderSource(options.input)
+    if options.workers < 1:
+        raise InputError(f"--workers must be at least 1, got {options.workers}")
     if options.output.resolve() == options.input.resolve():
         raise InputError(f"{options.output} is the folder to read")
+    check_names(source)
+
+    def square_path(index: int, number: int) -> Path:
+        return options.output / f"{source.names[index]}_s{number:03}.png"
 
     def cut(index: int) -> None:
         pixels = source.read(index)
@@ -51,7 +57,9 @@ def run_subimages(options: SubimagesOptions) -> int:
         )
         for number, (top, left) in enumerate(corners, 1):
             square = pixels[top : top + options.size, left : left + options.size]
-            write_picture(options.output / f"{source.names[index]}_s{number:03}.png", square)
+            write_picture(square_path(index, number), square)
+        while (left_over := square_path(index, number := number + 1)).exists():  # of a run with other squares
+            left_over.unlink()
 
     with ThreadPoolExecutor(options.workers) as pool:
         list(track(pool.map(cut, range(len(source))), total=len(source), description="pictures"))

@@ -58,7 +58,8 @@ def main(arguments: Sequence[str]) -> int:
 def run_upscale(options: UpscaleOptions) -> int:
     """Writes the enlarged pictures, each whole or not at all, and returns 0.
 
-    Raises InputError naming the option, the weights or the picture that cannot be used.
+    Raises InputError naming the option, the weights or the picture that cannot be used; of a folder's pictures the
+    others are enlarged first.
     """
     if options.tile < 1 or options.overlap < 0:
         raise InputError(f"--tile must be at least 1 and --overlap 0, got {options.tile} and {options.overlap}")
@@ -74,15 +75,26 @@ def run_upscale(options: UpscaleOptions) -> int:
         with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
             return network(rgb.to(device, memory_format=torch.channels_last)).float()
 
+    failed = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn()) as progress:
         tiles = progress.add_task("tiles")
         for source, target in progress.track(jobs, description="pictures"):
             progress.update(tiles, description=source.name)
-            pixels = read_image(source)
-            check_writable(target, pixels.dtype, pixels.shape[2])
             track = partial(progress.track, task_id=tiles)
-            write_picture(target, enlarge_tiled(enlarge, network.scale, pixels, options.tile, options.overlap, track))
+            try:
+                pixels = read_image(source)
+                check_writable(target, pixels.dtype, pixels.shape[2])
+                enlarged = enlarge_tiled(enlarge, network.scale, pixels, options.tile, options.overlap, track)
+                write_picture(target, enlarged)
+            except InputError as error:
+                named = error if str(source) in str(error) else InputError(f"{source}: {error}")
+                if len(jobs) == 1:
+                    raise named from error
+                progress.console.print(f"error: {named}", markup=False, highlight=False, soft_wrap=True)
+                failed += 1
+    if failed:
+        raise InputError(f"{failed} of {len(jobs)} pictures could not be enlarged")
     return 0
 
 

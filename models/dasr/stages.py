@@ -31,6 +31,7 @@ from models.data import (
     Stream,
     Unusable,
     as_rgb,
+    check_names,
     read_usable,
     to_pixels,
     to_tensor,
@@ -56,7 +57,7 @@ DASRJob = TrainingJob[DASRConfig, WeightFiles]
 def run_stages(job: DASRJob, which: Literal["dsn", "maps", "srn", "all"]) -> dict[str, History]:
     """Runs one stage, or all that the configuration needs; returns the history of those that train."""
     run, config = job.run, job.config
-    _check_names(job.inputs.hr)
+    check_names(job.inputs.hr)
     histories = {}
     if which == "dsn" or (which == "all" and config.source == "dsn" and job.weights.dsn is None):
         run.say("Stage dsn: the down-sampling network learns the look of the real LR pictures", style="bold")
@@ -278,14 +279,6 @@ def load_distance(job: DASRJob) -> DistanceMap:
         options = replace(options, frequency_kernel=network.frequency_kernel)
     distance = DistanceMap(network, build_filter(options), job.config.maps)
     return distance.to(job.device).requires_grad_(False).eval()
-
-
-def _check_names(source: Source) -> None:
-    seen: dict[str, int] = {}
-    for index, name in enumerate(source.names):
-        if name in seen:
-            raise InputError(f"two pictures are named {name}: {source.label(seen[name])} and {source.label(index)}")
-        seen[name] = index
 
 
 def settings_of(config: DASRConfig, stage: str) -> dict[str, object]:

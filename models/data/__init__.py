@@ -32,6 +32,7 @@ from models.data.sources import (
     MapSource,
     Selected,
     Source,
+    check_names,
     open_source,
     write_lmdb,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "Unusable",
     "as_rgb",
     "bundled_photos",
+    "check_names",
     "check_writable",
     "crop_to_multiple",
     "decode",

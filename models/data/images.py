@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -27,6 +28,9 @@ _KEEPS: dict[str, tuple[tuple[type, ...], tuple[int, ...]]] = {
     ".webp": ((np.uint8,), (3, 4)),
     **dict.fromkeys((".jpg", ".jpeg"), ((np.uint8,), (1, 3))),
 }
+# In coded pixels 0xff stands before 0 or a restart marker, 0xd0 to 0xd7.
+_JPEG_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
+_JPEG_END, _JPEG_ALONE = 0xD9, (0x01, 0xD8)
 _TO_RGB = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}
 
 Picture = NDArray[np.uint8]  # (H, W, 3), RGB
@@ -87,14 +91,38 @@ def decode(encoded: bytes, name: str) -> Pixels:
 
 
 def _is_cut_short(encoded: bytes) -> bool:
-    # Some versions of OpenCV decode a truncated file into a picture with a grey rest, and only print a warning.
+    """Whether a PNG, JPEG or WebP ends before its picture does; what stands behind the picture does not count.
+
+    Some versions of OpenCV decode a truncated file into a picture with a grey rest, and only print a warning.
+    """
     if encoded.startswith(b"\x89PNG"):
-        return b"IEND" not in encoded[-64:]
+        return _png_is_cut(encoded)
     if encoded.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" not in encoded[-4096:]
+        return _jpeg_is_cut(encoded)
     if encoded.startswith(b"RIFF"):
         return len(encoded) < 8 + int.from_bytes(encoded[4:8], "little")
     return False
+
+
+def _png_is_cut(encoded: bytes) -> bool:
+    at = 8
+    while at + 8 <= len(encoded):
+        ends = encoded[at + 4 : at + 8] == b"IEND"
+        at += 12 + int.from_bytes(encoded[at : at + 4], "big")  # length, name, content, checksum
+        if ends:
+            return at > len(encoded)
+    return True
+
+
+def _jpeg_is_cut(encoded: bytes) -> bool:
+    at = 2
+    while found := _JPEG_MARKER.search(encoded, at):
+        marker, at = encoded[found.end() - 1], found.end()
+        if marker == _JPEG_END:
+            return False
+        if marker not in _JPEG_ALONE:  # a segment, a thumbnail's own end in it; behind a scan's head come coded pixels
+            at += int.from_bytes(encoded[at : at + 2], "big")
+    return True
 
 
 def _swap_red_and_blue(pixels: Pixels) -> Pixels:

@@ -249,3 +249,12 @@ class Cached:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": OrderedDict(), "_bytes": 0}
+
+
+def check_names(source: Source) -> None:
+    """Raises InputError if two pictures have one name: what is made of one would replace what is made of the other."""
+    seen: dict[str, int] = {}
+    for index, name in enumerate(source.names):
+        if name in seen:
+            raise InputError(f"two pictures are named {name}: {source.label(seen[name])} and {source.label(index)}")
+        seen[name] = index

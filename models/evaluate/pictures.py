@@ -17,6 +17,7 @@ from models.data.files import write_whole
 from models.train.loop import History
 
 matplotlib.use("Agg")
+matplotlib.rcParams["text.parse_math"] = False  # a name with dollar signs is no formula
 
 
 @dataclass(frozen=True)

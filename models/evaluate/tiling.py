@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.data import Pixels, to_pixels, to_tensor
+from models.data import InputError, Pixels, to_pixels, to_tensor
 from models.data.resize import bicubic
 
 
@@ -43,7 +43,8 @@ def enlarge_tiled(
         overlap: pixels around a part that `enlarge` sees too, where the picture has any.
         track: wraps the list of tiles, to show progress.
 
-    With an overlap no shorter than the reach of `enlarge`, the result is that of the whole picture at once.
+    With an overlap no shorter than the reach of `enlarge`, the result is that of the whole picture at once. Raises
+    InputError if it is not finite.
     """
     multiple = math.ceil(4 / scale)
     height, width, channels = pixels.shape
@@ -53,6 +54,8 @@ def enlarge_tiled(
     for y, x in track(list(product(rows, columns))):
         enlarged = _enlarge_channels(enlarge, scale, to_tensor(pixels[y.seen, x.seen])[None])[0]
         inner = enlarged[:, _times(scale, y.inner), _times(scale, x.inner)]
+        if not bool(inner.isfinite().all()):
+            raise InputError("the enlarged picture is not finite: the network's weights are too large for it")
         larger[_times(scale, y.given), _times(scale, x.given)] = to_pixels(inner, pixels.dtype)
     return larger[: scale * height, : scale * width]
 

@@ -23,6 +23,9 @@ def load_network(path: Path, option: str, kinds: tuple[type[nn.Module], ...], pa
     if not isinstance(network, kinds):
         wanted = " or ".join(kind.__name__ for kind in kinds)
         raise InputError(f"{option}: {path} holds a {type(network).__name__}, wanted {wanted}")
+    for name, value in network.state_dict().items():
+        if not bool(value.isfinite().all()):
+            raise InputError(f"{option}: {path} holds values in {name} that are not finite")
     return network
 
 

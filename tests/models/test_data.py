@@ -92,6 +92,43 @@ def test_a_file_cut_short_is_refused_by_name(tmp_path, suffix):
             data.read_image(path)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+@pytest.mark.parametrize("extra", [1, 100, 70_000])
+def test_bytes_behind_a_picture_are_no_damage(tmp_path, suffix, extra):
+    """Phones write films and depth maps there."""
+    path = write(tmp_path / f"moving{suffix}", smooth(80, 96))
+    encoded, pixels = path.read_bytes(), data.read_image(path)
+    behind = np.random.default_rng(extra).integers(0, 256, extra, dtype=np.uint8).tobytes()
+    path.write_bytes(encoded + behind)
+    np.testing.assert_array_equal(data.read_image(path), pixels)
+    path.write_bytes(encoded[: len(encoded) // 2] + (b"" if suffix == ".webp" else bytes(extra)))
+    with pytest.raises(InputError, match=f"moving{suffix}"):
+        data.read_image(path)
+
+
+def test_the_end_of_a_thumbnail_is_not_that_of_its_picture(tmp_path):
+    pixels = cv2.imencode(".jpg", smooth(80, 96))[1].tobytes()
+    thumbnail = cv2.imencode(".jpg", smooth(8, 8))[1].tobytes()
+    segment = b"\xff\xe2" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
+    whole = pixels[:2] + segment + pixels[2:]
+    assert data.decode(whole, "whole").shape == (80, 96, 3)
+    with pytest.raises(InputError, match="cut short"):
+        data.decode(whole[: len(whole) // 2], "half")
+
+
+@pytest.mark.parametrize(
+    "options", [[], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 2]], ids=str
+)
+def test_every_kind_of_scan_is_followed_to_its_end(options):
+    encoded = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8), options)[
+        1
+    ].tobytes()
+    assert data.decode(encoded + b"behind", "whole").shape == (64, 80, 3)
+    for kept in (len(encoded) - 1, len(encoded) // 2, 100):
+        with pytest.raises(InputError, match="cut short"):
+            data.decode(encoded[:kept], "cut")
+
+
 def test_other_files_are_refused_by_name(tmp_path):
     damaged = bytearray(write(tmp_path / "damaged.png", smooth(80, 96)).read_bytes())
     damaged[len(damaged) // 2] ^= 255

@@ -12,6 +12,7 @@ import torch
 from models.commands.evaluate import EvaluateOptions, main, run_evaluate
 from models.data import InputError, to_tensor, write_picture
 from models.evaluate import metrics
+from models.evaluate.pictures import SheetCell, save_sheet
 from models.networks import LPIPS
 
 
@@ -97,3 +98,9 @@ def test_what_cannot_be_compared_is_named(folders, tmp_path):
     write_picture(sr / "my_1_out.png", picture(0))
     with pytest.raises(InputError, match=r"found my_1_out\.png, my_1_x4\.png"):
         run_evaluate(EvaluateOptions(sr, hr))
+
+
+def test_names_with_dollar_signs_stand_in_sheets_as_they_are(tmp_path):
+    cells = [SheetCell("x_$s$_{", picture(0), "a$_$0.png"), SheetCell("HR", picture(1), "\\frac$")]
+    save_sheet(tmp_path / "sheet.png", [("a$_$0", cells)], "note $", side=32)
+    assert (tmp_path / "sheet.png").stat().st_size > 1000

@@ -32,3 +32,28 @@ def test_a_step_that_leaves_gaps_is_refused(tmp_path, options, capsys):
     assert "--size must be positive and --step from 1 to it" in capsys.readouterr().err
     assert main(["subimages", str(tmp_path / "in"), str(tmp_path / "in")]) == 2
     assert "is the folder to read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_two_pictures_of_one_name_are_refused(tmp_path, workers, capsys):
+    """Squares of one would replace those of the other."""
+    for suffix in ("png", "bmp"):
+        write_picture(tmp_path / "in" / f"a.{suffix}", np.zeros((20, 20, 3), np.uint8))
+    options = ["--size=8", "--step=8", f"--workers={workers}"]
+    assert main(["subimages", str(tmp_path / "in"), str(tmp_path / "out"), *options]) == 2
+    said = capsys.readouterr().err
+    assert "two pictures are named a: " in said and "a.bmp" in said and "a.png" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_worker_is_refused(tmp_path, capsys):
+    write_picture(tmp_path / "in" / "a.png", np.zeros((20, 20, 3), np.uint8))
+    assert main(["subimages", str(tmp_path / "in"), str(tmp_path / "out"), "--workers=0"]) == 2
+    assert "--workers must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_squares_of_an_earlier_run_do_not_stay_among_new_ones(tmp_path):
+    write_picture(tmp_path / "in" / "a.png", np.zeros((40, 40, 3), np.uint8))
+    for size, count in ((8, 25), (20, 4), (10, 16)):
+        assert main(["subimages", str(tmp_path / "in"), str(tmp_path / "out"), f"--size={size}", f"--step={size}"]) == 0
+        assert len(FolderSource(tmp_path / "out")) == count

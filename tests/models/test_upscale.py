@@ -171,3 +171,33 @@ def test_a_shrunk_picture_has_no_seams(network):
         whole = network(image)
     torch.testing.assert_close(shrink_tiled(network, 4, image, 9, 8), whole, rtol=1e-5, atol=1e-6)
     assert not torch.allclose(shrink_tiled(network, 4, image, 9, 0), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    made = network(4)
+    made.body[0].rdb1.conv1.bias.data[1] = torch.nan
+    save_weights(made, tmp_path / "nan.safetensors")
+    write_picture(tmp_path / "a.png", noise(16, 16, 3))
+    with pytest.raises(InputError, match=r"--weights: .*nan\.safetensors holds values in body.* not finite"):
+        run_upscale(UpscaleOptions(tmp_path / "a.png", tmp_path / "up.png", weights=tmp_path / "nan.safetensors"))
+
+
+def test_a_picture_that_is_not_finite_is_an_error_and_never_black(tmp_path):
+    made = network(4)
+    for parameter in made.parameters():
+        parameter.data *= 1e30
+    save_weights(made, tmp_path / "large.safetensors")
+    write_picture(tmp_path / "a.png", noise(16, 16, 3))
+    with pytest.raises(InputError, match=r"a\.png: the enlarged picture is not finite"):
+        run_upscale(UpscaleOptions(tmp_path / "a.png", tmp_path / "up.png", weights=tmp_path / "large.safetensors"))
+    assert not (tmp_path / "up.png").exists()
+
+
+def test_a_bad_picture_of_a_folder_is_named_and_the_rest_enlarged(tmp_path, weights, capsys):
+    for name in ("a", "c"):
+        write_picture(tmp_path / "in" / f"{name}.png", noise(16, 16, 3))
+    (tmp_path / "in" / "b.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="1 of 3 pictures could not be enlarged"):
+        run_upscale(UpscaleOptions(tmp_path / "in", tmp_path / "out", weights=weights))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
+    assert "b.png: not an image, or damaged" in capsys.readouterr().out.replace("\n", "")
