@@ -184,7 +184,7 @@ def test_compiles_in_one_graph(name: str) -> None:
         found = torch.compile(net, fullgraph=True, backend=backend)(image())
         torch.testing.assert_close(found, original(image()))
     assert len(graphs) == 1
-    assert "srkernels" in str(graphs[0].graph)
+    assert "srkernels" not in str(graphs[0].graph)  # the formula, where no kernel of ours is faster: test_compile
 
 
 def test_nothing_but_the_class_is_touched(taken: tuple[nn.Module, dict[str, str]]) -> None:

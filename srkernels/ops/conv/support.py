@@ -80,9 +80,12 @@ def amx_available() -> bool:
     return _native.why_not(torch.device("cpu")) is None and _native.extension("cpu").amx_available()
 
 
-@torch.compiler.assume_constant_result
 def _amx_in_a_trace() -> bool:
     return amx_available()
+
+
+# What torch.compiler.assume_constant_result sets; it would import the compiler, and that Triton, with srkernels.
+_amx_in_a_trace._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def pays_in_a_trace(x: Tensor, weight: Tensor) -> bool:
