@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -32,7 +34,8 @@ class Tuner:
         self.found: dict[Call, Record] = {}
         self.used: dict[Call, list[str]] = {}  # by which modules
         self.tried: set[Call] = set()  # those that could not be measured among them
-        self.module = ""
+        self.names: dict[nn.Module, str] = {}  # of the modules to look for
+        self.module = ""  # where none of them calls
 
     def __str__(self) -> str:
         chosen = Counter(record.choice for record in self.found.values())
@@ -40,9 +43,19 @@ class Tuner:
         return f"{len(self.found)} classes of calls measured" + (f": {counts}" if counts else "")
 
     def note(self, call: Call) -> None:
-        names = self.used.setdefault(call, [])
-        if self.module not in names:
-            names.append(self.module)
+        names, name = self.used.setdefault(call, []), self._caller()
+        if name not in names:
+            names.append(name)
+
+    def _caller(self) -> str:
+        """The innermost module that is running, found on the stack: one with a hook of ours might run another code."""
+        frame: FrameType | None = sys._getframe() if self.names else None
+        while frame is not None:
+            module = frame.f_locals.get("self")
+            if isinstance(module, nn.Module) and module in self.names:
+                return self.names[module]
+            frame = frame.f_back
+        return self.module
 
 
 class _Asked(Exception):
@@ -261,29 +274,3 @@ def asked(make: Callable[[], Any]) -> tuple[Call, Record | None] | None:
     finally:
         _thread.asking = before
     return None
-
-
-@contextmanager
-def named(model: nn.Module, tuner: Tuner) -> Iterator[None]:
-    """Tells ``tuner`` which module is running."""
-    handles = []
-    outer: list[str] = []
-
-    def enter(name: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            outer.append(tuner.module)
-            tuner.module = name
-
-        return hook
-
-    def leave(*_: Any) -> None:
-        tuner.module = outer.pop()
-
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(enter(name)))
-        handles.append(module.register_forward_hook(leave, always_call=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

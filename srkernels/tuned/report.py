@@ -107,7 +107,8 @@ def tune(model: nn.Module, *inputs: Any) -> Report:
     wanted = [p for p in model.parameters() if p.requires_grad]
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
-            with choose.tuning() as tuner, choose.named(model, tuner):
+            with choose.tuning() as tuner:
+                tuner.names = {module: name for name, module in model.named_modules()}
                 outputs = [y for y in _tensors(model(*inputs)) if y.requires_grad]
             cotangents = [torch.ones_like(y) for y in outputs]
             del outputs

@@ -550,6 +550,22 @@ def test_tune_runs_a_network_and_leaves_it_as_it_was(told) -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
 
 
+def test_tune_measures_patched_blocks(told) -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1, self.conv2 = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.conv2(torch.relu(self.conv1(x)))
+
+    net = nn.Sequential(Block(), Block())
+    assert len(srkernels.patch(net).taken) == 2
+    report = srkernels.tune(net, random((1, 8, 6, 5), torch.float32, 0))
+    # Two classes: the first block's input needs no gradient.
+    assert [(row.modules, row.call.op) for row in report.rows] == [((name,), "residual_block") for name in "01"]
+
+
 @pytest.mark.parametrize("network", [nn.Conv2d(3, 3, 1), nn.Identity()], ids=["no op of ours", "no parameters"])
 def test_tune_takes_networks_without_our_ops(network: nn.Module) -> None:
     report = srkernels.tune(network, torch.rand(1, 3, 8, 8))
