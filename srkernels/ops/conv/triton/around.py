@@ -46,7 +46,7 @@ def convolve(
     if adjoint and epilogue.activation == NONE and epilogue.scale != 1:
         weight, epilogue = weight * epilogue.scale, CONVOLUTION  # the small operand
     found = _transposed(x, weight) if adjoint else library.convolution(x, weight, None)
-    if epilogue == CONVOLUTION and tensors == NO_TENSORS:
+    if epilogue == CONVOLUTION and all(tensor is None for tensor in tensors):
         return found if found.stride() == y.stride() and found.dtype is y.dtype else y.copy_(found)
     bias, slope, kept, residual, z = tensors
     bias, slope = (None if vector is None else vector.contiguous() for vector in (bias, slope))
