@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .machine import ROOT
+from .machine import ROOT, forget_tuning
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -32,6 +32,7 @@ def _report(arguments: argparse.Namespace) -> int:
 def _gpu(arguments: argparse.Namespace) -> int:
     from .gpu import report, run
 
+    forget_tuning()
     if arguments.report:
         try:
             print(report.render(arguments.report))

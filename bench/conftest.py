@@ -57,6 +57,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
+    machine.forget_tuning()
     chosen = config.getoption("benchmark_device")
     config.stash[_results] = Results(torch.device(chosen) if chosen else machine.default_device())
     # Its table would show five rounds of one provider next to ours; only its JSON is wanted.

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +106,8 @@ def footnote(conditions: dict[str, Any]) -> str:
     if commit:
         parts.append(f"commit {commit[:10]}{' with local changes' if conditions.get('dirty') else ''}")
     return ", ".join([*parts, conditions["date"]])
+
+
+def forget_tuning() -> None:
+    """Measures the choices that ship: nothing that was tuned on this machine decides."""
+    os.environ["SRKERNELS_CACHE"] = str(Path(tempfile.gettempdir()) / "srkernels-benches-keep-nothing")
