@@ -49,21 +49,23 @@ class Rates:
 
     def __init__(self, optimizers: Iterable[Optimizer], factor: Callable[[int], float]) -> None:
         self._optimizers, self._factor = list(optimizers), factor
-        rates = [[group["lr"] for group in each.param_groups] for each in self._optimizers]
-        self._initial = [[x.clone() if isinstance(x, torch.Tensor) else x for x in groups] for groups in rates]
+        # Read once: a rate that lives on a GPU would have to be waited for at every update.
+        groups = [group for each in self._optimizers for group in each.param_groups]
+        self._initial = [float(group["lr"]) for group in groups]
+        self._devices = [x.device if isinstance(x := group["lr"], torch.Tensor) else None for group in groups]
 
     def at(self, done: int) -> float:
         """The first optimiser's rate for the update that follows `done` others."""
-        return float(self._initial[0][0]) * self._factor(done)
+        return self._initial[0] * self._factor(done)
 
     def set(self, done: int) -> None:
         """Sets the rates for the update that follows `done` others; those that are tensors, in place."""
-        for optimizer, initial in zip(self._optimizers, self._initial, strict=True):
-            for group, first in zip(optimizer.param_groups, initial, strict=True):
-                rate = float(first) * self._factor(done)
-                if not isinstance(first, torch.Tensor):
-                    group["lr"] = rate
-                elif isinstance(group["lr"], torch.Tensor) and group["lr"].device == first.device:
-                    group["lr"].fill_(rate)
-                else:  # what a checkpoint held
-                    group["lr"] = torch.full_like(first, rate)
+        groups = [group for each in self._optimizers for group in each.param_groups]  # loading a state replaces them
+        for group, initial, device in zip(groups, self._initial, self._devices, strict=True):
+            rate = initial * self._factor(done)
+            if device is None:
+                group["lr"] = rate
+            elif isinstance(group["lr"], torch.Tensor) and group["lr"].device == device:
+                group["lr"].fill_(rate)
+            else:  # what a checkpoint held
+                group["lr"] = torch.tensor(rate, device=device)

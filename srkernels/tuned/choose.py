@@ -95,7 +95,8 @@ def choice(op: Measurable, operands: Any, settings: Any, keep: bool, derived: bo
         return ""
     if device not in _loaded:
         _load(device)
-    if _tuner is None and not _thread.asking and not _records.about(op.name, device):
+    tuner = _tuner  # another thread may end it meanwhile
+    if tuner is None and not _thread.asking and not _records.about(op.name, device):
         if not _records.on(device):
             _quiet.add(device)
             if _tuner is not None:  # another thread has just begun to measure
@@ -103,14 +104,14 @@ def choice(op: Measurable, operands: Any, settings: Any, keep: bool, derived: bo
         return ""
     recording = records(*operands)
     needs = [recording and x is not None and x.requires_grad for x in operands]
-    if _tuner is None and not _thread.asking:
+    if tuner is None and not _thread.asking:
         return _remembered(op, operands, settings, keep, needs)
     call = _class(op, operands, settings, keep, needs)
     record = _followed(op, call, operands)
     if _thread.asking:
         raise _Asked((call, record))
-    if _tuner is not None and not derived and not capturing() and not (_always and _several_ranks()):
-        record = _measured(_tuner, op, call, operands, settings, keep, needs) or record
+    if tuner is not None and not derived and not capturing() and not (_always and _several_ranks()):
+        record = _measured(tuner, op, call, operands, settings, keep, needs) or record
     return "" if record is None else record.choice
 
 

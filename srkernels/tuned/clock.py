@@ -35,8 +35,8 @@ def medians(calls: Mapping[str, Callable[[], Any]], device: torch.device) -> dic
     """Median seconds of each, over interleaved rounds."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(_WARMUP):
-        slowest = sum(seconds(call, device) for call in calls.values())
-    rounds = min(_ROUNDS[1], max(_ROUNDS[0], int(_SECONDS * len(calls) / max(slowest, 1e-9))))
+        together = sum(seconds(call, device) for call in calls.values())
+    rounds = min(_ROUNDS[1], max(_ROUNDS[0], int(_SECONDS * len(calls) / max(together, 1e-9))))
     for _ in range(rounds):
         for name, call in calls.items():
             times[name].append(seconds(call, device))

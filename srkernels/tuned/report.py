@@ -70,9 +70,9 @@ def _several(modules: Sequence[str]) -> str:
 def _shown(call: Call) -> str:
     """The first image of the call, and whether it trains."""
     first = next(i for i, size in enumerate(call.shape) if isinstance(size, torch.dtype))
-    dtype, channels, pixels, last = call.shape[first : first + 4]
-    name, layout = str(dtype).removeprefix("torch."), ", channels_last" if last else ""
-    assert isinstance(pixels, int)
+    dtype, channels, pixels, order = call.shape[first : first + 4]
+    assert isinstance(pixels, int) and isinstance(order, int)
+    name, layout = str(dtype).removeprefix("torch."), ("", ", channels_last", ", strided")[order]
     return f"{channels} channels, up to {2**pixels:,} pixels, {name}{layout}{', training' if call.needs else ''}"
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
 import torch
-from helpers.process import ROOT, environment
+from helpers.process import ranks
 
 from srkernels._dispatch import why_not
 
@@ -20,7 +17,7 @@ import torch
 import torch.distributed as dist
 import srkernels
 
-rank, world, store, backends = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:]
+rank, world, store, backends = int(sys.argv[1]), 2, sys.argv[2], sys.argv[3:]
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=world)
 
@@ -82,23 +79,5 @@ os._exit(0)  # all is proven; gloo's threads have been seen to abort the interpr
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch was built without gloo")
 def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
     backends = [b for b in ("reference", "native") if why_not(b, torch.device("cpu"), torch.float64) is None]
-    command = [sys.executable, "-c", dedent(RANK)]
-    ranks = [
-        subprocess.Popen(
-            [*command, str(rank), "2", str(tmp_path / "store"), *backends],
-            env=environment(),
-            cwd=ROOT,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [rank.communicate(timeout=180)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    for rank, output in zip(ranks, outputs, strict=True):
-        assert rank.returncode == 0, output
+    for output in ranks(RANK, str(tmp_path / "store"), *backends):
         assert [line for line in output.splitlines() if line.endswith(" equal")] == [f"{b} equal" for b in backends]

@@ -15,7 +15,7 @@ import pytest
 import torch
 from helpers.calls import recorded
 from helpers.operands import random
-from helpers.process import ROOT, environment, python
+from helpers.process import ROOT, environment, python, ranks
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 import srkernels
 from srkernels import _native, _parity
 from srkernels.ops.weighted_l1 import native as weighted_l1_native
-from srkernels.tuned import choose, clock, measure, store
+from srkernels.tuned import choose, clock, measure, report, store
 from srkernels.tuned.records import Record, Records
 
 CPU = torch.device("cpu")
@@ -566,6 +566,21 @@ def test_tune_measures_patched_blocks(told) -> None:
     assert [(row.modules, row.call.op) for row in report.rows] == [((name,), "residual_block") for name in "01"]
 
 
+@pytest.mark.parametrize(
+    ("arrange", "said"),
+    [
+        (lambda x: x, "float32"),
+        (lambda x: x.contiguous(memory_format=torch.channels_last), "float32, channels_last"),
+        (lambda x: x[..., ::2], "float32, strided"),
+    ],
+)
+def test_a_report_says_how_images_lie(arrange, said, told, images) -> None:
+    with srkernels.tuning() as tuner:
+        loss(*map(arrange, images))
+    (row,) = report.rows_of(tuner)
+    assert report.table([row]).splitlines()[1].split("pixels, ")[1].split("  ")[0] == said
+
+
 @pytest.mark.parametrize("network", [nn.Conv2d(3, 3, 1), nn.Identity()], ids=["no op of ours", "no parameters"])
 def test_tune_takes_networks_without_our_ops(network: nn.Module) -> None:
     report = srkernels.tune(network, torch.rand(1, 3, 8, 8))
@@ -599,9 +614,7 @@ import os, sys, torch, srkernels
 import torch.distributed as dist
 from srkernels.tuned import clock
 rank, store = int(sys.argv[1]), sys.argv[2]
-clock.medians = lambda calls, device: {name: 2.0 if name == "native" and rank == 0 else 1.0 for name in calls}
-if rank == 1:
-    clock.medians = lambda calls, device: {name: 0.1 if name == "native" else 1.0 for name in calls}
+clock.medians = lambda calls, device: {name: (2.0, 0.1)[rank] if name == "native" else 1.0 for name in calls}
 dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
 x = torch.rand(1, 3, 8, 8)
 with srkernels.tuning():
@@ -615,19 +628,7 @@ os._exit(0)
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch was built without gloo")
 def test_every_rank_takes_what_rank_0_measured(tmp_path: Path, cache: Path) -> None:
-    command = [sys.executable, "-c", RANK]
-    ranks = [
-        subprocess.Popen(
-            [*command, str(rank), str(tmp_path / "store")],
-            env=environment(), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    try:
-        outputs = [rank.communicate(timeout=180)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
+    outputs = ranks(RANK, str(tmp_path / "store"))
     assert all("reference (measured on" in output for output in outputs), outputs
     assert len(list(cache.glob("*.json"))) == 1
 
@@ -663,17 +664,5 @@ os._exit(0)
     [("files", ["reference (measured on"] * 2), ("raises", ["on both ranks, at once"] * 2)],
 )
 def test_ranks_whose_files_differ_agree_and_an_error_waits_for_nobody(what, expected, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", RANKS_APART]
-    ranks = [
-        subprocess.Popen(
-            [*command, str(rank), str(tmp_path / "store"), what],
-            env=environment(), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    try:
-        outputs = [rank.communicate(timeout=50)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
+    outputs = ranks(RANKS_APART, str(tmp_path / "store"), what, timeout=50)
     assert all(words in output for words, output in zip(expected, outputs, strict=True)), outputs

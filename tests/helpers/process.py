@@ -38,3 +38,26 @@ def python(
     if check:
         assert done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+def ranks(source: str, *arguments: str, timeout: float = 180) -> list[str]:
+    """What two ranks say that run ``source``, each given its number and ``arguments``; a failure is an assertion's."""
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", dedent(source), str(rank), *arguments],
+            env=environment(),
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for rank in range(2)
+    ]
+    try:
+        outputs = [rank.communicate(timeout=timeout)[0] for rank in running]
+    finally:
+        for rank in running:
+            rank.kill()
+    for rank, output in zip(running, outputs, strict=True):
+        assert rank.returncode == 0, output
+    return outputs
