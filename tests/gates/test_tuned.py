@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 import srkernels
 from srkernels import _native, _parity
-from srkernels.ops.weighted_l1 import native as weighted_l1_native
+from srkernels.ops.weighted_loss import native as weighted_loss_native
 from srkernels.tuned import choose, clock, measure, report, store
 from srkernels.tuned.records import Record, Records
 
@@ -157,8 +157,8 @@ def test_a_backward_pass_takes_the_backend_of_its_forward_pass(told, images) -> 
 def test_a_backend_that_is_wrong_or_raises_is_dropped_and_named(fault, reason, told, images, monkeypatch) -> None:
     """It would have been the fastest."""
     told["native"] = 0.01
-    forward = weighted_l1_native.forward
-    monkeypatch.setattr(weighted_l1_native, "forward", lambda *arguments: fault(forward(*arguments)))
+    forward = weighted_loss_native.forward
+    monkeypatch.setattr(weighted_loss_native, "forward", lambda *arguments: fault(forward(*arguments)))
     with srkernels.tuning() as tuner:
         y = loss(*images)
     (record,) = tuner.found.values()
@@ -415,7 +415,7 @@ def test_an_environment_variable_measures_whatever_comes(cache: Path) -> None:
     source = "import torch, srkernels; x = torch.rand(1, 3, 8, 8); srkernels.weighted_l1_loss(x, x)"
     python(source, env=environment(SRKERNELS_TUNE="1"))
     (file,) = cache.glob("*.json")
-    assert [row["op"] for row in json.loads(file.read_text())["records"]] == ["weighted_l1"]
+    assert [row["op"] for row in json.loads(file.read_text())["records"]] == ["weighted_loss"]
 
 
 def _kept(images: tuple[Tensor, Tensor]) -> Path:
