@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.published import PUBLISHED, assert_same, images
+from torch.nn import functional as F
 
 import srkernels
 from bench.report import PAGE, newest, page_block
@@ -127,6 +128,19 @@ def test_replacements_give_what_the_package_gives(package: str) -> None:
     assert_same(eval(expression, names), published)
     for high in alone:
         assert_same(eval(high, names), published[1])
+
+
+def test_losses_give_what_they_replace() -> None:
+    rows = re.findall(
+        r"^\| `(.*?)`.*? \| `(.*?)` \|$", between("drop-in", OPS["weighted_loss"].read_text()), re.MULTILINE
+    )
+    assert len(rows) == 9
+    x, y = images(2, 3, 8, 12), images(2, 3, 8, 12) ** 2
+    full = images(2, 1, 8, 12).abs()
+    names = {"F": F, "x": x, "y": y, "full": full, "w": full[..., ::4, ::4], "mask": (full > 0.3).expand(2, 3, 8, 12)}
+    names |= {"nn": srkernels.nn, **{n: getattr(srkernels, n) for n in srkernels.__all__}}
+    for theirs, ours in rows:
+        torch.testing.assert_close(eval(ours, names), eval(theirs, names), rtol=1e-12, atol=0, msg=ours)
 
 
 def test_benchmark_tables_are_those_of_the_results() -> None:
