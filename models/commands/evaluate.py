@@ -39,9 +39,9 @@ class EvaluateOptions:
     crop_border: int = 4
     """Pixels cut from every side before PSNR and SSIM, by convention the scale; LPIPS sees whole pictures."""
     lpips_alex: Path | None = None
-    """torchvision's alexnet-owt-7be5be79.pth; needs --lpips-lin."""
+    """torchvision's alexnet-owt-7be5be79.pth, or auto, which fetches it; needs --lpips-lin."""
     lpips_lin: Path | None = None
-    """LPIPS v0.1's alex.pth (richzhang/PerceptualSimilarity, weights/v0.1); needs --lpips-alex."""
+    """LPIPS v0.1's alex.pth (richzhang/PerceptualSimilarity, weights/v0.1), or auto; needs --lpips-alex."""
     csv: Path | None = None
     """A file for the numbers, with a line for each picture and one for the mean."""
 

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 from collections.abc import Callable
 from pathlib import Path
+
+
+def check_regular(path: Path) -> None:
+    """Raises OSError, naming the path, unless it is a file that can be read to its end; a pipe could wait for ever."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a regular file. Raises OSError."""
+    check_regular(path)
+    return path.read_bytes()
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
