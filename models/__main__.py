@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from models.data import InputError
+from models.data.files import readable
 from models.train.run import Interrupted, RunError
 
 # Name, module (its `main(arguments)` gives the exit code), and what the list says. Modules are imported when named.
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str]) -> int:
     if arguments[0] not in COMMANDS:
         print(f"error: no command {arguments[0]!r}, there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are no UTF-8
     try:
         return int(import_module(COMMANDS[arguments[0]][0]).main(arguments[1:]))
     except InputError as error:
@@ -39,6 +42,10 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # a full disk, wherever it is met
+        said = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"error: {readable(said)}", file=sys.stderr)
         return 1
     except Interrupted as error:
         print(error, file=sys.stderr)

@@ -1,7 +1,8 @@
-"""Files that appear whole or not at all."""
+"""Files that are read to their end, files that appear whole or not at all, and names that fit on a line."""
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import re
@@ -22,13 +23,33 @@ def read_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def read_text(path: Path) -> str:
+    """Text in UTF-8, or in UTF-16 behind its mark. Raises OSError, and ValueError, naming the file, for other bytes."""
+    encoded = read_file(path)
+    wide = encoded.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = encoded.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: byte {error.start} cannot be read") from error
+    if "\0" in text:
+        raise ValueError(f"{path} is not UTF-8 text: it holds zeros")
+    return text
+
+
+def readable(text: str) -> str:
+    """A name or a message as it can be shown on one line: what does not print, such as a line's end, is escaped."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Calls `write` with a temporary path beside `path` and moves the result into place once it is on disk.
 
     A crash at any moment leaves either the old file or the new one. If writing fails (a full disk), the old file stays,
-    the temporary one is deleted, and the error is raised.
+    the temporary one is deleted, and the error is raised; an OSError names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        check_regular(path)  # a device would be replaced
     # The suffix stays last: some writers choose their format by it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
@@ -36,10 +57,17 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         os.chmod(temporary, 0o666 & ~_umask())  # some writers create files that only their owner may read
         _flush(temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename, error.filename2 = str(path), None
         raise
     _flush(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 as `write_whole` does."""
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def remove_leftovers(folder: Path) -> None:
