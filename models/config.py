@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 # Aliases in a few lines of YAML may stand for gigabytes.
 _SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 100
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 100, 100
 
 
 def load_yaml(options: type[T], path: Path) -> T:
