@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -21,6 +22,8 @@ COMMANDS = {
     "ablate": ("models.commands.ablate.command", "trains the rows of a paper's ablation tables in miniature"),
     "profile": ("models.commands.profile.command", "where the time of a training step goes"),
 }
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,10 +46,10 @@ def main(arguments: Sequence[str]) -> int:
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except OSError as error:  # a full disk, wherever it is met
+    except OSError as error:  # a full disk or a path that cannot be, wherever it is met
         said = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         print(f"error: {readable(said)}", file=sys.stderr)
-        return 1
+        return 1 if error.errno in _DISK else 2
     except Interrupted as error:
         print(error, file=sys.stderr)
         return 143

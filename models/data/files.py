@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import errno
+import hashlib
 import os
 import re
 import stat
@@ -20,7 +21,10 @@ def check_regular(path: Path) -> None:
 def read_file(path: Path) -> bytes:
     """The bytes of a regular file. Raises OSError."""
     check_regular(path)
-    return path.read_bytes()
+    try:
+        return path.read_bytes()
+    except MemoryError as error:  # a file of holes can be of any size
+        raise OSError(errno.ENOMEM, "too large for the memory", str(path)) from error
 
 
 def read_text(path: Path) -> str:
@@ -50,8 +54,9 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         check_regular(path)  # a device would be replaced
-    # The suffix stays last: some writers choose their format by it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    # As long as any name can be, and with the suffix last: some writers choose their format by it.
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    temporary = path.with_name(f".{digest}.{os.getpid()}{path.suffix}")
     try:
         write(temporary)
         os.chmod(temporary, 0o666 & ~_umask())  # some writers create files that only their owner may read

@@ -47,7 +47,7 @@ _FORMATS = {
 _ORIENTATION = 0x0112  # EXIF's tag
 _PART = 65_519  # bytes of a colour profile that fit in one segment of a JPEG
 # In coded pixels 0xff stands before 0 or a restart marker, 0xd0 to 0xd7.
-_JPEG_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 _JPEG_END, _JPEG_ALONE = 0xD9, (0x01, 0xD8)
 _TO_RGB = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}
 

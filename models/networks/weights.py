@@ -181,7 +181,9 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise
     except Exception as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"it pickles a {found[1]} beside its tensors" if found else "damaged, or a pickle of more than tensors"
+        what = "damaged" if path.suffix == ".safetensors" else "damaged, or a pickle of more than tensors"
+        if found:
+            what = f"it pickles a {found[1]} beside its tensors"
         raise ValueError(f"no weights can be read: {what}") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"holds a {type(content).__name__}, not a state dict")
