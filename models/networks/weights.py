@@ -170,20 +170,20 @@ def _read(path: Path) -> Mapping[str, Any]:
     """What a file holds; a safetensors file in the form of our `.pth` files."""
     if path.suffix not in (".safetensors", *_SUFFIXES):
         raise ValueError(f"weights files end in {', '.join(('.safetensors', *_SUFFIXES))}")
-    check_regular(path)  # the readers' own errors for a missing file or a directory differ
+    check_regular(path)
+    with path.open("rb"):  # the readers' own errors for a file that cannot be opened differ, and are those of a bad one
+        pass
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
                 state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
                 return {"params": state, "metadata": file.metadata()}
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except Exception as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = "damaged" if path.suffix == ".safetensors" else "damaged, or a pickle of more than tensors"
-        if found:
-            what = f"it pickles a {found[1]} beside its tensors"
+        what = f"it pickles a {found[1]} beside its tensors" if found else "damaged, or a pickle of more than tensors"
+        if isinstance(error, SafetensorError):
+            what = str(error)[:200]
         raise ValueError(f"no weights can be read: {what}") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"holds a {type(content).__name__}, not a state dict")

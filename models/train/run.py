@@ -39,13 +39,17 @@ class Interrupted(Exception):
 class Run:
     """A run's folder and its messages, which are shown and written to `train_<name>_<time>.log`.
 
-    Only the main rank shows and writes. Raises InputError if the folder cannot be made.
+    Only the main rank shows and writes. Raises InputError if the folder cannot be made, or has no name in UTF-8.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.console = make_console(quiet=not distributed.is_main())
         self._log_file: io.TextIOBase = io.StringIO()
+        try:
+            str(folder).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"the run's folder {folder} must have a name in UTF-8, for TensorBoard's sake") from error
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if distributed.is_main():

@@ -171,6 +171,15 @@ def test_weights_that_are_none(name, picture, refused):
     refused(f"--weights: {path}", "upscale", "--weights", path, picture, picture.with_name("out.png"))
 
 
+def test_bytes_that_are_no_utf8_in_the_name_of_a_run_or_of_weights_are_named(picture, refused):
+    path = picture.with_name(os.fsdecode(b"a\xff.safetensors"))
+    path.write_bytes(save(STATE))
+    refused("is not valid UTF-8", "upscale", "--weights", path, picture, picture.with_name("out.png"))
+    folder, out = picture.parent, picture.with_name(os.fsdecode(b"run\xff"))
+    options = ("--preset", "tiny", "--hr", folder, "--lr", folder, "--out", out)
+    refused("run\\udcff must have a name in UTF-8", "dasr", *options)
+
+
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 def test_flipped_weights_are_read_or_refused(suffix, picture, capsys):
     path = picture.with_name(f"flipped.{suffix}")
