@@ -32,7 +32,8 @@ from models.train.device import pick_device
 class UpscaleOptions:
     """Enlarges a picture, or the pictures of a folder, with an SR network.
 
-    Grey pictures stay grey, 16 bits stay 16, and alpha is kept, enlarged bicubically.
+    Grey pictures stay grey, 16 bits stay 16, and alpha is kept, enlarged bicubically. They are turned upright as EXIF
+    says, and an ICC colour profile goes into a PNG, JPEG or WebP file.
     """
 
     input: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]

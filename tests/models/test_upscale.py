@@ -223,6 +223,19 @@ def test_an_encoders_limit_is_told_before_anything_is_enlarged(tmp_path, weights
         run_upscale(UpscaleOptions(tmp_path / "wide.png", tmp_path / "out.webp", weights))
 
 
+def test_what_does_not_fit_into_memory_is_one_line(monkeypatch):
+    empty = np.empty
+
+    def small(shape: tuple[int, ...], *options: object, **more: object) -> np.ndarray:
+        if shape == (32, 40, 3):
+            raise MemoryError
+        return empty(shape, *options, **more)
+
+    monkeypatch.setattr(np, "empty", small)
+    with pytest.raises(InputError, match="4 times 10 x 8 pixels are too large for the memory"):
+        enlarge_tiled(network(4), 4, np.zeros((8, 10, 3), np.uint8), 8, 0)
+
+
 def test_names_are_shown_as_they_are(tmp_path, weights, capsys):
     names = ("a[x4]", "b[red]", "c :car:", "d\ne", os.fsdecode(b"f\xff"))
     for name in names:
