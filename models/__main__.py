@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from models.data import InputError
+from models.data.files import readable
 from models.train.run import Interrupted, RunError
 
 # Name, module (its `main(arguments)` gives the exit code), and what the list says. Modules are imported when named.
@@ -21,6 +23,8 @@ COMMANDS = {
     "profile": ("models.commands.profile.command", "where the time of a training step goes"),
 }
 
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
 
 def main(arguments: Sequence[str]) -> int:
     """Runs a command. Returns 0 on success, 1 if it failed, 2 for unusable input, 143 if it was asked to stop."""
@@ -32,6 +36,8 @@ def main(arguments: Sequence[str]) -> int:
     if arguments[0] not in COMMANDS:
         print(f"error: no command {arguments[0]!r}, there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are no UTF-8
     try:
         return int(import_module(COMMANDS[arguments[0]][0]).main(arguments[1:]))
     except InputError as error:
@@ -40,6 +46,10 @@ def main(arguments: Sequence[str]) -> int:
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # a full disk or a path that cannot be, wherever it is met
+        said = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"error: {readable(said)}", file=sys.stderr)
+        return 1 if error.errno in _DISK else 2
     except Interrupted as error:
         print(error, file=sys.stderr)
         return 143

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import reprlib
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,17 +15,22 @@ from typing import Any, Literal, TypeVar, Union
 import yaml
 
 from models.data import InputError
+from models.data.files import read_file
 
 T = TypeVar("T")
+
+# Aliases in a few lines of YAML may stand for gigabytes.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 100, 100
 
 
 def load_yaml(options: type[T], path: Path) -> T:
     """Reads the dataclass `options` from a YAML file; InputError names what is wrong."""
     try:
-        mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
+        mapping = yaml.safe_load(read_file(path))  # bytes: PyYAML reads UTF-8 and UTF-16, and the marks before them
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except Exception as error:  # PyYAML has more errors than its own: for depth, for dates and numbers that are none
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     return from_mapping(options, mapping, str(path))
 
@@ -108,7 +114,7 @@ class _Wrong(Exception):
 def _build(default: Any, mapping: object, key: str) -> Any:
     """The dataclass `default` with the values of `mapping` in it; `key` leads there and is "" for the whole file."""
     if not isinstance(mapping, Mapping):
-        raise _Wrong(f"{key or 'the file'} must be a mapping, got {mapping!r}")
+        raise _Wrong(f"{key or 'the file'} must be a mapping, got {_SHORT.repr(mapping)}")
     hints, prefix = typing.get_type_hints(type(default)), f"{key}." if key else ""
     if unknown := set(mapping) - set(hints):
         raise _Wrong(f"unknown key {', '.join(sorted(f'{prefix}{name}' for name in unknown))}")
@@ -129,7 +135,7 @@ def _plain(kind: Any, value: object, key: str) -> Any:
         return _plain(kind, value, key)
     if origin is Literal:
         if value not in arguments:
-            raise _Wrong(f"{key} must be one of {', '.join(map(str, arguments))}, got {value!r}")
+            raise _Wrong(f"{key} must be one of {', '.join(map(str, arguments))}, got {_SHORT.repr(value)}")
         return value
     if origin is tuple and isinstance(value, (list, tuple)):
         kinds = [arguments[0]] * len(value) if arguments[-1] is ... else list(arguments)
@@ -139,11 +145,11 @@ def _plain(kind: Any, value: object, key: str) -> Any:
     elif kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             return float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     elif kind is Path and isinstance(value, str):
         return Path(value)
     elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
     name = kind.__name__ if isinstance(kind, type) else str(kind)
-    raise _Wrong(f"{key} must be {name}, got {value!r}")
+    raise _Wrong(f"{key} must be {name}, got {_SHORT.repr(value)}")

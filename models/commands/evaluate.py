@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from rich.progress import track
 from rich.table import Table
 
 from models.data import IMAGE_SUFFIXES, InputError, Picture, list_files, read_photo, to_tensor
-from models.data.files import write_whole
+from models.data.files import readable, write_whole
 from models.evaluate import metrics
+from models.networks.lpips import LEAST_SIDE
 from models.networks.weight_options import load_lpips
 from models.train.run import make_console
 
@@ -29,7 +31,8 @@ class EvaluateOptions:
     """Measures PSNR and SSIM, in RGB and in Y, and LPIPS if its weights are given, of SR pictures against HR ones.
 
     Pictures are matched by name: baby.png goes with baby.png, or with a name that adds one word after an underscore,
-    such as baby_x4.png or baby_out.png. All are measured as 8-bit RGB.
+    such as baby_x4.png or baby_out.png. All are measured as 8-bit RGB. Pairs that are too small for LPIPS are named and
+    left out of its mean.
     """
 
     sr: Path
@@ -39,9 +42,9 @@ class EvaluateOptions:
     crop_border: int = 4
     """Pixels cut from every side before PSNR and SSIM, by convention the scale; LPIPS sees whole pictures."""
     lpips_alex: Path | None = None
-    """torchvision's alexnet-owt-7be5be79.pth; needs --lpips-lin."""
+    """torchvision's alexnet-owt-7be5be79.pth, or auto, which fetches it; needs --lpips-lin."""
     lpips_lin: Path | None = None
-    """LPIPS v0.1's alex.pth (richzhang/PerceptualSimilarity, weights/v0.1); needs --lpips-alex."""
+    """LPIPS v0.1's alex.pth (richzhang/PerceptualSimilarity, weights/v0.1), or auto; needs --lpips-alex."""
     csv: Path | None = None
     """A file for the numbers, with a line for each picture and one for the mean."""
 
@@ -61,13 +64,18 @@ def main(arguments: Sequence[str]) -> int:
 def run_evaluate(options: EvaluateOptions) -> int:
     """Prints a table, writes `options.csv`, and returns 0. One pair of pictures is in memory at a time.
 
+    A pair too small for LPIPS has a dash in the table and an empty cell in the file.
+
     Raises InputError if a folder is empty, a picture has no partner or not its size, or weights cannot be used.
     """
     measures = _measures(options)
     pairs = _pairs(options.sr, options.hr)
     rows = [(hr.stem, _measure(measures, sr, hr)) for sr, hr in track(pairs, description="evaluate", transient=True)]
-    rows.append(("mean", [float(np.mean(column)) for column in zip(*(values for _, values in rows), strict=True)]))
-    make_console().print(_table(measures, rows))
+    rows.append(("mean", [_mean(column) for column in zip(*(values for _, values in rows), strict=True)]))
+    console = make_console()
+    console.print(_table(measures, rows))
+    if small := [readable(name) for name, values in rows[:-1] if any(map(math.isnan, values))]:
+        console.out(f"less than {LEAST_SIDE} pixels a side, too small for LPIPS: {', '.join(small)}", highlight=False)
     if options.csv is not None:
         _write_csv(options.csv, measures, rows)
     return 0
@@ -107,6 +115,8 @@ def _lpips(options: EvaluateOptions) -> Callable[[Picture, Picture], float]:
 
     @torch.inference_mode()
     def measure(sr: Picture, hr: Picture) -> float:
+        if min(hr.shape[:2]) < LEAST_SIDE:
+            return math.nan
         return float(network(to_tensor(sr)[None], to_tensor(hr)[None]))
 
     return measure
@@ -120,22 +130,31 @@ def _measure(measures: Sequence[_Measure], sr_path: Path, hr_path: Path) -> list
         raise InputError(f"cannot compare {sr_path} with {hr_path}: {error}") from error
 
 
+def _mean(column: Sequence[float]) -> float:
+    """Of what could be measured."""
+    measured = [value for value in column if not math.isnan(value)]
+    return float(np.mean(measured)) if measured else math.nan
+
+
 def _table(measures: Sequence[_Measure], rows: Sequence[PictureRow]) -> Table:
     table = Table("picture")
     for measure in measures:
         table.add_column(f"{measure.name}\n{measure.convention}", justify="right")
     for name, values in rows:
-        cells = [f"{value:.{measure.digits}f}" for measure, value in zip(measures, values, strict=True)]
-        table.add_row(name, *cells, style="bold" if (name, values) is rows[-1] else None)
+        cells = [
+            "-" if math.isnan(value) else f"{value:.{measure.digits}f}"
+            for measure, value in zip(measures, values, strict=True)
+        ]
+        table.add_row(readable(name), *cells, style="bold" if (name, values) is rows[-1] else None)
     return table
 
 
 def _write_csv(path: Path, measures: Sequence[_Measure], rows: Sequence[PictureRow]) -> None:
     def write(temporary: Path) -> None:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        with temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file)
             writer.writerow(["picture", *(f"{measure.name}, {measure.convention}" for measure in measures)])
-            writer.writerows([name, *values] for name, values in rows)
+            writer.writerows([name, *("" if math.isnan(value) else value for value in values)] for name, values in rows)
 
     try:
         write_whole(path, write)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -43,9 +44,12 @@ def run_subimages(options: SubimagesOptions) -> int:
     source = FolderSource(options.input)
     if options.workers < 1:
         raise InputError(f"--workers must be at least 1, got {options.workers}")
-    if options.output.resolve() == options.input.resolve():
+    if os.path.realpath(options.output) == os.path.realpath(options.input):
         raise InputError(f"{options.output} is the folder to read")
     check_names(source)
+    database = options.output.with_name(f"{options.output.name}.lmdb")
+    if options.lmdb and database.exists():
+        raise InputError(f"cannot write {database}: it exists")
 
     def square_path(index: int, number: int) -> Path:
         return options.output / f"{source.names[index]}_s{number:03}.png"
@@ -64,7 +68,7 @@ def run_subimages(options: SubimagesOptions) -> int:
     with ThreadPoolExecutor(options.workers) as pool:
         list(track(pool.map(cut, range(len(source))), total=len(source), description="pictures"))
     if options.lmdb:
-        write_lmdb(options.output, options.output.with_name(f"{options.output.name}.lmdb"))
+        write_lmdb(options.output, database)
     return 0
 
 

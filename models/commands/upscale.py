@@ -18,9 +18,10 @@ from models.data import (
     InputError,
     check_writable,
     list_files,
-    read_image,
+    read_profiled,
     write_picture,
 )
+from models.data.files import readable
 from models.evaluate.tiling import enlarge_tiled
 from models.networks import RRDBNet, USRDAGenerator
 from models.networks.weight_options import load_network
@@ -31,7 +32,8 @@ from models.train.device import pick_device
 class UpscaleOptions:
     """Enlarges a picture, or the pictures of a folder, with an SR network.
 
-    Grey pictures stay grey, 16 bits stay 16, and alpha is kept, enlarged bicubically.
+    Grey pictures stay grey, 16 bits stay 16, and alpha is kept, enlarged bicubically. They are turned upright as EXIF
+    says, and an ICC colour profile goes into a PNG, JPEG or WebP file.
     """
 
     input: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
@@ -76,22 +78,25 @@ def run_upscale(options: UpscaleOptions) -> int:
             return network(rgb.to(device, memory_format=torch.channels_last)).float()
 
     failed = 0
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn()) as progress:
+        say = partial(progress.console.out, highlight=False)
         tiles = progress.add_task("tiles")
         for source, target in progress.track(jobs, description="pictures"):
-            progress.update(tiles, description=source.name)
+            progress.update(tiles, description=readable(source.name))
             track = partial(progress.track, task_id=tiles)
             try:
-                pixels = read_image(source)
-                check_writable(target, pixels.dtype, pixels.shape[2])
+                pixels, profile = read_profiled(source)
+                height, width, channels = pixels.shape
+                check_writable(target, pixels.dtype, (network.scale * height, network.scale * width, channels))
                 enlarged = enlarge_tiled(enlarge, network.scale, pixels, options.tile, options.overlap, track)
-                write_picture(target, enlarged)
+                if not write_picture(target, enlarged, profile):
+                    say(readable(f"note: {target} is without the colour profile of {source.name}: it cannot hold it"))
             except InputError as error:
-                named = error if str(source) in str(error) else InputError(f"{source}: {error}")
+                named = error if readable(str(source)) in str(error) else InputError(f"{source}: {error}")
                 if len(jobs) == 1:
                     raise named from error
-                progress.console.print(f"error: {named}", markup=False, highlight=False, soft_wrap=True)
+                say(f"error: {named}")
                 failed += 1
     if failed:
         raise InputError(f"{failed} of {len(jobs)} pictures could not be enlarged")

@@ -28,11 +28,11 @@ class WeightFiles:
     """Files that a run needs or starts from."""
 
     vgg: Path | None = None
-    """torchvision's vgg19-dcbb9e9d.pth, for a perceptual loss on VGG-19."""
+    """torchvision's vgg19-dcbb9e9d.pth, for a perceptual loss on VGG-19; auto fetches it."""
     lpips_alex: Path | None = None
-    """torchvision's alexnet-owt-7be5be79.pth, for LPIPS."""
+    """torchvision's alexnet-owt-7be5be79.pth, for LPIPS; auto fetches it."""
     lpips_lin: Path | None = None
-    """LPIPS v0.1's alex.pth (richzhang/PerceptualSimilarity, weights/v0.1)."""
+    """LPIPS v0.1's alex.pth (richzhang/PerceptualSimilarity, weights/v0.1); auto fetches it."""
     dsn: Path | None = None
     """A down-sampling network to start from, or to generate with (ours or published)."""
     dsn_discriminator: Path | None = None

@@ -37,7 +37,7 @@ from models.data import (
     to_tensor,
     write_picture,
 )
-from models.data.files import write_whole
+from models.data.files import write_text, write_whole
 from models.data.resize import bicubic
 from models.evaluate.examples import TILES, TRIED_SIDE, Example, enlarged, resized, sr_examples, tried
 from models.evaluate.tiling import shrink_tiled
@@ -139,7 +139,7 @@ def write_pairs(job: DASRJob) -> None:
                     write_whole(map_path, lambda path, weight=weight: np.save(path, weight))
             write_picture(lr_path, to_pixels(lr[0]))
     distributed.barrier()
-    job.run.say(f"  {len(list((folder / 'lr').glob('*.png')))} of {len(source)} pictures have their pair")
+    job.run.say(f"  {len(list((folder / 'lr').rglob('*.png')))} of {len(source)} pictures have their pair")
 
 
 def _set_aside_other_pairs(job: DASRJob, folder: Path) -> None:
@@ -156,7 +156,7 @@ def _set_aside_other_pairs(job: DASRJob, folder: Path) -> None:
         set_aside(folder)
     if distributed.is_main():
         folder.mkdir(exist_ok=True)
-        write_whole(record, lambda path: path.write_text(text, "utf-8"))
+        write_text(record, text)
     distributed.barrier()
 
 
@@ -178,12 +178,12 @@ def _fingerprint(path: Path) -> str:
 def srn_streams(config: DASRConfig, inputs: Inputs, generated: Path) -> list[Stream]:
     """The patches of stage srn: pairs from stage maps, and real LR with unrelated HR where they are used."""
     srn, side = config.srn, config.srn.crop // config.scale
-    lr = FolderSource(generated / "lr")
+    lr = FolderSource(generated / "lr", nested=True)  # a database's keys may have folders
     # HR pictures that could not be used have no LR picture.
     aligned: list[tuple[str, Source, int]] = [("fake_lr", lr, side), ("hr", Selected(inputs.hr, lr.names), srn.crop)]
     if config.weighted and not config.maps.on_the_fly:
         stride = build_filter(config.dsn.discriminator).stride
-        aligned.append(("weight", Selected(MapSource(generated / "maps"), lr.names), side // stride))
+        aligned.append(("weight", Selected(MapSource(generated / "maps", nested=True), lr.names), side // stride))
     fields, sources, sides = zip(*aligned, strict=True)
     streams = [Stream(fields, tuple(with_cache(source, config.run) for source in sources), sides, srn.augment)]
     if config.domain_gap:

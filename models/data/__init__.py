@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from models.data.database import LMDBSource, open_source, write_lmdb
 from models.data.images import (
     IMAGE_SUFFIXES,
     InputError,
@@ -17,6 +18,7 @@ from models.data.images import (
     list_files,
     read_image,
     read_photo,
+    read_profiled,
     to_pixels,
     to_tensor,
     write_picture,
@@ -28,13 +30,10 @@ from models.data.sources import (
     ArraySource,
     Cached,
     FolderSource,
-    LMDBSource,
     MapSource,
     Selected,
     Source,
     check_names,
-    open_source,
-    write_lmdb,
 )
 
 __all__ = [
@@ -71,6 +70,7 @@ __all__ = [
     "open_source",
     "read_image",
     "read_photo",
+    "read_profiled",
     "read_usable",
     "to_pixels",
     "to_tensor",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,22 +16,38 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
-from models.data.files import write_whole
+from models.data.files import read_file, readable, write_whole
 
 # A loader's forked worker would wait forever for the threads of a pool that its parent had started.
 cv2.setNumThreads(0)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
-# Depths and channels that each kind of file can hold; OpenCV silently drops the rest.
-_KEEPS: dict[str, tuple[tuple[type, ...], tuple[int, ...]]] = {
-    **dict.fromkeys((".png", ".tif", ".tiff"), ((np.uint8, np.uint16), (1, 3, 4))),
-    ".bmp": ((np.uint8,), (1, 3, 4)),
-    ".webp": ((np.uint8,), (3, 4)),
-    **dict.fromkeys((".jpg", ".jpeg"), ((np.uint8,), (1, 3))),
+
+class _Format(NamedTuple):
+    """What a kind of file can hold; OpenCV silently drops other depths and channels."""
+
+    dtypes: tuple[type, ...]
+    channels: tuple[int, ...]
+    side: int  # the longest that can be written, and read again
+    profile: bool = True
+
+
+_TIFF = _Format((np.uint8, np.uint16), (1, 3, 4), 2**20, profile=False)
+_JPEG = _Format((np.uint8,), (1, 3), 65_500)
+_FORMATS = {
+    ".png": _Format((np.uint8, np.uint16), (1, 3, 4), 1_000_000),
+    ".tif": _TIFF,
+    ".tiff": _TIFF,
+    ".bmp": _Format((np.uint8,), (1, 3, 4), 2**20, profile=False),
+    ".webp": _Format((np.uint8,), (3, 4), 16_383),
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
 }
+_ORIENTATION = 0x0112  # EXIF's tag
+_PART = 65_519  # bytes of a colour profile that fit in one segment of a JPEG
 # In coded pixels 0xff stands before 0 or a restart marker, 0xd0 to 0xd7.
-_JPEG_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 _JPEG_END, _JPEG_ALONE = 0xD9, (0x01, 0xD8)
 _TO_RGB = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}
 
@@ -39,6 +57,9 @@ Pixels = Picture | NDArray[np.uint16]  # (H, W, C), grey, RGB or RGBA
 
 class InputError(Exception):
     """Something the user gave (a folder, an image, an option) cannot be used; the message is one line naming it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(readable(message))
 
 
 @dataclass(frozen=True)
@@ -59,35 +80,70 @@ def read_image(path: Path) -> Pixels:
 
     Raises InputError, naming the file, if it is missing, not an image, or cut short.
     """
+    return read_profiled(path)[0]
+
+
+def read_profiled(path: Path) -> tuple[Pixels, bytes]:
+    """As `read_image`, with the file's ICC colour profile, b"" if it has none."""
     try:
-        encoded = path.read_bytes()
+        encoded = read_file(path)
     except OSError as error:
         raise InputError(f"cannot read the image {path}: {error.strerror}") from error
-    return decode(encoded, str(path))
+    return _decode(encoded, str(path))
 
 
 def decode(encoded: bytes, name: str) -> Pixels:
     """The image in a PNG, JPEG, WebP, BMP or TIFF file, (H, W, C) in its own depth, uint8 or uint16.
 
-    C is 1 for grey, 3 for RGB, 4 for RGBA. A JPEG is turned upright as its EXIF orientation says.
+    C is 1 for grey, 3 for RGB, 4 for RGBA. It is turned upright as its EXIF orientation says.
     Raises InputError, calling the image `name`, if it is damaged, cut short, or of another depth.
     """
+    return _decode(encoded, name)[0]
+
+
+def _decode(encoded: bytes, name: str) -> tuple[Pixels, bytes]:
     if _is_cut_short(encoded):
         raise InputError(f"cannot read the image {name}: the file is cut short ({len(encoded)} bytes)")
-    # Only IMREAD_UNCHANGED keeps alpha, and only it ignores the orientation; a JPEG has no alpha.
-    jpeg = encoded.startswith(b"\xff\xd8")
-    flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR if jpeg else cv2.IMREAD_UNCHANGED
-    pixels = None
+    pixels, kinds, contents = None, (), ()
     if encoded:
         try:
-            pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+            # Only IMREAD_UNCHANGED keeps alpha. It leaves a picture as it lies, but for TIFF.
+            pixels, kinds, contents = cv2.imdecodeWithMetadata(
+                np.frombuffer(encoded, np.uint8), flags=cv2.IMREAD_UNCHANGED
+            )
         except cv2.error:
             pixels = None
     if pixels is None:
         raise InputError(f"cannot read the image {name}: not an image, or damaged ({len(encoded)} bytes)")
     if pixels.dtype not in (np.uint8, np.uint16):
         raise InputError(f"cannot use the image {name}: {pixels.dtype} values, expected 8 or 16 bits")
-    return _swap_red_and_blue(pixels if pixels.ndim == 3 else pixels[..., None])
+    found = {int(kind): bytes(content) for kind, content in zip(kinds, contents, strict=True)}
+    upright = _upright(pixels, _orientation(found.get(cv2.IMAGE_METADATA_EXIF, b"")))
+    swapped = _swap_red_and_blue(upright if upright.ndim == 3 else upright[..., None])
+    return swapped, found.get(cv2.IMAGE_METADATA_ICCP, b"")
+
+
+def _orientation(exif: bytes) -> int:
+    """EXIF's number from 1 to 8; 1, upright, where it says nothing."""
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = "<" if exif.startswith(b"II") else ">"
+    try:
+        (start,) = struct.unpack_from(f"{order}I", exif, 4)
+        (entries,) = struct.unpack_from(f"{order}H", exif, start)
+        for at in range(start + 2, start + 2 + 12 * entries, 12):
+            tag, _, _, value = struct.unpack_from(f"{order}HHIH", exif, at)
+            if tag == _ORIENTATION:
+                return value if 1 <= value <= 8 else 1
+    except struct.error:  # none, or damaged
+        pass
+    return 1
+
+
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    rows, columns = (-1 if orientation in those else 1 for those in ((3, 4, 7, 8), (2, 3, 6, 7)))
+    return np.ascontiguousarray(pixels[::rows, ::columns])
 
 
 def _is_cut_short(encoded: bytes) -> bool:
@@ -130,37 +186,79 @@ def _swap_red_and_blue(pixels: Pixels) -> Pixels:
     return pixels if code is None else cv2.cvtColor(pixels, code)
 
 
-def check_writable(path: Path, dtype: DTypeLike, channels: int) -> None:
-    """Raises InputError if a file with the suffix of `path` cannot hold this depth or number of channels."""
-    if path.suffix.lower() not in _KEEPS:
-        raise InputError(f"cannot write {path}: the name must end in one of {', '.join(_KEEPS)}")
-    dtypes, counts = _KEEPS[path.suffix.lower()]
-    if dtype not in dtypes or channels not in counts:
+def check_writable(path: Path, dtype: DTypeLike, shape: tuple[int, int, int]) -> None:
+    """Raises InputError if a file with the suffix of `path` cannot hold (H, W, C) pixels of this depth."""
+    suffix = path.suffix.lower()
+    if suffix not in _FORMATS:
+        raise InputError(f"cannot write {path}: the name must end in one of {', '.join(_FORMATS)}")
+    height, width, channels = shape
+    if dtype not in _FORMATS[suffix].dtypes or channels not in _FORMATS[suffix].channels:
         raise InputError(f"cannot write {path}: {path.suffix} keeps no {channels} channels of {dtype}, .png does")
+    if max(height, width) > _FORMATS[suffix].side:
+        raise InputError(
+            f"cannot write {path}: {width} x {height} pixels, {path.suffix} has at most {_FORMATS[suffix].side} a side"
+        )
 
 
-def write_picture(path: Path, pixels: Pixels) -> None:
+def write_picture(path: Path, pixels: Pixels, profile: bytes = b"") -> bool:
     """Writes (H, W) or (H, W, C) uint8 or uint16 grey, RGB or RGBA, making the folder.
 
-    The file appears whole or not at all. Raises InputError if its kind cannot keep the pixels, or if writing fails.
+    The file appears whole or not at all. Returns whether it has the ICC profile, if one was given: TIFF and BMP are
+    written without, and a profile must be of the pixels' colour space. Raises InputError if its kind cannot keep the
+    pixels, or if writing fails.
     """
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
-    check_writable(path, pixels.dtype, pixels.shape[2])
-    _, encoded = cv2.imencode(path.suffix.lower(), _swap_red_and_blue(pixels))
+    check_writable(path, pixels.dtype, pixels.shape)
+    suits = profile[16:20] == (b"GRAY" if pixels.shape[2] == 1 else b"RGB ")
+    suffix, swapped = path.suffix.lower(), _swap_red_and_blue(pixels)
+    wanted = profile if suits and _FORMATS[suffix].profile else b""
+    encoded = _encode(suffix, swapped, wanted)
+    if encoded is None and wanted:  # libpng looks into a profile, and refuses a damaged one
+        wanted, encoded = b"", _encode(suffix, swapped, b"")
+    if encoded is None:
+        raise InputError(f"cannot write {path}: OpenCV cannot encode {pixels.shape} {pixels.dtype} pixels")
     try:
         write_whole(path, lambda temporary: temporary.write_bytes(encoded))
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
+    return wanted == profile
 
 
-def list_files(folder: Path, suffixes: Sequence[str], what: str) -> list[Path]:
-    """Files directly in `folder` with one of the suffixes, sorted; hidden ones are left out.
+def _encode(suffix: str, pixels: Pixels, profile: bytes) -> bytes | None:
+    """A file's content, None if it cannot be made."""
+    jpeg = _FORMATS[suffix] is _JPEG  # OpenCV writes no profile of several segments
+    by_opencv = [np.frombuffer(profile, np.uint8)] if profile and not jpeg else []
+    try:
+        done, encoded = cv2.imencodeWithMetadata(suffix, pixels, [cv2.IMAGE_METADATA_ICCP] * len(by_opencv), by_opencv)
+    except cv2.error:
+        return None
+    if not done:
+        return None
+    return _profiled_jpeg(encoded.tobytes(), profile) if jpeg else encoded.tobytes()
+
+
+def _profiled_jpeg(encoded: bytes, profile: bytes) -> bytes | None:
+    """A JPEG with the profile in segments behind the first one, JFIF's (annex B of the ICC's specification)."""
+    parts = [profile[at : at + _PART] for at in range(0, len(profile), _PART)]
+    if len(parts) > 255:
+        return None
+    head = 4 + int.from_bytes(encoded[4:6], "big")
+    segments = (
+        b"\xff\xe2" + struct.pack(">H", 16 + len(part)) + b"ICC_PROFILE\0" + bytes((number, len(parts))) + part
+        for number, part in enumerate(parts, 1)
+    )
+    return b"".join((encoded[:head], *segments, encoded[head:]))
+
+
+def list_files(folder: Path, suffixes: Sequence[str], what: str, *, nested: bool = False) -> list[Path]:
+    """Files in `folder`, and if `nested` in folders of it, with one of the suffixes, sorted; hidden ones are left out.
 
     Raises InputError if there is no folder, or no such file in it; `what` names them in the message.
     """
     if not folder.is_dir():
         raise InputError(f"no such folder: {folder}")
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith("."))
+    found = folder.rglob("*") if nested else folder.iterdir()
+    paths = sorted(p for p in found if p.suffix.lower() in suffixes and not p.name.startswith("."))
     if not paths:
         raise InputError(f"no {what} ({', '.join(suffixes)}) in the folder {folder}")
     return paths

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 
-from models.data.images import IMAGE_SUFFIXES, InputError, decode, list_files, read_image
-
-_META = "meta_info.txt"
+from models.data.files import check_regular, readable
+from models.data.images import IMAGE_SUFFIXES, InputError, list_files, read_image
 
 
 class Source(Protocol):
@@ -39,11 +34,14 @@ class Source(Protocol):
 
 
 class FolderSource:
-    """The images directly in a folder, sorted by file name. Raises InputError if there are none."""
+    """The images directly in a folder, sorted by file name. Raises InputError if there are none.
 
-    def __init__(self, path: Path) -> None:
-        self._paths = list_files(Path(path), IMAGE_SUFFIXES, "image")
-        self.names = [path.stem for path in self._paths]
+    If it is `nested` those in folders of it, too, under names such as 000/00000000.
+    """
+
+    def __init__(self, path: Path, *, nested: bool = False) -> None:
+        self._paths = list_files(Path(path), IMAGE_SUFFIXES, "image", nested=nested)
+        self.names = _names(self._paths, Path(path))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -52,18 +50,19 @@ class FolderSource:
         return read_image(self._paths[index])
 
     def label(self, index: int) -> str:
-        return str(self._paths[index])
+        return readable(str(self._paths[index]))
 
 
 class MapSource:
     """Float maps as `.npy` files of shape (h, w), (1, h, w) or (1, 1, h, w), read as (h, w, 1) float32.
 
-    A float32 map is memory-mapped: only the crop is read from it. Raises InputError if there are none.
+    A float32 map is memory-mapped: only the crop is read from it. Raises InputError if there are none. If it is
+    `nested`, names are as in `FolderSource`.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._paths = list_files(Path(path), (".npy",), "map")
-        self.names = [path.stem for path in self._paths]
+    def __init__(self, path: Path, *, nested: bool = False) -> None:
+        self._paths = list_files(Path(path), (".npy",), "map", nested=nested)
+        self.names = _names(self._paths, Path(path))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -71,15 +70,20 @@ class MapSource:
     def read(self, index: int) -> NDArray[np.float32]:
         path = self._paths[index]
         try:
+            check_regular(path)
             values = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # a header can be damaged in more ways than NumPy has errors for
             raise InputError(f"cannot read the map {path}: not a .npy file, or damaged") from error
         if not np.issubdtype(values.dtype, np.floating) or values.ndim < 2 or any(n != 1 for n in values.shape[:-2]):
             raise InputError(f"cannot use the map {path}: {values.dtype} {values.shape}, expected floats (1, 1, h, w)")
         return values.reshape(*values.shape[-2:], 1).astype(np.float32, copy=False)
 
     def label(self, index: int) -> str:
-        return str(self._paths[index])
+        return readable(str(self._paths[index]))
+
+
+def _names(paths: Sequence[Path], folder: Path) -> list[str]:
+    return [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
 
 
 class ArraySource:
@@ -122,101 +126,6 @@ class Selected:
         return self._source.label(self._indices[index])
 
 
-class LMDBSource:
-    """A database in BasicSR's layout: `x.lmdb` with `data.mdb` and `meta_info.txt`, encoded images under their names.
-
-    Raises InputError if it is not one, or if the package lmdb is not installed.
-    """
-
-    def __init__(self, path: Path) -> None:
-        _lmdb()
-        self._path = Path(path).resolve()
-        if not (self._path / "data.mdb").is_file():
-            raise InputError(f"no database: {path} has no data.mdb")
-        try:
-            lines = (self._path / _META).read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise InputError(f"cannot read {self._path / _META}: {error.strerror}") from error
-        # A line is "0001_s001.png (480,480,3) 1"; the extension is not part of the key.
-        self.names = [os.path.splitext(line.rsplit(" (", 1)[0])[0] for line in lines if line.strip()]
-        if not self.names:
-            raise InputError(f"no image in {self._path / _META}")
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def read(self, index: int) -> NDArray[np.generic]:
-        with _environment(str(self._path)).begin() as transaction:
-            encoded = transaction.get(self.names[index].encode())
-        if encoded is None:
-            raise InputError(f"cannot read the image {self.label(index)}: it is in {_META}, but not in the database")
-        return decode(encoded, self.label(index))
-
-    def label(self, index: int) -> str:
-        return f"{self._path}/{self.names[index]}"
-
-
-@cache
-def _environment(path: str) -> Any:
-    """The open database; LMDB must not open one twice in a process, nor use one across a fork."""
-    lmdb = _lmdb()
-    try:
-        return lmdb.open(path, readonly=True, lock=False, readahead=False, meminit=False)
-    except lmdb.Error as error:
-        raise InputError(f"cannot open the database {path}: {error}") from error
-
-
-os.register_at_fork(after_in_child=_environment.cache_clear)
-
-
-def _lmdb() -> Any:
-    try:
-        import lmdb
-    except ModuleNotFoundError as error:
-        raise InputError("databases (.lmdb) need the package lmdb: pip install lmdb") from error
-    return lmdb
-
-
-def open_source(path: Path) -> FolderSource | LMDBSource:
-    """The database `*.lmdb`, or a folder of images. Raises InputError if `path` is neither."""
-    return LMDBSource(path) if Path(path).suffix == ".lmdb" else FolderSource(path)
-
-
-def write_lmdb(folder: Path, target: Path) -> None:
-    """Writes the images of a folder, as they are, to the database `target` (`*.lmdb`) in BasicSR's layout.
-
-    The database appears whole or not at all. Raises InputError if an image is damaged, two have one name, or `target`
-    exists.
-    """
-    lmdb = _lmdb()
-    source = FolderSource(folder)
-    if target.suffix != ".lmdb":
-        raise InputError(f"cannot write {target}: the name must end in .lmdb")
-    if target.exists():
-        raise InputError(f"cannot write {target}: it exists")
-    if len(set(source.names)) < len(source):
-        twice = next(name for index, name in enumerate(source.names) if name in source.names[:index])
-        raise InputError(f"two images in {folder} are named {twice}")
-    paths = [Path(source.label(index)) for index in range(len(source))]
-    temporary = target.with_name(target.name + ".part")
-    try:
-        # An image takes whole pages of 4 KiB and part of the tree; the file grows only as it is written.
-        environment = lmdb.open(str(temporary), map_size=2**24 + sum(2 * p.stat().st_size + 2**14 for p in paths))
-        lines = []
-        with environment, environment.begin(write=True) as transaction:
-            for path in track(paths, description=target.name, transient=True):
-                encoded = path.read_bytes()
-                height, width, channels = decode(encoded, str(path)).shape
-                transaction.put(path.stem.encode(), encoded)
-                lines.append(f"{path.name} ({height},{width},{channels}) 1\n")
-        (temporary / _META).write_text("".join(lines), encoding="utf-8")
-        os.replace(temporary, target)
-    except OSError as error:
-        raise InputError(f"cannot write {target}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 class Cached:
     """Keeps the most recently read images of `source`, up to `limit_bytes` of pixels in each process."""
 
@@ -252,9 +161,14 @@ class Cached:
 
 
 def check_names(source: Source) -> None:
-    """Raises InputError if two pictures have one name: what is made of one would replace what is made of the other."""
+    """Raises InputError unless every name is that of a file in a folder, and of one file.
+
+    What is made of one picture would replace what is made of another, or, by a database's key, any file there is.
+    """
     seen: dict[str, int] = {}
     for index, name in enumerate(source.names):
+        if "\0" in name or not all(part.strip(".") for part in name.split("/")):
+            raise InputError(f"{source.label(index)}: no file in a folder can have this name")
         if name in seen:
             raise InputError(f"two pictures are named {name}: {source.label(seen[name])} and {source.label(index)}")
         seen[name] = index

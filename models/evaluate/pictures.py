@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from models.data import Picture
-from models.data.files import write_whole
+from models.data.files import readable, write_whole
 from models.train.loop import History
 
 matplotlib.use("Agg")
@@ -62,7 +62,7 @@ def save_sheet(path: Path, rows: Sequence[tuple[str, Sequence[SheetCell]]], note
             if index == 0:
                 axis.set_title(cell.title, fontsize=13, fontweight="bold")
             axis.set_xlabel(cell.caption, fontsize=10)
-        axes[index][0].set_ylabel(name, fontsize=12)
+        axes[index][0].set_ylabel(readable(name), fontsize=12)
     figure.supxlabel(note, fontsize=9)
     write_whole(path, figure.savefig)
 
@@ -86,7 +86,7 @@ def save_maps(path: Path, rows: Sequence[tuple[str, Picture, Picture, NDArray[np
         axes[index][2].imshow(cv2.cvtColor(generated, cv2.COLOR_RGB2GRAY), cmap="gray", interpolation="nearest")
         resized = cv2.resize(distance, (width, height), interpolation=cv2.INTER_LINEAR)
         shown = axes[index][2].imshow(resized, cmap="viridis", vmin=low, vmax=high, alpha=0.6)
-        axes[index][0].set_ylabel(name, fontsize=12)
+        axes[index][0].set_ylabel(readable(name), fontsize=12)
         for axis, title in zip(axes[index], titles, strict=True):
             _bare(axis)
             if index == 0:

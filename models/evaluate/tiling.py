@@ -44,12 +44,15 @@ def enlarge_tiled(
         track: wraps the list of tiles, to show progress.
 
     With an overlap no shorter than the reach of `enlarge`, the result is that of the whole picture at once. Raises
-    InputError if it is not finite.
+    InputError if it is not finite, or too large.
     """
     multiple = math.ceil(4 / scale)
     height, width, channels = pixels.shape
     pixels = np.pad(pixels, ((0, -height % multiple), (0, -width % multiple), (0, 0)), mode="symmetric")
-    larger = np.empty((scale * pixels.shape[0], scale * pixels.shape[1], channels), pixels.dtype)
+    try:
+        larger = np.empty((scale * pixels.shape[0], scale * pixels.shape[1], channels), pixels.dtype)
+    except MemoryError as error:
+        raise InputError(f"{scale} times {width} x {height} pixels are too large for the memory") from error
     rows, columns = (_spans(side, tile, overlap, multiple) for side in pixels.shape[:2])
     for y, x in track(list(product(rows, columns))):
         enlarged = _enlarge_channels(enlarge, scale, to_tensor(pixels[y.seen, x.seen])[None])[0]

@@ -20,6 +20,7 @@ _CONVOLUTIONS = {
     "10": (256, 256, 3, 1, 1),
 }
 _POOL_BEFORE = ("3", "6")
+LEAST_SIDE = 31  # pixels of which the last pooling still leaves one
 
 
 class LPIPS(nn.Module):

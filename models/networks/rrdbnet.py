@@ -22,6 +22,7 @@ class _RRDBTrunk(nn.Module):
         self.conv_first = conv3x3(in_channels, num_feat)
         self.body = nn.Sequential(*(RRDB(num_feat, num_grow_ch) for _ in range(num_block)))
         self.conv_body = conv3x3(num_feat, num_feat)
+        self.doublings = doublings
         self._ups = ("conv_up1", "conv_up2")[:doublings]
         for name in self._ups:
             self.add_module(name, conv3x3(num_feat, num_feat))
@@ -41,8 +42,9 @@ class RRDBNet(_RRDBTrunk):
     """ESRGAN's generator for x1, x2 or x4, with the keys of BasicSR's `RRDBNet`.
 
     Input (N, 3, h, w) in [0, 1], output (N, 3, scale * h, scale * w), not clamped. Published size: 64 features, 23
-    blocks, growth 32. The trunk always enlarges four times: for x2 and x1 the input's pixels are first folded into
-    channels, 2x2 or 4x4 of them, which must divide h and w (Real-ESRGAN).
+    blocks, growth 32. With `unshuffle` the trunk always enlarges four times: for x2 and x1 the input's pixels are first
+    folded into channels, 2x2 or 4x4 of them, which must divide h and w (Real-ESRGAN). Without, x2 and x1 enlarge once
+    or never (ESRGAN's old code, KAIR).
 
     With `bicubic_skip` the network outputs the difference from bicubic enlargement and its last conv starts at zero,
     so that an untrained network *is* bicubic. The published network has no such skip; its keys are the same.
@@ -55,31 +57,42 @@ class RRDBNet(_RRDBTrunk):
         num_grow_ch: int = 32,
         *,
         scale: int = 4,
+        unshuffle: bool = True,
         bicubic_skip: bool = False,
     ) -> None:
         check_scale(self, scale)
-        super().__init__(3 * (4 // scale) ** 2, num_feat, num_block, num_grow_ch, doublings=2)
+        self._fold = 4 // scale if unshuffle else 1
+        doublings = (scale * self._fold).bit_length() - 1
+        super().__init__(3 * self._fold**2, num_feat, num_block, num_grow_ch, doublings)
         self.scale = scale
         self.bicubic_skip = bicubic_skip
         if bicubic_skip:
             zero_init(self.conv_last)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = super().forward(F.pixel_unshuffle(x, 4 // self.scale))
+        out = super().forward(F.pixel_unshuffle(x, self._fold))
         return out + bicubic(x, self.scale) if self.bicubic_skip else out
 
 
 class Decoder(_RRDBTrunk):
     """Features to a picture `scale` times their size, 1, 2 or 4: G_SR (scale 4) and G_t (scale 1) of USR-DA.
 
-    Input (N, num_feat, h, w), from an `Encoder` of that width; output (N, 3, scale * h, scale * w), not clamped. The
-    paper leaves sizes open; those of the unofficial code (github.com/anse3832/USR_DA), whose keys these are, are 64
-    features and growth 32, and 23 blocks in G_SR, 10 in G_t.
+    Input (N, in_channels, h, w), from an `Encoder` of that width, `num_feat` unless given; output (N, 3, scale * h,
+    scale * w), not clamped. The paper leaves sizes open; those of the unofficial code (github.com/anse3832/USR_DA),
+    whose keys these are, are 64 features and growth 32, and 23 blocks in G_SR, 10 in G_t.
     """
 
-    def __init__(self, num_feat: int = 64, num_block: int = 23, num_grow_ch: int = 32, *, scale: int = 4) -> None:
+    def __init__(
+        self,
+        num_feat: int = 64,
+        num_block: int = 23,
+        num_grow_ch: int = 32,
+        *,
+        scale: int = 4,
+        in_channels: int | None = None,
+    ) -> None:
         check_scale(self, scale)
-        super().__init__(num_feat, num_feat, num_block, num_grow_ch, doublings=scale // 2)
+        super().__init__(in_channels or num_feat, num_feat, num_block, num_grow_ch, doublings=scale // 2)
         self.scale = scale
 
 

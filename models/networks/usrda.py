@@ -38,6 +38,7 @@ class USRDAGenerator(nn.Module):
 
     Args:
         num_feat, num_conv: width of all three parts, and depth of E.
+        decoder_feat: width of the decoders where it differs (the unofficial code's stay at 64).
         num_block, num_block_t: RRDB blocks of G_SR and of G_t; num_grow_ch is their growth.
         scale: HR over LR, 1, 2 or 4.
         bicubic_skip: the decoders output the difference from bicubic enlargement, and from the LR picture itself; their
@@ -57,15 +58,18 @@ class USRDAGenerator(nn.Module):
         *,
         scale: int = 4,
         bicubic_skip: bool = False,
+        decoder_feat: int | None = None,
     ) -> None:
         super().__init__()
+        width = decoder_feat or num_feat
         self.encoder = Encoder(num_feat, num_conv)
-        self.decoder_sr = Decoder(num_feat, num_block, num_grow_ch, scale=scale)
-        self.decoder_t = Decoder(num_feat, num_block_t, num_grow_ch, scale=1)
+        self.decoder_sr = Decoder(width, num_block, num_grow_ch, scale=scale, in_channels=num_feat)
+        self.decoder_t = Decoder(width, num_block_t, num_grow_ch, scale=1, in_channels=num_feat)
         self.scale = scale
         self.bicubic_skip = bicubic_skip
         self.sizes = {
             "num_feat": num_feat,
+            "decoder_feat": decoder_feat,
             "num_conv": num_conv,
             "num_block": num_block,
             "num_block_t": num_block_t,

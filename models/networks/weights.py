@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.data.files import write_whole
+from models.data.files import check_regular, write_whole
 from models.networks.de_resnet import DeResNet
 from models.networks.discriminators import PatchDiscriminator, VGGDiscriminator
 from models.networks.dsn import DSN
@@ -29,7 +30,8 @@ Rename = Callable[[str], str]  # key of our network to key in the file
 Build = Callable[[State, Config], tuple[nn.Module, Rename]]
 
 # RRDBNet's convolutions by family: those of the dense blocks, by number of block, RDB and convolution, and the others.
-# Old-arch numbers the convolution after the blocks as if it were one more block.
+# Old-arch numbers the convolution after the blocks as if it were one more block, and the last two behind three layers
+# of each doubling.
 _RRDBNET = {
     "basicsr": (
         "body.{}.rdb{}.conv{}",
@@ -41,10 +43,11 @@ _RRDBNET = {
     ),
     "old-arch": (
         "model.1.sub.{}.RDB{}.conv{}.0",
-        ("model.0", "model.1.sub.{}", "model.3", "model.6", "model.8", "model.10"),
+        ("model.0", "model.1.sub.{blocks}", "model.3", "model.6", "model.{hr}", "model.{last}"),
     ),
 }
 _RRDBNET_SCALES = {3: 4, 12: 2, 48: 1}  # by input channels
+_MOST_PIXEL_CHANNELS = 12  # but for those 48
 
 # What the tensors of a network do not show, by attribute.
 _UNTOLD = {
@@ -59,6 +62,8 @@ _UNTOLD = {
 _RECORD = "srkernels"
 _SUFFIXES = (".pth", ".pt", ".tar")
 _WRAPPERS = ("params_ema", "params", "state_dict", "model")
+_NESTED = 8  # wrappers in wrappers; a file may hold one in itself
+_SHELLS = ("module", "_orig_mod")  # what DataParallel and torch.compile put before the keys of what they hold
 # Files of several networks: the checkpoints of DASR's DSN, and those of the unofficial USR-DA.
 _PARTS = {
     "generator": "model_g_state_dict",
@@ -83,8 +88,9 @@ def load_weights(source: str | Path | Mapping[str, Any], *, part: str | None = N
     `DeResNet` by those of DASR, `PatchDiscriminator` by ours and by those of DASR's two discriminators, `Encoder`,
     `Decoder` and `VGGDiscriminator` by those of the unofficial USR-DA, torchvision's vgg19 and our `LPIPS`. Files are
     `.safetensors`, or `.pth`, `.pt` and `.tar` read with `weights_only=True`; the wrappers `params_ema`, `params`,
-    `state_dict` and `model`, in this order, and the prefix of DataParallel are removed. `USRDAGenerator` is known by
-    the keys of its parts, prefixed by `encoder.`, `decoder_sr.` and `decoder_t.`.
+    `state_dict` and `model`, in this order, and the prefixes of DataParallel and `torch.compile`, wherever they stand,
+    are removed. `USRDAGenerator` is known by the keys of its parts, prefixed by `encoder.`, `decoder_sr.` and
+    `decoder_t.`.
 
     What tensors do not show is read from what `save_weights` and DASR's DSN checkpoints record. Without a record there
     is no bicubic skip, a DSN has the scale 4, 4x4 discriminators have two strided layers, one without running
@@ -100,7 +106,8 @@ def load_weights(source: str | Path | Mapping[str, Any], *, part: str | None = N
     Raises:
         OSError: the file cannot be opened.
         ValueError: the file is damaged, or a pickle with more in it than tensors and plain containers; it lacks that
-            part; the weights are of no family known, or their keys and shapes are not exactly those of their family.
+            part; a tensor is sparse, has no data or claims more than the file holds; the weights are of no family
+            known, or their keys and shapes are not exactly those of their family.
     """
     if part not in (None, *_PARTS):
         raise ValueError(f"load_weights: part must be one of {', '.join(_PARTS)} or None, got {part!r}")
@@ -135,7 +142,7 @@ def save_weights(module: nn.Module, path: str | Path, *, family: str | None = No
             known = ", ".join(_RRDBNET)
             got = f"{family!r} for {type(module).__name__}"
             raise ValueError(f"save_weights: family must be one of {known}, for an RRDBNet, got {got}")
-        rename = _rrdbnet_rename(family, len(module.body))
+        rename = _rrdbnet_rename(family, len(module.body), module.doublings)
     state = {rename(key): value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
     config = {name: getattr(module, name) for name in _UNTOLD.get(type(module), ())}
     # One entry: safetensors writes several in random order, and equal weights should give equal files.
@@ -146,16 +153,25 @@ def save_weights(module: nn.Module, path: str | Path, *, family: str | None = No
         except SafetensorError as error:  # what it raises for a full disk
             raise OSError(f"cannot write {path}: {error}") from error
     elif path.suffix == ".pth":
-        write_whole(path, lambda temporary: torch.save({"params": state, "metadata": record}, temporary))
+        try:
+            write_whole(path, lambda temporary: torch.save({"params": state, "metadata": record}, temporary))
+        except RuntimeError as error:  # the same of torch's writer
+            raise OSError(f"cannot write {path}: {error}") from error
     else:
         raise ValueError(f"save_weights: path must end in .safetensors or .pth, got {path}")
+
+
+def load_state(path: Path) -> State:
+    """The tensors of a file, without wrappers and prefixes. Raises OSError and ValueError as `load_weights` does."""
+    return _unwrap(_read(path), None)[0]
 
 
 def _read(path: Path) -> Mapping[str, Any]:
     """What a file holds; a safetensors file in the form of our `.pth` files."""
     if path.suffix not in (".safetensors", *_SUFFIXES):
         raise ValueError(f"weights files end in {', '.join(('.safetensors', *_SUFFIXES))}")
-    with path.open("rb"):  # the readers' own errors for a missing file or a directory differ
+    check_regular(path)
+    with path.open("rb"):  # the readers' own errors for a file that cannot be opened differ, and are those of a bad one
         pass
     try:
         if path.suffix == ".safetensors":
@@ -163,10 +179,12 @@ def _read(path: Path) -> Mapping[str, Any]:
                 state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
                 return {"params": state, "metadata": file.metadata()}
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except Exception as error:
-        raise ValueError("no weights can be read: damaged, or a pickle of more than tensors") from error
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"it pickles a {found[1]} beside its tensors" if found else "damaged, or a pickle of more than tensors"
+        if isinstance(error, SafetensorError):
+            what = str(error)[:200]
+        raise ValueError(f"no weights can be read: {what}") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"holds a {type(content).__name__}, not a state dict")
     return content
@@ -187,19 +205,42 @@ def _unwrap(content: Mapping[str, Any], part: str | None) -> tuple[State, Config
         content = content[_PARTS[part]]
         if not isinstance(content, Mapping):
             raise ValueError(f"{_PARTS[part]} holds a {type(content).__name__}, not a state dict")
-    while wrapper := next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None):
-        content = content[wrapper]
+        if part in ("decoder_sr", "decoder_t"):
+            config = {**config, "network": Decoder.__name__}
+    for _ in range(_NESTED):
+        wrapper = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        content = content if wrapper is None else content[wrapper]
+    state = {}
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise ValueError(f"entry {key!r} is not a tensor but a {type(value).__name__}")
-    return {key.removeprefix("module."): value for key, value in content.items()}, config
+        _check_tensor(key, value)
+        name = ".".join(part for part in key.split(".") if part not in _SHELLS)
+        if name in state:
+            raise ValueError(f"two entries are named {name}, one of them {key}")
+        state[name] = value
+    return state, config
+
+
+def _check_tensor(key: str, value: Tensor) -> None:
+    """Raises ValueError unless the tensor can be copied into a network, and the file holds all that it claims."""
+    if value.layout is not torch.strided or value.is_quantized or value.is_complex():
+        raise ValueError(f"entry {key!r} is no plain tensor of real numbers: {value.layout}, {value.dtype}")
+    if value.is_meta:
+        raise ValueError(f"entry {key!r} is a meta tensor, without data")
+    held = value.untyped_storage().nbytes()
+    if value.numel() * value.element_size() > held:
+        raise ValueError(f"entry {key!r} claims to be {tuple(value.shape)}, but only {held} bytes of it are there")
 
 
 def _config(metadata: Any) -> Config:
     """What `save_weights` wrote; nothing from the metadata of other programs."""
     if not isinstance(metadata, Mapping) or _RECORD not in metadata:
         return {}
-    config = json.loads(str(metadata[_RECORD]))
+    try:
+        config = json.loads(str(metadata[_RECORD]))
+    except RecursionError as error:
+        raise ValueError(f"metadata: {_RECORD} is nested too deeply") from error
     if not isinstance(config, dict):
         raise ValueError(f"metadata: {_RECORD} must be a JSON object, got {config!r}")
     return config
@@ -219,12 +260,18 @@ def _build(state: State, config: Config) -> nn.Module:
     if family is None:
         names = ", ".join(family.name for family in _FAMILIES)
         raise ValueError(f"keys of no network known ({names}): {_some(state)}")
-    network, rename = family.build(state, config)
+    try:
+        with torch.device("meta"):  # no memory for shapes that the file only claims
+            network, rename = family.build(state, config)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        first, *_ = str(error).splitlines() or [""]
+        raise ValueError(f"{family.name}: no network has these shapes and this record ({first})") from error
     expected = {rename(key): value.shape for key, value in network.state_dict().items()}
     found = {key: value.shape for key, value in state.items() if not key.startswith(family.ignored)}
     wrong = [key for key in {**expected, **found} if expected.get(key) != found.get(key)]
     if wrong:
         raise ValueError(f"{family.name}: keys that are missing, unknown or of another shape: {_some(wrong)}")
+    network, rename = family.build(state, config)
     network.load_state_dict({key: state[rename(key)] for key in network.state_dict()})
     return network
 
@@ -232,7 +279,7 @@ def _build(state: State, config: Config) -> nn.Module:
 def _some(keys: Any, most: int = 5) -> str:
     keys = list(keys)
     more = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return ", ".join(keys[:most]) + more if keys else "none at all"
+    return ", ".join(key[:80] for key in keys[:most]) + more if keys else "none at all"
 
 
 def _weight(state: State, layer: str, dim: int) -> Tensor:
@@ -253,14 +300,16 @@ def _depth(state: State, conv: str) -> int:
     return next(n for n in count() if f"{conv}.weight".format(n, 1, 1) not in state)
 
 
-def _rrdbnet_convs(family: str, num_block: int) -> list[str]:
+def _rrdbnet_convs(family: str, num_block: int, doublings: int) -> list[str]:
     block, others = _RRDBNET[family]
     dense = [block.format(n, rdb, conv) for n in range(num_block) for rdb in (1, 2, 3) for conv in range(1, 6)]
-    return dense + [other.format(num_block) for other in others]
+    numbers = {"blocks": num_block, "hr": 2 + 3 * doublings, "last": 4 + 3 * doublings}
+    return dense + [other.format(**numbers) for other in others]
 
 
-def _rrdbnet_rename(family: str, num_block: int) -> Rename:
-    names = dict(zip(_rrdbnet_convs("basicsr", num_block), _rrdbnet_convs(family, num_block), strict=True))
+def _rrdbnet_rename(family: str, num_block: int, doublings: int) -> Rename:
+    ours, theirs = (_rrdbnet_convs(each, num_block, doublings) for each in ("basicsr", family))
+    names = dict(zip(ours, theirs, strict=True))
 
     def rename(key: str) -> str:
         conv, _, kind = key.rpartition(".")
@@ -270,7 +319,7 @@ def _rrdbnet_rename(family: str, num_block: int) -> Rename:
 
 
 def _rrdbnet(family: str) -> Build:
-    block, (first, *_) = _RRDBNET[family]
+    block, (first, _, *ups, _, _) = _RRDBNET[family]
 
     def build(state: State, config: Config) -> tuple[nn.Module, Rename]:
         num_feat, in_channels, _ = _conv_shape(state, first)
@@ -278,16 +327,22 @@ def _rrdbnet(family: str) -> Build:
         num_block = _depth(state, block)
         if in_channels not in _RRDBNET_SCALES:
             raise ValueError(f"RRDBNet takes 3 (x4), 12 (x2) or 48 (x1) channels, {first} takes {in_channels}")
+        unshuffle = in_channels != 3
         network = RRDBNet(
             num_feat,
             num_block,
             num_grow_ch,
-            scale=_RRDBNET_SCALES[in_channels],
+            scale=_RRDBNET_SCALES[in_channels] if unshuffle else 2 ** _doublings(state, ups),
+            unshuffle=unshuffle,
             bicubic_skip=config.get("bicubic_skip", False),
         )
-        return network, _rrdbnet_rename(family, num_block)
+        return network, _rrdbnet_rename(family, num_block, network.doublings)
 
     return build
+
+
+def _doublings(state: State, ups: Iterable[str], prefix: str = "") -> int:
+    return sum(f"{prefix}{up}.weight" in state for up in ups)
 
 
 def _decoder_sizes(state: State, prefix: str = "") -> tuple[int, int, int, int]:
@@ -295,19 +350,23 @@ def _decoder_sizes(state: State, prefix: str = "") -> tuple[int, int, int, int]:
     block, (first, _, *ups, _, _) = _RRDBNET["basicsr"]
     num_feat, _, _ = _conv_shape(state, prefix + first)
     num_grow_ch, _, _ = _conv_shape(state, prefix + block.format(0, 1, 1))
-    doublings = sum(f"{prefix}{up}.weight" in state for up in ups)
-    return num_feat, _depth(state, prefix + block), num_grow_ch, 2**doublings
+    return num_feat, _depth(state, prefix + block), num_grow_ch, 2 ** _doublings(state, ups, prefix)
 
 
 def _decoder(state: State, config: Config) -> tuple[nn.Module, Rename]:
     *sizes, scale = _decoder_sizes(state)
-    return Decoder(*sizes, scale=scale), str
+    return Decoder(*sizes, scale=scale, in_channels=_conv_shape(state, "conv_first")[1]), str
 
 
 def _is_decoder(state: State, config: Config) -> bool:
-    """Whether a trunk takes features, as many as it has itself; so does an RRDBNet of 3, 12 or 48 features."""
+    """Whether a trunk takes features: as many as it has itself, or more than pixels have.
+
+    RRDBNet's 3, 12 or 48 channels may be features, too, which only a record or the name of a part tells.
+    """
     num_feat, in_channels, _ = _conv_shape(state, "conv_first")
-    return in_channels == num_feat and (in_channels not in _RRDBNET_SCALES or config.get("network") == Decoder.__name__)
+    if config.get("network") == Decoder.__name__:
+        return True
+    return in_channels not in _RRDBNET_SCALES and (in_channels == num_feat or in_channels > _MOST_PIXEL_CHANNELS)
 
 
 def _encoder_sizes(state: State, prefix: str = "") -> tuple[int, int]:
@@ -322,11 +381,17 @@ def _encoder(state: State, config: Config) -> tuple[nn.Module, Rename]:
 
 def _usrda_generator(state: State, config: Config) -> tuple[nn.Module, Rename]:
     num_feat, num_conv = _encoder_sizes(state, "encoder.")
-    _, num_block, num_grow_ch, scale = _decoder_sizes(state, "decoder_sr.")
+    decoder_feat, num_block, num_grow_ch, scale = _decoder_sizes(state, "decoder_sr.")
     _, num_block_t, _, _ = _decoder_sizes(state, "decoder_t.")
-    bicubic_skip = config.get("bicubic_skip", False)
     return USRDAGenerator(
-        num_feat, num_conv, num_block, num_block_t, num_grow_ch, scale=scale, bicubic_skip=bicubic_skip
+        num_feat,
+        num_conv,
+        num_block,
+        num_block_t,
+        num_grow_ch,
+        scale=scale,
+        bicubic_skip=config.get("bicubic_skip", False),
+        decoder_feat=decoder_feat if decoder_feat != num_feat else None,
     ), str
 
 
@@ -356,6 +421,8 @@ def _discriminator(prefix: str) -> Build:
         frequency, frequency_kernel = _dsn_filter(state, in_channels) if prefix != "model." else (None, 5)
         network.frequency = config.get("frequency", frequency)
         network.frequency_kernel = config.get("frequency_kernel", frequency_kernel)
+        if network.frequency_kernel not in range(1, 256):
+            raise ValueError(f"frequency_kernel must be from 1 to 255, got {network.frequency_kernel!r}")
         return network, lambda key: prefix + key.removeprefix("model.")
 
     return build

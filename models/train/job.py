@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 import torch
 
 from models.data import Inputs
+from models.data.files import write_text
 from models.train import distributed
 from models.train.run import Run
 
@@ -39,4 +40,4 @@ class TrainingJob(Generic[C, W]):
     def record(self, written: str) -> None:
         """Leaves the configuration, as YAML, in the run's folder."""
         if distributed.is_main() and not self.folders:
-            (self.run.folder / "config.yaml").write_text(written, encoding="utf-8")
+            write_text(self.run.folder / "config.yaml", written)

@@ -21,8 +21,11 @@ from models.train import distributed
 
 
 def make_console(quiet: bool = False) -> Console:
-    """A console of the terminal's width or, without a terminal, of a width that tables fit in."""
-    return Console(width=None if Console().is_terminal else 110, quiet=quiet)
+    """A console of the terminal's width or, without a terminal, of a width that tables fit in.
+
+    It shows text as it is: what looks like markup or an emoji's code may be a file's name.
+    """
+    return Console(width=None if Console().is_terminal else 110, quiet=quiet, markup=False, emoji=False)
 
 
 class RunError(Exception):
@@ -36,7 +39,7 @@ class Interrupted(Exception):
 class Run:
     """A run's folder and its messages, which are shown and written to `train_<name>_<time>.log`.
 
-    Only the main rank shows and writes. Raises InputError if the folder cannot be made.
+    Only the main rank shows and writes. Raises InputError if the folder cannot be made, or has no name in UTF-8.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -44,20 +47,26 @@ class Run:
         self.console = make_console(quiet=not distributed.is_main())
         self._log_file: io.TextIOBase = io.StringIO()
         try:
+            str(folder).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"the run's folder {folder} must have a name in UTF-8, for TensorBoard's sake") from error
+        try:
             folder.mkdir(parents=True, exist_ok=True)
             if distributed.is_main():
                 now = datetime.now().strftime("%Y%m%d_%H%M%S")
-                self._log_file = (folder / f"train_{folder.name}_{now}.log").open("a", encoding="utf-8")
+                self._log_file = (folder / f"train_{folder.name}_{now}.log").open(
+                    "a", encoding="utf-8", errors="backslashreplace"
+                )
         except OSError as error:
             raise InputError(f"cannot make the run's folder {folder}: {error.strerror}") from error
-        self._log = Console(file=self._log_file, width=110)
+        self._log = Console(file=self._log_file, width=110, markup=False, emoji=False)
 
     def say(self, *renderables: RenderableType, style: str | None = None) -> None:
         """Prints lines, taken as they are, and tables."""
         for renderable in renderables:
             lines = isinstance(renderable, str)  # a line of figures is easier to read, and to search, unbroken
             for console in (self.console, self._log):
-                console.print(renderable, style=style, highlight=False, markup=False, soft_wrap=lines)
+                console.print(renderable, style=style, highlight=False, soft_wrap=lines)
         self._log_file.flush()
 
     def say_anywhere(self, line: str) -> None:
@@ -85,7 +94,7 @@ class Run:
 
 def set_aside(folder: Path) -> None:
     """Renames the folder of an earlier run. Raises InputError if that fails."""
-    folder = folder.resolve()
+    folder = Path(os.path.realpath(folder))
     if not folder.exists():
         return
     now = datetime.now().strftime("%Y%m%d_%H%M%S")

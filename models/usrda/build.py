@@ -24,7 +24,7 @@ class WeightFiles:
     """Files that a run needs or starts from."""
 
     vgg: Path | None = None
-    """torchvision's vgg19-dcbb9e9d.pth, for the perceptual loss."""
+    """torchvision's vgg19-dcbb9e9d.pth, for the perceptual loss; auto fetches it."""
     generator: Path | None = None
     """A generator to start from, ours or a checkpoint of the unofficial code."""
 
@@ -100,6 +100,7 @@ def _generator(config: USRDAConfig, weights: WeightFiles) -> USRDAGenerator:
             config.num_grow_ch,
             scale=config.scale,
             bicubic_skip=config.bicubic_skip,
+            decoder_feat=config.decoder_feat,
         )
         if config.init == "kaiming":
             generator.kaiming_init()

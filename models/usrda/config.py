@@ -68,6 +68,8 @@ class USRDAConfig:
     """HR over LR."""
     num_feat: int = 64
     """Features of encoder and decoders."""
+    decoder_feat: int | None = None
+    """Features of the decoders, where they differ from the encoder's (unofficial code with --n_hidden_feats)."""
     num_conv: int = 5
     """Convolutions of the encoder E."""
     num_block: int = 23
@@ -142,6 +144,8 @@ def check(config: USRDAConfig) -> None:
     config.run.check()
     config.schedule.check("--schedule")
     check_counts(config, "num_feat", "num_conv", "num_block", "num_block_t", "num_grow_ch", "batch")
+    if config.decoder_feat is not None:
+        check_counts(config, "decoder_feat")
     check_crop("--crop", config.crop, config.scale, 8 * config.scale)
     check_betas("--betas", config.betas)
     check_number("--learning-rate", config.learning_rate, positive=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -362,3 +363,45 @@ def test_a_full_run_config_survives_yaml(tmp_path):
 
     (tmp_path / "a.yaml").write_text(dump_yaml(config))
     assert load_preset(str(tmp_path / "a.yaml")) == config
+
+
+def database_of(folder: Path, target: Path, keys: list[str]) -> Path:
+    """A database of a folder's pictures, under these keys."""
+    lmdb = pytest.importorskip("lmdb")
+    paths = sorted(folder.iterdir())
+    with lmdb.open(str(target), map_size=2**22) as environment, environment.begin(write=True) as transaction:
+        for key, path in zip(keys, paths, strict=True):
+            transaction.put(key.encode(), path.read_bytes())
+    (target / "meta_info.txt").write_text("".join(f"{key}.png (90,101,3) 1\n" for key in keys))
+    return target
+
+
+@pytest.mark.thorough
+def test_keys_with_folders_train(folders, tmp_path, capsys):
+    """As BasicSR's database of REDS has them; those that lead out of the run's folder do not."""
+    keys = ["000/00000000", "000/00000001", "001/00000000"]
+    hr = database_of(tmp_path / "hr", tmp_path / "hr.lmdb", keys)
+    steps = [f"--{stage}.schedule.steps=1" for stage in ("dsn", "srn")]
+    assert run(*SHORT, *steps, f"--hr={hr}", folders[1], f"--out={tmp_path / 'out'}") == 0
+    assert weights(tmp_path / "out", "srn", step=1)
+    for kind, suffix in (("lr", "png"), ("maps", "npy")):
+        made = tmp_path / "out" / "generated" / kind
+        assert sorted(made.rglob(f"*.{suffix}")) == [made / f"{key}.{suffix}" for key in keys]
+    assert "3 of 3 pictures have their pair" in capsys.readouterr().out
+    out = database_of(tmp_path / "hr", tmp_path / "out.lmdb", ["../../../a", "b", "c"])
+    assert run(*SHORT, f"--hr={out}", folders[1], f"--out={tmp_path / 'other'}") == 2
+    assert "../../../a: no file in a folder can have this name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("limit", "message"), [(0, "File too large"), (500, "config.yaml: File too large")])
+def test_a_full_disk_at_the_start_is_one_line(folders, tmp_path, capsys, limit, message):
+    """Files that must not grow fail like those on a full disk: the log, and what the run records first."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        assert run(*SHORT, *folders, "--stage=dsn", f"--out={tmp_path / 'out'}") == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.startswith("error: ") and message in said
+    assert not (tmp_path / "out" / "config.yaml").exists()

@@ -444,3 +444,128 @@ next(abandoned)
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "3", done.stderr
+
+
+def exif(number: int, order: str = "<", head: bytes = b"") -> bytes:
+    """EXIF with one entry, the orientation."""
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+    return head + mark + struct.pack(f"{order}IHHHIHHI", 8, 1, 0x0112, 3, 1, number, 0, 0)
+
+
+def profile_of(space: bytes, size: int = 400) -> bytes:
+    """What colour software takes for an ICC profile: a head, no tags, and bytes behind them."""
+    head = struct.pack(">I4sI4s4s4s", size, b"test", 0x04000000, b"mntr", space, b"XYZ ") + b"\0" * 12
+    head += b"acsp" + b"\0" * 28 + struct.pack(">III", 0xF6D6, 0x10000, 0xD32D)
+    return head.ljust(132, b"\0") + noise(size - 132).tobytes()
+
+
+def with_metadata(suffix: str, pixels: np.ndarray, kind: int, content: bytes) -> bytes:
+    bgr = pixels if pixels.shape[2] == 1 else cv2.cvtColor(pixels, data.images._TO_RGB[pixels.shape[2]])
+    done, encoded = cv2.imencodeWithMetadata(suffix, bgr, [kind], [np.frombuffer(content, np.uint8)])
+    assert done
+    return encoded.tobytes()
+
+
+# EXIF's number: what turns the stored pixels upright, as its specification draws the letter F.
+UPRIGHT = {
+    1: lambda p: p,
+    2: np.fliplr,
+    3: lambda p: np.rot90(p, 2),
+    4: np.flipud,
+    5: lambda p: p.swapaxes(0, 1),
+    6: lambda p: np.rot90(p, -1),
+    7: lambda p: np.rot90(p, 2).swapaxes(0, 1),
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("number", UPRIGHT)
+@pytest.mark.parametrize(
+    ("suffix", "channels", "dtype"),
+    [
+        *((".png", 1, np.uint8), (".png", 3, np.uint16), (".png", 4, np.uint8), (".jpg", 1, np.uint8)),
+        *((".jpg", 3, np.uint8), (".webp", 3, np.uint8), (".webp", 4, np.uint8)),
+    ],
+)
+def test_a_picture_is_turned_upright(suffix, channels, dtype, number):
+    pixels = np.maximum(noise(10, 14, channels, dtype=dtype), 1)
+    plain = data.decode(with_metadata(suffix, pixels, cv2.IMAGE_METADATA_EXIF, exif(1)), "plain")
+    for order in "<>":
+        turned = with_metadata(suffix, pixels, cv2.IMAGE_METADATA_EXIF, exif(number, order))
+        np.testing.assert_array_equal(data.decode(turned, "turned"), UPRIGHT[number](plain))
+
+
+@pytest.mark.parametrize("damage", [b"", b"II", exif(6)[:12], exif(0), exif(9), b"\xff" * 40])
+def test_exif_that_says_nothing_turns_nothing(damage):
+    assert data.images._orientation(damage) == 1
+    assert data.images._orientation(exif(6, head=b"Exif\0\0")) == 6
+
+
+@pytest.mark.parametrize(("suffix", "channels"), [(".png", 1), (".png", 3), (".png", 4), (".jpg", 1), (".jpg", 3)])
+@pytest.mark.parametrize("size", [400, 65_516, 65_520, 200_000])
+def test_a_colour_profile_is_kept(tmp_path, suffix, channels, size):
+    pixels, profile = smooth(16, 24), profile_of(b"GRAY" if channels == 1 else b"RGB ", size)
+    pixels = np.dstack((pixels, pixels))[..., :channels]
+    assert data.write_picture(tmp_path / f"plain{suffix}", pixels)
+    assert data.write_picture(tmp_path / f"a{suffix}", pixels, profile)
+    read, kept = data.read_profiled(tmp_path / f"a{suffix}")
+    assert kept == profile
+    np.testing.assert_array_equal(read, data.read_image(tmp_path / f"plain{suffix}"))
+    assert data.read_profiled(tmp_path / f"plain{suffix}")[1] == b""
+
+
+def test_a_profile_that_a_file_cannot_hold_is_left_out(tmp_path):
+    pixels = smooth(16, 24)
+    for name, profile in (
+        ("a.tif", profile_of(b"RGB ")),
+        ("a.bmp", profile_of(b"RGB ")),
+        ("a.png", profile_of(b"CMYK")),
+        ("b.png", profile_of(b"RGB ")[:60]),  # damaged
+        ("a.jpg", profile_of(b"RGB ", 2**24)),
+    ):
+        assert not data.write_picture(tmp_path / name, pixels, profile)
+        assert data.read_profiled(tmp_path / name)[1] == b""
+    assert data.write_picture(tmp_path / "a.webp", pixels, profile_of(b"RGB "))
+    assert data.read_profiled(tmp_path / "a.webp")[1] == profile_of(b"RGB ")
+
+
+@pytest.mark.parametrize(("suffix", "side"), [(".jpg", 65_500), (".jpeg", 65_500), (".webp", 16_383), (".png", 10**6)])
+def test_a_side_that_no_encoder_writes_is_refused(tmp_path, suffix, side):
+    for shape in ((1, side + 1, 3), (side + 1, 1, 3)):
+        with pytest.raises(InputError, match=rf"{shape[1]} x {shape[0]} pixels, {suffix} has at most {side} a side"):
+            data.write_picture(tmp_path / f"a{suffix}", np.zeros(shape, np.uint8))
+    write(tmp_path / f"a{suffix}", np.zeros((1, side, 3), np.uint8))
+    assert data.read_image(tmp_path / f"a{suffix}").shape == (1, side, 3)
+
+
+def test_pipes_and_links_to_themselves_are_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    os.mkfifo(tmp_path / "pipe.npy")
+    for source, index, message in (
+        (FolderSource(tmp_path), 0, r"loop\.png: Too many levels of symbolic links"),
+        (FolderSource(tmp_path), 1, r"pipe\.png: not a regular file"),
+        (MapSource(tmp_path), 0, r"pipe\.npy: not a \.npy file, or damaged"),
+    ):
+        with pytest.raises(InputError, match=message):
+            source.read(index)
+    with pytest.raises(InputError, match=r"cannot write .*pipe\.png: not a regular file"):
+        write(tmp_path / "pipe.png", noise(4, 4, 3))
+
+
+def test_messages_are_one_line_whatever_a_file_is_called(tmp_path):
+    for name in ("a\nb.png", os.fsdecode(b"c\xff.png")):
+        (tmp_path / name).write_bytes(b"none")
+    source = FolderSource(tmp_path)
+    for index, shown in enumerate(("a\\nb.png", "c\\udcff.png")):
+        assert source.label(index) == f"{tmp_path}/{shown}"
+        with pytest.raises(InputError) as caught:
+            source.read(index)
+        assert str(caught.value).startswith(f"cannot read the image {tmp_path}/{shown}: not an image")
+
+
+def test_names_are_those_of_files_below_their_folder():
+    data.check_names(ArraySource(["000/00000000", "000/00000001", "a.b"], [noise(4, 4, 3)] * 3))
+    for name in ("../a", "/a", "a/../b", "a//b", "", "a\0b"):
+        with pytest.raises(InputError, match="no file in a folder can have this name"):
+            data.check_names(ArraySource(["x", name], [noise(4, 4, 3)] * 2))

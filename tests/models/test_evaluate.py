@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from models.__main__ import main as models
 from models.commands.evaluate import EvaluateOptions, main, run_evaluate
 from models.data import InputError, to_tensor, write_picture
 from models.evaluate import metrics
@@ -104,3 +106,42 @@ def test_names_with_dollar_signs_stand_in_sheets_as_they_are(tmp_path):
     cells = [SheetCell("x_$s$_{", picture(0), "a$_$0.png"), SheetCell("HR", picture(1), "\\frac$")]
     save_sheet(tmp_path / "sheet.png", [("a$_$0", cells)], "note $", side=32)
     assert (tmp_path / "sheet.png").stat().st_size > 1000
+
+
+def lpips_files(folder: Path) -> dict[str, Path]:
+    state = LPIPS().state_dict()
+    for name, keys in (("alex", "features"), ("lin", "lin")):
+        torch.save({key: value for key, value in state.items() if key.startswith(keys)}, folder / f"{name}.pth")
+    return {f"lpips_{name}": folder / f"{name}.pth" for name in ("alex", "lin")}
+
+
+def test_lpips_leaves_out_pairs_that_are_too_small_and_names_them(folders, tmp_path, capsys):
+    sr, hr = folders
+    for each, seed in ((sr, 2), (hr, 3)):
+        write_picture(each / "small.png", picture(seed, 30, 48))
+        write_picture(each / "large.png", picture(seed, 31, 31))
+    assert run_evaluate(EvaluateOptions(sr, hr, csv=tmp_path / "t.csv", **lpips_files(tmp_path))) == 0
+    rows = {row[0]: row[1:] for row in csv.reader((tmp_path / "t.csv").open(newline=""))}
+    assert rows["small"][-1] == "" and all(rows["small"][:-1])
+    measured = [float(rows[name][-1]) for name in ("my_0", "my_1", "large")]
+    assert float(rows["mean"][-1]) == pytest.approx(sum(measured) / 3)
+    assert "too small for LPIPS: small\n" in capsys.readouterr().out
+
+
+HOSTILE = ("a$_$0", "b[x4]", "c[bold]", "d e :car:", "f\ng", os.fsdecode(b"h\xff"), 'i,"j', "=1+1", "é" * 120)
+
+
+def test_names_are_shown_and_written_as_they_are(tmp_path, capsys):
+    for index, name in enumerate(HOSTILE):
+        for folder in ("sr", "hr"):
+            write_picture(tmp_path / folder / f"{name}.png", picture(index))
+    options = ["--sr", str(tmp_path / "sr"), "--hr", str(tmp_path / "hr"), "--csv", str(tmp_path / "t.csv")]
+    assert models(["evaluate", *options]) == 0
+    shown = capsys.readouterr().out.replace("\n", "")
+    for name in ("a$_$0", "b[x4]", "c[bold]", "d e :car:", "f\\ng", "h\\udcff"):
+        assert name in shown
+    with (tmp_path / "t.csv").open(newline="", encoding="utf-8") as file:
+        written = {row[0] for row in csv.reader(file)}
+    assert written == {"picture", "mean", *(name.replace("\udcff", "\\udcff") for name in HOSTILE)}
+    cells = [SheetCell("x", picture(0), "c"), SheetCell("HR", picture(1), "c")]
+    save_sheet(tmp_path / "sheet.png", [(name, cells) for name in HOSTILE[:6]], "note", side=16)

@@ -46,6 +46,14 @@ def test_two_pictures_of_one_name_are_refused(tmp_path, workers, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_database_that_is_there_is_named_before_anything_is_cut(tmp_path, capsys):
+    write_picture(tmp_path / "in" / "a.png", np.zeros((20, 20, 3), np.uint8))
+    (tmp_path / "out.lmdb").mkdir()
+    assert main(["subimages", str(tmp_path / "in"), str(tmp_path / "out"), "--lmdb"]) == 2
+    assert "out.lmdb: it exists" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_no_worker_is_refused(tmp_path, capsys):
     write_picture(tmp_path / "in" / "a.png", np.zeros((20, 20, 3), np.uint8))
     assert main(["subimages", str(tmp_path / "in"), str(tmp_path / "out"), "--workers=0"]) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.__main__ import main as models
 from models.commands.upscale import UpscaleOptions, main, run_upscale
-from models.data import InputError, imresize, read_image, to_pixels, to_tensor, write_picture
+from models.data import InputError, imresize, read_image, read_profiled, to_pixels, to_tensor, write_picture
 from models.evaluate.tiling import enlarge_tiled, shrink_tiled
 from models.networks import DSN, DeResNet, RRDBNet, save_weights
 
@@ -201,3 +203,47 @@ def test_a_bad_picture_of_a_folder_is_named_and_the_rest_enlarged(tmp_path, weig
         run_upscale(UpscaleOptions(tmp_path / "in", tmp_path / "out", weights=weights))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
     assert "b.png: not an image, or damaged" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_a_colour_profile_goes_from_a_picture_to_its_enlargement(tmp_path, weights, capsys):
+    profile = b"\0\0\0\x84testmntr\0\0\0\0RGB XYZ ".ljust(36, b"\0") + b"acsp".ljust(96, b"\0") + bytes(range(200))
+    for name in ("a.jpg", "b.webp"):
+        write_picture(tmp_path / "in" / name, noise(6, 8, 3), profile)
+        run_upscale(UpscaleOptions(tmp_path / "in" / name, tmp_path / name, weights))
+        enlarged, kept = read_profiled(tmp_path / name)
+        assert enlarged.shape == (24, 32, 3) and kept == profile
+    run_upscale(UpscaleOptions(tmp_path / "in" / "a.jpg", tmp_path / "a[x4].tif", weights))
+    assert "a[x4].tif is without the colour profile of a.jpg" in capsys.readouterr().out
+
+
+def test_an_encoders_limit_is_told_before_anything_is_enlarged(tmp_path, weights, monkeypatch):
+    write_picture(tmp_path / "wide.png", noise(1, 4096, 3))
+    monkeypatch.setattr("models.commands.upscale.enlarge_tiled", lambda *_: pytest.fail("it was enlarged"))
+    with pytest.raises(InputError, match=r"out\.webp: 16384 x 4 pixels, \.webp has at most 16383 a side"):
+        run_upscale(UpscaleOptions(tmp_path / "wide.png", tmp_path / "out.webp", weights))
+
+
+def test_what_does_not_fit_into_memory_is_one_line(monkeypatch):
+    empty = np.empty
+
+    def small(shape: tuple[int, ...], *options: object, **more: object) -> np.ndarray:
+        if shape == (32, 40, 3):
+            raise MemoryError
+        return empty(shape, *options, **more)
+
+    monkeypatch.setattr(np, "empty", small)
+    with pytest.raises(InputError, match="4 times 10 x 8 pixels are too large for the memory"):
+        enlarge_tiled(network(4), 4, np.zeros((8, 10, 3), np.uint8), 8, 0)
+
+
+def test_names_are_shown_as_they_are(tmp_path, weights, capsys):
+    names = ("a[x4]", "b[red]", "c :car:", "d\ne", os.fsdecode(b"f\xff"))
+    for name in names:
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / f"{name}.png").write_bytes(b"no picture")
+    write_picture(tmp_path / "in" / "g[green].png", noise(6, 8, 3))
+    assert models(["upscale", "--weights", str(weights), str(tmp_path / "in"), str(tmp_path / "out")]) == 2
+    shown = capsys.readouterr().out
+    for name in ("a[x4]", "b[red]", "c :car:", "d\\ne", "f\\udcff"):
+        assert f"error: cannot read the image {tmp_path}/in/{name}.png: not an image" in shown
+    assert (tmp_path / "out" / "g[green].png").exists()

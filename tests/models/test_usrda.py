@@ -14,7 +14,7 @@ from helpers.training import equal, finish, flat, load, stop_at, write_noise
 from models.__main__ import main
 from models.commands.usrda import parse
 from models.config import dump_yaml
-from models.data import FolderSource, Inputs, read_image, to_pixels, to_tensor
+from models.data import FolderSource, InputError, Inputs, read_image, to_pixels, to_tensor
 from models.evaluate.examples import resized, tried
 from models.evaluate.pictures import enlarge_nearest
 from models.networks import USRDAGenerator, load_weights, save_weights
@@ -160,10 +160,18 @@ def test_a_published_checkpoint_is_a_start(folders, tmp_path, capsys):
     for option, message in others:
         assert run(*SHORT, *folders, *start, option, f"--out={tmp_path / 'two'}") == 2
         assert f"theirs.pth holds networks of {message}" in capsys.readouterr().err
-    save_weights(generator.encoder, tmp_path / "encoder.safetensors")
-    start[-1] = f"--weights.generator={tmp_path / 'encoder.safetensors'}"
-    assert run(*SHORT, *folders, *start, f"--out={tmp_path / 'three'}") == 2
-    assert "holds a Encoder, wanted USRDAGenerator" in capsys.readouterr().err
+
+
+def test_decoders_of_another_width_train_on(tmp_path):
+    """Those of the unofficial code keep their 64 features when the encoder has others."""
+    save_weights(USRDAGenerator(8, 3, 1, 1, 8, decoder_feat=12), tmp_path / "wide.safetensors")
+    sizes = {"num_feat": 8, "num_conv": 3, "num_block": 1, "num_block_t": 1, "num_grow_ch": 8, "bicubic_skip": False}
+    config, weights = replace(load_preset("tiny"), **sizes), WeightFiles(generator=tmp_path / "wide.safetensors")
+    with pytest.raises(InputError, match="holds networks of decoder-feat 12, the run says --decoder-feat None"):
+        build_step(config, weights, torch.device("cpu"))
+    for files in (weights, WeightFiles()):
+        step = build_step(replace(config, decoder_feat=12), files, torch.device("cpu"))
+        assert step.players.generator.decoder_t.conv_body.weight.shape == (12, 12, 3, 3)
 
 
 def test_refusals_name_what_is_wrong(folders, tmp_path, capsys):

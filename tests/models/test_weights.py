@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import pickle
 import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -428,3 +431,114 @@ def test_what_cannot_be_written(tmp_path):
         with pytest.raises(ValueError, match=f"family must be one of basicsr, kair, old-arch, .*{family}"):
             save_weights(network, tmp_path / "a.pth", family=family)
     assert not [*tmp_path.iterdir()]
+
+
+def old_arch_of(doublings: int) -> Callable[[str], str]:
+    """For two blocks; the names that a tail of `doublings` gives the last convolutions."""
+    renumbered = {"model.8.": f"model.{2 + 3 * doublings}.", "model.10.": f"model.{4 + 3 * doublings}."}
+
+    def rename(key: str) -> str:
+        key = old_arch(key)
+        return next((key.replace(old, new) for old, new in renumbered.items() if key.startswith(old)), key)
+
+    return rename
+
+
+@pytest.mark.parametrize(("scale", "doublings"), [(1, 0), (2, 1)])
+@pytest.mark.parametrize("family", ["basicsr", "kair", "old-arch"])
+def test_rrdbnet_that_enlarges_less_than_four_times(scale, doublings, family, tmp_path):
+    """KAIR's x2 has no upconv2, ESRGAN's old x2 and x1 have one upsampling or none."""
+    network = randomised(RRDBNet(6, 2, 3, scale=scale, unshuffle=False))
+    rename = {"basicsr": str, "kair": kair, "old-arch": old_arch_of(doublings)}[family]
+    theirs = renamed(network, rename)
+    assert sum(".3." in key or "upconv" in key or "conv_up" in key for key in theirs) >= 2 * doublings
+    assert_same(load_weights(theirs), network, IMAGE)
+    save_weights(network, tmp_path / "a.pth", family=family)
+    assert torch.load(tmp_path / "a.pth", weights_only=True)["params"].keys() == theirs.keys()
+    assert network(IMAGE).shape[-1] == scale * IMAGE.shape[-1]
+
+
+def test_prefixes_of_wrapped_networks_are_taken_off_wherever_they_stand():
+    network = randomised(USRDAGenerator(6, 2, 1, 1, 3))
+    for rename in (
+        "module._orig_mod.module._orig_mod.".__add__,
+        "_orig_mod.module.".__add__,
+        lambda key: re.sub(r"^(\w+)\.", r"\1._orig_mod.module.", key),
+        lambda key: key if "decoder_t" in key else f"_orig_mod.{key}",
+    ):
+        assert_same(load_weights(renamed(network, rename)), network, IMAGE)
+    with pytest.raises(ValueError, match=r"two entries are named encoder\.conv_featmap\.0\.weight"):
+        load_weights({**renamed(network, "module.".__add__), **network.state_dict()})
+
+
+@pytest.mark.parametrize("features", [16, 12, 3])
+def test_decoders_of_another_width_than_their_encoder(features, tmp_path):
+    """The unofficial code with --n_hidden_feats: its decoders stay as wide as they are."""
+    encoder = randomised(Encoder(features, 3))
+    decoders = [randomised(Decoder(8, 1, 3, scale=scale, in_channels=features)) for scale in (4, 1)]
+    names = ("model_Enc", "model_Dec_SR", "model_Dec_Id")
+    parts = {name: part.state_dict() for name, part in zip(names, (encoder, *decoders), strict=True)}
+    torch.save({"epoch": 1, **parts}, tmp_path / "a.pth")
+    assert_same(load_weights(tmp_path / "a.pth", part="decoder_sr"), decoders[0], torch.rand(1, features, 8, 8))
+    generator = load_weights(tmp_path / "a.pth")
+    with torch.no_grad():
+        assert torch.equal(generator(IMAGE), decoders[0](encoder(IMAGE)))
+    assert generator.sizes["decoder_feat"] == 8
+    save_weights(generator, tmp_path / "b.safetensors")
+    assert_same(load_weights(tmp_path / "b.safetensors"), generator, IMAGE)
+    if features == 16:  # alone, 3 and 12 channels are those of pictures
+        assert_same(load_weights(decoders[1].state_dict()), decoders[1], torch.rand(1, features, 8, 8))
+
+
+def with_entry(value: object, *, key: str = "model.0.weight") -> dict[str, object]:
+    return {**DSN(4, 1).state_dict(), key: value}
+
+
+def test_what_stands_beside_tensors_is_named(tmp_path):
+    torch.save({"params": DSN(4, 1).state_dict(), "psnr": np.float64(30)}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a\.pth: no weights can be read: it pickles a numpy[\w.]+scalar beside its"):
+        load_weights(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.zeros(1).expand(4, 10**6, 10**5, 3), r"claims to be \(4, 1000000, 100000, 3\), but only 4 bytes"),
+        (torch.sparse_coo_tensor(size=(10**6, 10**6), check_invariants=True), "no plain tensor .* torch.sparse_coo"),
+        (torch.zeros(4, 3, 5, 5, device="meta"), "is a meta tensor, without data"),
+        (torch.zeros(4, 3, 5, 5, dtype=torch.complex64), "no plain tensor of real numbers: .*torch.complex64"),
+    ],
+    ids=["expanded", "sparse", "meta", "complex"],
+)
+def test_tensors_that_no_network_can_take_are_refused_by_name(value, message, tmp_path):
+    torch.save(with_entry(value), tmp_path / "a.pth")
+    assert (tmp_path / "a.pth").stat().st_size < 2**16
+    with pytest.raises(ValueError, match=rf"a\.pth: entry 'model\.0\.weight' .*{message}"):
+        load_weights(tmp_path / "a.pth")
+
+
+def test_shapes_alone_allocate_nothing():
+    """Tensors of no elements claim a network of terabytes, and hold all of it."""
+    with pytest.raises(ValueError, match="missing, unknown or of another shape"):
+        load_weights(with_entry(torch.zeros(10**6, 3, 5, 0)))
+
+
+def test_wrappers_without_end_and_records_that_are_nonsense(tmp_path):
+    content: dict[str, object] = {}
+    content["model"] = content
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="entry 'model' is not a tensor but a dict"):
+        load_weights(tmp_path / "a.pth")
+    record = json.dumps({"network": "DSN", "scale": "4"})
+    for config in ("[" * 100_000, record, '{"scale": []}', '{"scale": 1e308}'):
+        save_file(DSN(4, 1).state_dict(), tmp_path / "a.safetensors", metadata={"srkernels": config})
+        with pytest.raises(ValueError, match=r"^[^\n]*a\.safetensors: [^\n]*$"):
+            load_weights(tmp_path / "a.safetensors")
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "a.pth")
+    (tmp_path / "b.pth").symlink_to("b.pth")
+    for name, message in (("a.pth", "not a regular file"), ("b.pth", "Too many levels of symbolic links")):
+        with pytest.raises(OSError, match=message):
+            load_weights(tmp_path / name)

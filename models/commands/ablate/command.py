@@ -22,7 +22,7 @@ from models.commands.ablate import dasr, usrda
 from models.commands.ablate.parts import AblationParts, PaperTable, Row, Trial
 from models.config import dump_yaml, option_of
 from models.data import InputError
-from models.data.files import write_whole
+from models.data.files import write_text, write_whole
 from models.data.photographs import CAMERA, bundled_domains, check_bundled_scale
 from models.evaluate.pictures import Panel, save_comparison
 from models.evaluate.validation import Score
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
         set_aside(command.out)
     run = Run(command.out)
     try:
-        (run.folder / "config.yaml").write_text(dump_yaml(command.config), encoding="utf-8")
+        write_text(run.folder / "config.yaml", dump_yaml(command.config))
         results = train_rows(tables, command.seeds, run, device)
         write_results(run.folder / f"{name}_ablation", method, command, tables, results)
         for table in tables:
@@ -123,8 +123,7 @@ def train_rows(
                 what = ", ".join(f"{column} {cell}" for column, cell in zip(table.columns, row.cells, strict=True))
                 run.say(f"{row.name} of {table.name}, seed {seed}: {what}", style="bold")
                 folder = trial.folder / row.name
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
+                write_text(folder / "config.yaml", dump_yaml(config))
                 results.setdefault(row.name, []).append(table.train(row, trial))
     return results
 
@@ -183,7 +182,7 @@ def write_results(
         lines += [f"| {' | '.join(cells)} |" for cells in (header, ruler, *rows)]
         lines += ["", *(f"- {note}" for note in order_notes(table, results)), ""]
     lines += [f"![Rows against the mean of their table]({stem.name}.png)", ""]
-    write_whole(stem.with_suffix(".md"), lambda path: path.write_text("\n".join(lines), encoding="utf-8"))
+    write_text(stem.with_suffix(".md"), "\n".join(lines))
     write_whole(stem.with_suffix(".csv"), lambda path: _write_csv(path, command.seeds, tables, results))
     save_comparison(stem.with_suffix(".png"), [[_panel(table, results, each) for each in MEASURES] for table in tables])
 

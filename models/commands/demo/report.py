@@ -15,6 +15,7 @@ from rich.table import Table
 import srkernels
 from models.commands.demo.timing import Timing
 from models.data import Photo, write_picture
+from models.data.files import write_text
 from models.data.photographs import SCALE, Domains
 from models.evaluate import metrics, pictures
 from models.evaluate.validation import Picture, Score
@@ -166,4 +167,4 @@ def save_metrics(
             "srkernels": srkernels.__version__,
         },
     }
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(record, indent=2) + "\n")

@@ -25,11 +25,13 @@ from models.data import (
     Inputs,
     PatchDataset,
     Source,
+    check_names,
     eight_bit_rgb,
     to_pixels,
     to_tensor,
     write_picture,
 )
+from models.data.files import write_whole
 from models.data.resize import bicubic
 from models.networks import LPIPS, VGG19Features
 from models.train.loop import LoopConfig
@@ -100,6 +102,7 @@ def _distance(config: DASRConfig, device: torch.device) -> DistanceMap | None:
 
 def _write_pairs(hr: Source, scale: int, stride: int, folder: Path) -> None:
     """Bicubic LR pictures and constant maps of the first HR pictures, in the form that stage maps writes."""
+    check_names(hr)
     for index in range(min(_PAIRS, len(hr))):
         try:
             pixels = eight_bit_rgb(hr.read(index))
@@ -108,9 +111,8 @@ def _write_pairs(hr: Source, scale: int, stride: int, folder: Path) -> None:
         height, width = (side - side % (2 * scale) for side in pixels.shape[:2])
         lr = bicubic(to_tensor(pixels[:height, :width])[None], 1 / scale)[0]
         write_picture(folder / "lr" / f"{hr.names[index]}.png", to_pixels(lr))
-        (folder / "maps").mkdir(exist_ok=True)
         constant = np.full([side // stride for side in lr.shape[1:]], 0.5, dtype=np.float32)
-        np.save(folder / "maps" / f"{hr.names[index]}.npy", constant)
+        write_whole(folder / "maps" / f"{hr.names[index]}.npy", partial(np.save, arr=constant))
 
 
 def _random_features(perceptual: PerceptualConfig, run: LoopConfig, device: torch.device) -> Perceptual:
