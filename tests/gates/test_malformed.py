@@ -227,8 +227,9 @@ class Size(Kind):
         source, standing = dice.one(
             ("[8, 7]", RIGHT), ("torch.Size((7, 8))", RIGHT), ("(np.int64(8), 8)", RIGHT), ("None", RIGHT),
             ("8", WRONG), ("(8,)", WRONG), ("(8, 8, 8)", WRONG), ("'88'", WRONG), ("(8.0, 8)", WRONG),
-            ("(8, '8')", WRONG), ("(8, None)", WRONG), ("(True, 8)", WRONG), ("(9, 8)", RIGHT), ("(9, 7)", WRONG), ("(-8, 8)", WRONG),
-            ("(8, 2**70)", WRONG), ("{7: 1, 8: 2}", WRONG), ("(8, float('nan'))", WRONG), ("((8,), 8)", WRONG),
+            ("(8, '8')", WRONG), ("(8, None)", WRONG), ("(True, 8)", WRONG), ("(9, 8)", RIGHT), ("(9, 7)", WRONG),
+            ("(-8, 8)", WRONG), ("(8, 2**70)", WRONG), ("{7: 1, 8: 2}", WRONG), ("(8, float('nan'))", WRONG),
+            ("((8,), 8)", WRONG),
             ("(torch.tensor(8), 8)", WRONG), ("torch.tensor([8, 8])", WRONG), ("np.array([8, 8])", EITHER),
             ("(np.float32(8), 8)", WRONG), ("iter((8, 8))", WRONG), ("object()", WRONG), ("(8j, 8)", WRONG),
             ("{8, 7}", WRONG),

@@ -55,7 +55,7 @@ def _along(x: Rounded, matrix: Tensor, axis: int, dtype: torch.dtype, error: Ten
 
 
 def _padding(size: int, pad: str) -> Tensor:
-    """Appends a sample to an odd number of them: the last but one, nothing, the first or the last; or drops the last."""
+    """Appends to an odd number of samples the last but one, zero, the first or the last; or drops the last."""
     if pad == "floor":
         return torch.eye(size - size % 2, size, dtype=torch.float64)
     matrix = torch.eye(size + size % 2, size, dtype=torch.float64)

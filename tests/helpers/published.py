@@ -218,28 +218,27 @@ def levels(x: Tensor, mode: str) -> tuple[Tensor, list[Tensor]]:
     return x, high
 
 
+def levels_undone(low: Tensor, high: list[Tensor]) -> Tensor:
+    """``DWTInverse`` of pytorch_wavelets: what padding added to a low band is cut off before the next level."""
+    for bands in reversed(high):
+        low = pytorch_wavelets_inverse((low[..., : bands.shape[-2], : bands.shape[-1]], bands))
+    return low
+
+
 def coarsest_first(x: Tensor, mode: str) -> list[Any]:
     """``wavedec2`` of PyWavelets and ptwt: the low band, then a tuple of three for each level, the coarsest first."""
     low, high = levels(x, mode)
     return [low, *(bands.unbind(2) for bands in reversed(high))]
 
 
-def wtconv_levels(x: Tensor) -> list[Tensor]:
-    """WTConv's cascade: zeros to an even size, transform, go on with the first of four bands."""
-    found = []
-    for _ in range(LEVELS):
-        found.append(wtconv(F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))))
-        x = found[-1][:, :, 0]
-    return found
-
-
 # What srkernels replaces at any size, by the row of the page's table.
 AT_ANY_SIZE: dict[str, Callable[[Tensor], Any]] = {
-    "pytorch_wavelets `DWTForward(J=3, wave=\"haar\", mode=\"reflect\")`": partial(levels, mode="reflect"),
-    "PyWavelets, ptwt `wavedec2(x, \"haar\", mode=\"periodic\", level=3)`": partial(coarsest_first, mode="periodic"),
+    'pytorch_wavelets `DWTForward(J=3, wave="haar", mode="reflect")`': partial(levels, mode="reflect"),
+    'pytorch_wavelets `DWTInverse(wave="haar")((low, high))`': lambda x: levels_undone(*levels(x, "reflect")),
+    'PyWavelets, ptwt `wavedec2(x, "haar", mode="periodic", level=3)`': partial(coarsest_first, mode="periodic"),
     "IRN `HaarDownsampling`": irn,
     "WCT2 `WavePool`": wct2,
-    "WTConv, `wt_levels=3`": wtconv_levels,
+    "WTConv `wavelet_transform`, after its padding": lambda x: wtconv(F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))),
 }
 
 
