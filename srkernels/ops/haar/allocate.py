@@ -19,9 +19,9 @@ def cells(size: int, pad: int) -> int:
 
 def covered(x: Tensor, pad: int) -> Tensor:
     """What of the image the cells cover: under "floor" all but the last of an odd number of rows or columns, a view."""
-    rows, columns = x.shape[-2:]
-    if PADS[pad] != "floor" or not (rows % 2 or columns % 2):
+    if PADS[pad] != "floor":
         return x
+    rows, columns = x.shape[-2:]
     return x[..., : rows - rows % 2, : columns - columns % 2]
 
 

@@ -91,13 +91,16 @@ def haar_dwt2d(
 
 def _check_size(op: str, x: Tensor, pad: int, level: int) -> None:
     """There is a cell in ``x``, and after ``level`` levels still something to transform."""
+    if level == 0 and pad != _FLOOR:
+        return
     rows, columns = x.shape[-2:]
-    if pad == _FLOOR and level == 0 and (rows < 2 or columns < 2):
+    if (min if pad == _FLOOR else max)(rows, columns) >= 2:
+        return
+    if level == 0:
         raise ValueError(
             f"{op}: x must have height and width of at least 2 for pad='floor', got shape {tuple(x.shape)}"
         )
-    if level > 0 and (rows < 2 or columns < 2 if pad == _FLOOR else rows == columns == 1):
-        raise ValueError(f"{op}: levels must be at most {level} here, where the low band is {rows}x{columns}")
+    raise ValueError(f"{op}: levels must be at most {level} here, where the low band is {rows}x{columns}")
 
 
 @overload

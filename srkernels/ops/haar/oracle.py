@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -38,15 +39,20 @@ def _even(x: Tensor, pad: str) -> Tensor:
 def dwt2d(
     x: Tensor, convention: str = "orthonormal", *, levels: int = 1, bands: str = "both", pad: str = "reflect"
 ) -> Any:
-    """As ``haar_dwt2d``, level after level on the low band before."""
+    """As ``haar_dwt2d``."""
+    return over_levels(lambda x, bands: _level(x, convention, bands, pad), x, levels, bands)
+
+
+def over_levels(level: Callable[[Tensor, str], Any], x: Tensor, levels: int, bands: str) -> Any:
+    """``level(x, bands)``, then on its low band, and so on; what ``haar_dwt2d`` returns of them all."""
     if levels == 1:
-        return _dwt2d(x, convention, bands, pad)
-    inner, finest = _dwt2d(x, convention, "low" if bands == "low" else "both", pad)
-    low, high = dwt2d(inner, convention, levels=levels - 1, bands=bands, pad=pad)
+        return level(x, bands)
+    inner, finest = level(x, "low" if bands == "low" else "both")
+    low, high = over_levels(level, inner, levels - 1, bands)
     return low, [finest, *(high if levels > 2 else [high])]
 
 
-def _dwt2d(x: Tensor, convention: str, bands: str, pad: str) -> Any:
+def _level(x: Tensor, convention: str, bands: str, pad: str) -> Any:
     c = CONVENTIONS[convention]
     planes = _even(x.flatten(0, 1)[:, None], pad)
 

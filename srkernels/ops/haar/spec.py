@@ -42,14 +42,9 @@ def _half(n: int) -> int:
 
 def eager_dwt2d(
     x: Tensor, convention: str = "orthonormal", *, levels: int = 1, bands: str = "both", pad: str = "reflect"
-) -> tuple[Tensor | None, Any]:
+) -> Any:
     """``haar_dwt2d`` by strided slices and eager arithmetic."""
-    if levels == 1:
-        return _eager_level(x, convention, bands, pad)
-    inner, finest = _eager_level(x, convention, "low" if bands == "low" else "both", pad)
-    assert inner is not None
-    low, high = eager_dwt2d(inner, convention, levels=levels - 1, bands=bands, pad=pad)
-    return low, [finest, *(high if levels > 2 else [high])]
+    return oracle.over_levels(lambda x, bands: _eager_level(x, convention, bands, pad), x, levels, bands)
 
 
 def _eager_level(x: Tensor, convention: str, bands: str, pad: str) -> tuple[Tensor | None, HighBands | None]:
