@@ -256,9 +256,7 @@ def _second(i, size, EDGE: tl.constexpr):
 @triton.jit
 def _to_last(size, EDGE: tl.constexpr):
     """How many cells the last one of an odd axis is behind the one that its appended sample repeats."""
-    if EDGE == WRAP:
-        return (size // 2).to(tl.int64)
-    return 1
+    return (size // 2).to(tl.int64) if EDGE == WRAP else tl.full((), 1, tl.int64)
 
 
 _SIZES = ("cells", "channels", "height", "width", "rows", "columns")
