@@ -18,6 +18,7 @@ from .functional import (
     haar_idwt2d,
     residual_block,
     weighted_l1_loss,
+    weighted_loss,
 )
 from .ops.haar import HAAR_CONVENTIONS
 from .patch import patch, unpatch
@@ -43,4 +44,5 @@ __all__ = [
     "unpatch",
     "use_backend",
     "weighted_l1_loss",
+    "weighted_loss",
 ]

@@ -73,4 +73,4 @@ def workspace(device: torch.device) -> Tensor:
 
 
 def _new_workspace(device: torch.device) -> Tensor:
-    return torch.zeros(extension("cuda").weighted_l1_workspace(), dtype=torch.uint8, device=device)
+    return torch.zeros(extension("cuda").weighted_loss_workspace(), dtype=torch.uint8, device=device)

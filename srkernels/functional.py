@@ -2,7 +2,7 @@
 
 from .ops.conv import conv2d_act, dense_block, residual_block
 from .ops.haar import convert_haar_weight, haar_dwt2d, haar_highpass, haar_idwt2d
-from .ops.weighted_l1 import weighted_l1_loss
+from .ops.weighted_loss import weighted_l1_loss, weighted_loss
 
 __all__ = [
     "conv2d_act",
@@ -13,4 +13,5 @@ __all__ = [
     "haar_idwt2d",
     "residual_block",
     "weighted_l1_loss",
+    "weighted_loss",
 ]

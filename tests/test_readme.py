@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.published import AT_ANY_SIZE, PUBLISHED, assert_same, images
+from torch.nn import functional as F
 
 import srkernels
 from bench.report import PAGE, newest, page_block
@@ -141,6 +142,19 @@ def test_replacements_at_any_size_give_what_the_package_gives(package: str) -> N
     low, high = srkernels.haar_dwt2d(x, levels=3)
     (code,) = re.findall(r"`(.*?)`", replacements("any-size")[package])
     assert_same(replaced(code, x=x, low=low, high=high), AT_ANY_SIZE[package](x))
+
+
+def test_losses_give_what_they_replace() -> None:
+    rows = re.findall(
+        r"^\| `(.*?)`.*? \| `(.*?)` \|$", between("drop-in", OPS["weighted_loss"].read_text()), re.MULTILINE
+    )
+    assert len(rows) == 9
+    x, y = images(2, 3, 8, 12), images(2, 3, 8, 12) ** 2
+    full = images(2, 1, 8, 12).abs()
+    names = {"F": F, "x": x, "y": y, "full": full, "w": full[..., ::4, ::4], "mask": (full > 0.3).expand(2, 3, 8, 12)}
+    names |= {"nn": srkernels.nn, **{n: getattr(srkernels, n) for n in srkernels.__all__}}
+    for theirs, ours in rows:
+        torch.testing.assert_close(eval(ours, names), eval(theirs, names), rtol=1e-12, atol=0, msg=ours)
 
 
 def test_benchmark_tables_are_those_of_the_results() -> None:

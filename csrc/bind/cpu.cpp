@@ -8,10 +8,10 @@
 #include "cpu/activation.h"
 #include "cpu/haar/haar.h"
 #include "cpu/isa.h"
-#include "cpu/weighted_l1/weighted_l1.h"
+#include "cpu/weighted_loss/weighted_loss.h"
 #include "haar.h"
 #include "tensor.h"
-#include "weighted_l1.h"
+#include "weighted_loss.h"
 
 namespace py = pybind11;
 using srk::Tensor;
@@ -32,33 +32,35 @@ void haar_synthesis(const Tensor& x, const Tensor& low, const Tensor& high,
   SRK_CALL(haar_synthesis, a);
 }
 
-void weighted_l1_forward(const Tensor& input, const Tensor& target, const Tensor& weight,
-                         const Tensor& out, const Tensor& statistics, int reduction,
-                         bool align_corners, const Tensor& signs, int threads) {
+void weighted_loss_forward(const Tensor& input, const Tensor& target, const Tensor& weight,
+                           const Tensor& out, const Tensor& statistics,
+                           const srk::WeightedLossSettings& settings, const Tensor& signs,
+                           int threads) {
   srk::checked_sums(input, target, weight, statistics, signs);
-  auto a = srk::weighted_l1_arguments(input, target, weight, statistics, reduction, align_corners,
-                                      {threads, nullptr});
+  auto a =
+      srk::weighted_loss_arguments(input, target, weight, statistics, settings, {threads, nullptr});
   a.out = out.operand();
   a.signs = static_cast<uint32_t*>(signs.data());
   py::gil_scoped_release release;
-  SRK_CALL(weighted_l1_forward, a);
+  SRK_CALL(weighted_loss_forward, a);
 }
 
-void weighted_l1_backward(const Tensor& grad, const Tensor& input, const Tensor& target,
-                          const Tensor& weight, const Tensor& statistics, const Tensor& grad_input,
-                          const Tensor& grad_target, const Tensor& grad_weight, int reduction,
-                          bool align_corners, const Tensor& signs, int threads) {
+void weighted_loss_backward(const Tensor& grad, const Tensor& input, const Tensor& target,
+                            const Tensor& weight, const Tensor& statistics,
+                            const Tensor& grad_input, const Tensor& grad_target,
+                            const Tensor& grad_weight, const srk::WeightedLossSettings& settings,
+                            const Tensor& signs, int threads) {
   const srk::DType sums = srk::checked_sums(input, target, weight, statistics, signs);
   srk::check_gradients(sums, input, target, grad_input, grad_target, grad_weight);
-  auto a = srk::weighted_l1_arguments(input, target, weight, statistics, reduction, align_corners,
-                                      {threads, nullptr});
+  auto a =
+      srk::weighted_loss_arguments(input, target, weight, statistics, settings, {threads, nullptr});
   a.grad = grad.operand();
   a.grad_input = grad_input.operand();
   a.grad_target = grad_target.operand();
   a.grad_weight = grad_weight.operand();
   a.signs = static_cast<uint32_t*>(signs.data());
   py::gil_scoped_release release;
-  SRK_CALL(weighted_l1_backward, a);
+  SRK_CALL(weighted_loss_backward, a);
 }
 
 void activation_backward(const Tensor& grad, const Tensor& kept, const Tensor& out,
@@ -112,8 +114,8 @@ PYBIND11_MODULE(_cpu, m) {
       .def(py::init<double, double, double, double, int, int, int, double, bool>());
   m.def("haar_analysis", &haar_analysis);
   m.def("haar_synthesis", &haar_synthesis);
-  m.def("weighted_l1_forward", &weighted_l1_forward);
-  m.def("weighted_l1_backward", &weighted_l1_backward);
+  m.def("weighted_loss_forward", &weighted_loss_forward);
+  m.def("weighted_loss_backward", &weighted_loss_backward);
   m.def("activation_backward", &activation_backward);
   m.def("relu_in_place", &relu_in_place);
   m.def("amx_available", &srk::amx::available);

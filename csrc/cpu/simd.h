@@ -402,4 +402,20 @@ SRK_HD double absolute(double x) { return __builtin_fabs(x); }
 SRK_HD vfloat absolute(vfloat x) { return bits_to_float(float_to_bits(x) & 0x7fffffffu); }
 SRK_HD vdouble absolute(vdouble x) { return x < 0.0 ? -x : x; }
 
+SRK_HD float square_root(float x) { return __builtin_sqrtf(x); }
+SRK_HD double square_root(double x) { return __builtin_sqrt(x); }
+#if defined(__AVX512F__)
+SRK_HD vfloat square_root(vfloat x) { return vfloat(_mm512_sqrt_ps(__m512(x))); }
+SRK_HD vdouble square_root(vdouble x) { return vdouble(_mm512_sqrt_pd(__m512d(x))); }
+#elif defined(__AVX2__)
+SRK_HD vfloat square_root(vfloat x) { return vfloat(_mm256_sqrt_ps(__m256(x))); }
+SRK_HD vdouble square_root(vdouble x) { return vdouble(_mm256_sqrt_pd(__m256d(x))); }
+#else
+template <class V>
+SRK_HD V square_root(V x) {
+  for (int i = 0; i < lanes<V>(); ++i) x[i] = square_root(x[i]);
+  return x;
+}
+#endif
+
 }  // namespace srk::SRK_ISA

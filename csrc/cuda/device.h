@@ -4,12 +4,15 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <cmath>
 #include <cstring>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
 
 #include "../common/types.h"
+
+#define SRK_ISA cuda  // the namespace of common/penalty.h
 
 namespace srk::cuda {
 
@@ -31,6 +34,11 @@ __device__ __forceinline__ float widen(float x) { return x; }
 __device__ __forceinline__ double widen(double x) { return x; }
 __device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
 __device__ __forceinline__ float widen(__half x) { return __half2float(x); }
+
+__device__ __forceinline__ float absolute(float x) { return std::fabs(x); }
+__device__ __forceinline__ double absolute(double x) { return std::fabs(x); }
+__device__ __forceinline__ float square_root(float x) { return std::sqrt(x); }
+__device__ __forceinline__ double square_root(double x) { return std::sqrt(x); }
 
 template <class T, class A>
 __device__ __forceinline__ T narrow(A x) {

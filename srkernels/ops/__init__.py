@@ -9,6 +9,6 @@ def specs() -> tuple[OpSpec, ...]:
     """Every op's spec; imported on demand, since only tests, benches and info need them."""
     from .conv.spec import SPECS as CONV
     from .haar.spec import SPECS as HAAR
-    from .weighted_l1.spec import SPECS as WEIGHTED_L1
+    from .weighted_loss.spec import SPECS as WEIGHTED_LOSS
 
-    return (*HAAR, *WEIGHTED_L1, *CONV)
+    return (*HAAR, *WEIGHTED_LOSS, *CONV)

@@ -43,9 +43,10 @@ from srkernels.ops.haar import allocate as haar_allocate
 from srkernels.ops.haar import native as haar_native
 from srkernels.ops.haar.arguments import Analysis, Bands, Image, Synthesis
 from srkernels.ops.haar.conventions import HIGH, LOW, PLANS
-from srkernels.ops.weighted_l1 import allocate as l1_allocate
-from srkernels.ops.weighted_l1 import native as l1_native
-from srkernels.ops.weighted_l1.arguments import Operands, Saved, Settings
+from srkernels.ops.weighted_loss import allocate as l1_allocate
+from srkernels.ops.weighted_loss import native as l1_native
+from srkernels.ops.weighted_loss.arguments import Operands, Saved, Settings
+from srkernels.ops.weighted_loss.native import scalars
 
 pytestmark = pytest.mark.xdist_group("cuda core")  # built once
 ROOT = Path(__file__).parents[2]
@@ -111,7 +112,7 @@ class Backend:
 
     def __init__(self, core: ModuleType) -> None:
         self.core = core
-        self.workspace = torch.zeros(core.weighted_l1_workspace(), dtype=torch.uint8)
+        self.workspace = torch.zeros(core.weighted_loss_workspace(), dtype=torch.uint8)
 
     def plan(self, plan: int) -> tuple[Any, int]:
         p = PLANS[plan]
@@ -145,8 +146,7 @@ class Backend:
         guarded = Guarded()
         out = [guarded(y) for y in l1_allocate.loss(operands, settings, False)]
         statistics = out[1] if settings.by_weight else None
-        reduction, _, align_corners, _ = settings
-        self.core.weighted_l1_forward(*operands, out[0], statistics, reduction, align_corners, self.workspace, 0)
+        self.core.weighted_loss_forward(*operands, out[0], statistics, scalars(settings), self.workspace, 0)
         self._finish(guarded)
         # CUDA tensors keep none: the backward pass reads the images.
         return [*out, l1_allocate.signs(operands.input).zero_()] if keep_signs else out
@@ -157,8 +157,7 @@ class Backend:
         left = iter(out)
         operands, statistics = saved[:3], saved.statistics
         grads = [next(left) if need and x is not None else None for need, x in zip(needs, operands, strict=True)]
-        reduction, _, align_corners, _ = settings
-        self.core.weighted_l1_backward(grad, *operands, statistics, *grads, reduction, align_corners, self.workspace, 0)
+        self.core.weighted_loss_backward(grad, *operands, statistics, *grads, scalars(settings), self.workspace, 0)
         self._finish(guarded)
         return out
 
@@ -199,6 +198,10 @@ def _l1(id: str, shape: tuple[int, ...], weight: tuple[int, ...] | None, **kwarg
     return "weighted_l1_loss", Case(id, (shape, shape, weight), kwargs)
 
 
+def _loss(id: str, shape: tuple[int, ...], weight: tuple[int, ...] | None, **kwargs: object) -> tuple[str, Case]:
+    return "weighted_loss", Case(id, (shape, shape, weight), kwargs)
+
+
 # Shapes that reach what the specs' small ones do not: every vector width, several blocks, runs of pixels cut short,
 # chunks that cross rows, groups of channels, every number of lanes and slices per cell of the map.
 _WIDE = (
@@ -221,8 +224,12 @@ _WIDE = (
     _l1("a-block-a-cell", (2, 4, 48, 32), (2, 1, 2, 2)),
     _l1("reduction-none", (2, 3, 8, 16), (2, 1, 4, 4), reduction="none"),
     _l1("no-map", (2, 3, 8, 16), None),
+    _loss("charbonnier-blocks", (2, 3, 40, 64), (2, 1, 5, 8), kind="charbonnier", eps=1e-3),
+    _loss("mse-groups", (1, 19, 8, 16), (1, 1, 2, 4), kind="mse"),
+    _loss("huber-per-channel", (2, 16, 8, 8), (1, 16, 4, 4), kind="huber", delta=0.3),
+    _loss("nearest-few-cells", (1, 16, 24, 16), (1, 1, 2, 1), interpolation="nearest", reduction="none"),
 )
-_WIDE_L1 = [(case.id, case) for name, case in _WIDE if name == "weighted_l1_loss"]
+_WIDE_LOSSES = [(name, case) for name, case in _WIDE if name.startswith("weighted")]
 _SPECS = {spec.name: spec for spec in specs()}
 _CUDA = torch.device("cuda")
 _IN_CUDA = [s for s in specs() if s.refuses("native", _CUDA, torch.float32, (), False) is None]
@@ -286,9 +293,9 @@ def test_mixed_dtypes(dtypes: str, shape: tuple[int, ...], layout: str, backend:
             check(what, f[i], x[i], e[i], error)
 
 
-@pytest.mark.parametrize("case", [case for _, case in _WIDE_L1], ids=lambda c: c.id)
-def test_nan_goes_where_it_goes_in_pytorch(case: Case, backend: Backend) -> None:
-    spec = _SPECS["weighted_l1_loss"]
+@pytest.mark.parametrize(("name", "case"), _WIDE_LOSSES, ids=lambda p: p.id if isinstance(p, Case) else str(p))
+def test_nan_goes_where_it_goes_in_pytorch(name: str, case: Case, backend: Backend) -> None:
+    spec = _SPECS[name]
     for bad in range(3):
         xs = operands(case, torch.float32)
         if xs[bad] is None:
@@ -305,7 +312,7 @@ def test_nan_goes_where_it_goes_in_pytorch(case: Case, backend: Backend) -> None
 
 
 def test_reduction_is_repeatable_and_fp32_under_autocast(backend: Backend) -> None:
-    case = dict(_WIDE_L1)["blocks-weight-sum"]
+    case = next(case for _, case in _WIDE_LOSSES if case.id == "blocks-weight-sum")
     xs = operands(case, torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
         first, second = (weighted_l1_loss(*xs, **case.kwargs) for _ in range(2))
@@ -437,7 +444,7 @@ def _parsed(text: str) -> list[Kernel]:
 _ELEMENTS = {"f": "fp32", "13__nv_bfloat16": "bf16", "6__half": "fp16", "d": "fp64"}
 _VECTORISED = re.compile(
     r"(haar_(?:analysis|synthesis)_(?:rows|pixels))I(f|13__nv_bfloat16|6__half|d)E"
-    r"|(weighted_l1_(?:forward|backward)_kernel)I(f|13__nv_bfloat16|6__half|d)[fd]Li\d+ELb[01]E"
+    r"|(weighted_loss_(?:forward|backward)_kernel)I(f|13__nv_bfloat16|6__half|d)[fd]Li\d+ELb[01]E"
 )
 
 
@@ -491,7 +498,7 @@ def test_imports_without_a_driver() -> None:
         import torch
         from srkernels import _cpu, _cuda  # both register a HaarPlan
         plan = _cuda.HaarPlan(0.5, 0.5, 0.5, 0.5, 0, 1, 2, 0.0, False)
-        assert _cuda.weighted_l1_workspace() > 16
+        assert _cuda.weighted_loss_workspace() > 16
         # Nothing to do, so nothing is launched and no driver is asked for.
         image, low = torch.zeros(0, 1, 2, 2), torch.zeros(0, 1, 1, 1)
         _cuda.haar_analysis(image, low, None, plan, 0, 0, 0)

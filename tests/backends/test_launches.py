@@ -30,10 +30,9 @@ from srkernels.ops.conv import pointwise
 from srkernels.ops.conv import triton as blocks
 from srkernels.ops.conv.spec import CONV2D_ACT, DENSE_BLOCK, RESIDUAL_BLOCK
 from srkernels.ops.conv.triton import around, launch
-from srkernels.ops.weighted_l1.allocate import MEAN
-from srkernels.ops.weighted_l1.arguments import Operands, Saved, Settings
-from srkernels.ops.weighted_l1.spec import WEIGHTED_L1
-from srkernels.ops.weighted_l1.triton import launch as weighted_l1
+from srkernels.ops.weighted_loss.arguments import BILINEAR, MEAN, Operands, Saved, Settings
+from srkernels.ops.weighted_loss.spec import WEIGHTED_L1
+from srkernels.ops.weighted_loss.triton import launch as weighted_loss
 
 NEEDS = [True, True, True, False]  # all but slopes
 
@@ -66,7 +65,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], l
         def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
             return lambda *args, **options: counter.names.append(self.name)
 
-    for module in (launch, around, weighted_l1):
+    for module in (launch, around, weighted_loss):
         for name, found in vars(module).copy().items():
             if hasattr(found, "arg_names"):
                 monkeypatch.setattr(module, name, Note(name))
@@ -163,12 +162,12 @@ def test_a_dense_block_around_the_library_concatenates_nothing(launched) -> None
     assert "aten::cat" not in backward
 
 
-def test_launches_of_the_weighted_l1(launched) -> None:
+def test_launches_of_the_weighted_loss(launched) -> None:
     """Backward one for the images, both or either, and one for the map."""
     x, u = torch.empty(1, 3, 8, 8), torch.empty(1, 1, 4, 4)
-    settings = Settings(MEAN, False, False, False)
+    settings = Settings(MEAN, False, BILINEAR, False)
     workspace(x.device)  # is made and zeroed once
-    forward = launched(lambda: weighted_l1.forward(Operands(x, x, u), settings, False))
+    forward = launched(lambda: weighted_loss.forward(Operands(x, x, u), settings, False))
     assert forward == ["loss_total"]
     for needs, expected in (
         ([True, False, False], ["image_gradients"]),
@@ -177,7 +176,7 @@ def test_launches_of_the_weighted_l1(launched) -> None:
         ([True, True, True], ["image_gradients", "map_gradient"]),
     ):
         saved = Saved(x, x, u, None, None)
-        assert launched(lambda s=saved, n=needs: weighted_l1.backward(torch.empty(()), s, settings, n)) == expected
+        assert launched(lambda s=saved, n=needs: weighted_loss.backward(torch.empty(()), s, settings, n)) == expected
     assert (len(forward), len(expected)) == WEIGHTED_L1.launches
 
 

@@ -17,8 +17,8 @@ from srkernels.ops.conv.arguments import Dense, DenseSettings
 from srkernels.ops.conv.reference import five_convolutions
 from srkernels.ops.haar.arguments import Analysis
 from srkernels.ops.haar.conventions import HIGH, PADS, linear, plan_id
-from srkernels.ops.weighted_l1.allocate import SUM
-from srkernels.ops.weighted_l1.allocate import signs as signs_of
+from srkernels.ops.weighted_loss.allocate import signs as signs_of
+from srkernels.ops.weighted_loss.arguments import BILINEAR, L1, SUM
 
 CPU = torch.device("cpu")
 REASON = _native.why_not(CPU)
@@ -105,8 +105,10 @@ def test_streamed_outputs_equal_stored_ones(
     _native.launch(x, "haar_synthesis", grad, None, high, *haar._plan("cpu", linear(plan)), pad)
     signs, loss = signs_of(x), torch.empty(())
     operands = (x, target, weight)
-    _native.launch(x, "weighted_l1_forward", *operands, loss, None, SUM, False, signs)
-    _native.launch(x, "weighted_l1_backward", torch.ones(()), *operands, None, slope, None, None, SUM, False, signs)
+    _native.launch(x, "weighted_loss_forward", *operands, loss, None, (SUM, BILINEAR, L1, 0.0), signs)
+    _native.launch(
+        x, "weighted_loss_backward", torch.ones(()), *operands, None, slope, None, None, (SUM, BILINEAR, L1, 0.0), signs
+    )
     for i in range(len(x)):
         one_of = slice(i, i + 1)
         alone = x[one_of].clone().requires_grad_()

@@ -166,7 +166,9 @@ def test_convert_haar_weight_keeps_the_dtype_and_comes_back(dtype: torch.dtype) 
 
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("weight_size", [(1, 1), (3, 5), (9, 12), (18, 24), (20, 7)], ids=str)
-def test_weighted_l1_is_interpolate_times_l1(weight_size: tuple[int, int], align_corners: bool, target: Target) -> None:
+def test_weighted_loss_is_interpolate_times_l1(
+    weight_size: tuple[int, int], align_corners: bool, target: Target
+) -> None:
     x, y, w = images(2, 3, 9, 12), images(2, 3, 9, 12, seed=1), images(2, 1, *weight_size, seed=2)
     full = F.interpolate(w, (9, 12), mode="bilinear", align_corners=align_corners)
     with srkernels.use_backend(target.backend):

@@ -85,8 +85,10 @@ def test_bands_and_maps(x: Any, error: type[Exception], sentence: str) -> None:
     else:
         sentence_for_high = f"haar_idwt2d: high {sentence}"
     _says(error, sentence_for_high, lambda: haar_idwt2d(None, x, "dasr"))
-    sentence = sentence.replace("(N, C, H, W)", "(N or 1, 1 or C, h, w)")
-    _says(error, f"weighted_l1_loss: weight {sentence}", lambda: weighted_l1_loss(X, X, x))
+    masks = isinstance(x, torch.Tensor) and (x.dim() < 4 or not (x.is_floating_point() or x.is_complex()))
+    if not masks:  # else a weight as any other
+        sentence = sentence.replace("(N, C, H, W)", "(N or 1, 1 or C, h, w)")
+        _says(error, f"weighted_l1_loss: weight {sentence}", lambda: weighted_l1_loss(X, X, x))
 
 
 HAAR = "must be one of orthonormal, dasr, dasr_sum, mwcnn, irn, wct2, wavesnet, wtconv, got 'haar'"
@@ -334,8 +336,8 @@ SIZE = "must be (7 or 8, 7 or 8) for 4x4 bands, or (8 or 9, 8 or 9) after pad='f
         (
             lambda: srkernels.explain(5, X),
             ValueError,
-            "explain: op must be one of haar_dwt2d, haar_highpass, haar_idwt2d, weighted_l1_loss, conv2d_act, "
-            "residual_block, dense_block, got 'int'",
+            "explain: op must be one of haar_dwt2d, haar_highpass, haar_idwt2d, weighted_l1_loss, weighted_loss, "
+            "conv2d_act, residual_block, dense_block, got 'int'",
         ),
         (
             lambda: srkernels.explain("conv2d_act", X, BIAS),

@@ -360,7 +360,7 @@ def _synthesis(draws: Draws, op: str, backend: str | None) -> Call:
     )
 
 
-def _weighted_l1(draws: Draws, op: str, backend: str | None) -> Call:
+def _weighted_loss(draws: Draws, op: str, backend: str | None) -> Call:
     dice = draws.dice
     shape = draws.image()
     dtypes = [draws.any_dtype() for _ in range(3)]
@@ -390,7 +390,7 @@ def _weighted_l1(draws: Draws, op: str, backend: str | None) -> Call:
     def formula(xs: dict[str, Rounded]) -> list[Rounded]:
         if call.autocast:
             xs = {name: cast(x, registers(x.dtype)) for name, x in xs.items()}
-        return [formulas.weighted_l1(xs["input"], xs["target"], xs.get("weight"), **settings)]
+        return [formulas.weighted_loss(xs["input"], xs["target"], xs.get("weight"), **settings)]
 
     call = Call(
         op,
@@ -534,7 +534,7 @@ OPS: dict[str, Callable[[Draws, str, str | None], Call]] = {
     "haar_dwt2d": _analysis,
     "haar_highpass": _analysis,
     "haar_idwt2d": _synthesis,
-    "weighted_l1_loss": _weighted_l1,
+    "weighted_l1_loss": _weighted_loss,
     "conv2d_act": _conv2d_act,
     "residual_block": _residual_block,
     "dense_block": _dense_block,

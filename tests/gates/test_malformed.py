@@ -25,6 +25,7 @@ import srkernels
 SEED = 20260
 CASES = 1000
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+MASKS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 WRONG, EITHER, RIGHT = range(3)
 
 
@@ -160,6 +161,20 @@ class Image(Kind):
             return source, change(right), standing
         except (RuntimeError, TypeError):  # torch has no such tensor of this shape
             return super().replacements(right, dice)
+
+
+class Weight(Image):
+    """A map of four dimensions, or of fewer where they are plain, a mask, or a number."""
+
+    def standing(self, value: Any) -> int:
+        if isinstance(value, Tensor) and value.dtype in (*FLOATS, *MASKS):
+            return EITHER
+        return Number().standing(value)
+
+    def replacements(self, right: Any, dice: Dice) -> tuple[str, Any, int]:
+        source, value, standing = super().replacements(right, dice)
+        plain = isinstance(value, Tensor) and value.dtype in (*FLOATS, *MASKS) and value.dim() <= 4
+        return source, value, EITHER if plain and value.layout is torch.strided else standing
 
 
 def _same_shape(value: Any, right: Any) -> bool:
@@ -316,9 +331,11 @@ def _signatures() -> Iterator[Signature]:
             "bands": ("high", NAME),
         },
     )
-    loss = {"input": (x, IMAGE), "target": (of(2, 4, 8, 8), IMAGE), "weight": (of(2, 1, 4, 4), OPTIONAL)}
+    loss = {"input": (x, IMAGE), "target": (of(2, 4, 8, 8), IMAGE), "weight": (of(2, 1, 4, 4), Weight(optional=True))}
     settings = {"reduction": ("mean", NAME), "normalize": ("numel", NAME), "align_corners": (False, FLAG)}
     yield Signature("weighted_l1_loss", srkernels.weighted_l1_loss, {**loss, **settings})
+    others = {"kind": ("huber", NAME), "delta": (0.5, Number(positive=True)), "interpolation": ("bilinear", NAME)}
+    yield Signature("weighted_loss", srkernels.weighted_loss, {**loss, **settings, **others})
     for activation, slope in (("leaky_relu", (0.1, Number(optional=True))), ("prelu", (bias, IMAGE))):
         yield Signature(
             "conv2d_act",
@@ -398,7 +415,7 @@ def _signatures() -> Iterator[Signature]:
     ):
         yield Signature(module.__name__ + ".forward", _called(module, *sizes), {"x": (x, IMAGE)}, (op,))
     yield Signature(
-        "WeightedL1Loss.forward", _called(srkernels.nn.WeightedL1Loss, 0.5), loss, ("weighted_l1_loss",), positional=3
+        "WeightedL1Loss.forward", _called(srkernels.nn.WeightedL1Loss, 0.5), loss, ("weighted_loss",), positional=3
     )
 
     yield Signature("use_backend", _entered, {"backend": ("native", Choice(optional=True))}, positional=1)

@@ -14,18 +14,30 @@ from torch import nn
 
 import srkernels
 from srkernels._parity import flat
-from srkernels.nn import HaarDWT2d, HaarHighPass, WeightedL1Loss
+from srkernels.nn import (
+    BasicSRCharbonnierLoss,
+    BasicSRL1Loss,
+    BasicSRMSELoss,
+    HaarDWT2d,
+    HaarHighPass,
+    WeightedL1Loss,
+    WeightedLoss,
+)
 
 MODULES = [
     pytest.param(HaarDWT2d("mwcnn", levels=2, bands="high", pad="zero"), id="HaarDWT2d"),
     pytest.param(HaarHighPass("wct2", pad="symmetric"), id="HaarHighPass"),
     pytest.param(WeightedL1Loss(0.5, "sum", normalize="weight_sum", align_corners=True), id="WeightedL1Loss"),
+    pytest.param(WeightedLoss("huber", 0.5, delta=0.2, interpolation="nearest"), id="WeightedLoss"),
+    pytest.param(BasicSRL1Loss(0.5, "sum"), id="BasicSRL1Loss"),
+    pytest.param(BasicSRMSELoss(), id="BasicSRMSELoss"),
+    pytest.param(BasicSRCharbonnierLoss(2.0, eps=1e-6), id="BasicSRCharbonnierLoss"),
 ]
 
 
 def _call(module: nn.Module) -> list[torch.Tensor]:
     x, y = random((2, 3, 7, 8), torch.float32, 0), random((2, 3, 7, 8), torch.float32, 1)
-    out = module(x, y, y[:, :1, ::2, ::2]) if isinstance(module, WeightedL1Loss) else module(x)
+    out = module(x, y, y[:, :1, ::2, ::2]) if isinstance(module, WeightedLoss) else module(x)
     return flat(out)
 
 

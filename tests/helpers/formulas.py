@@ -172,7 +172,7 @@ def resize(weight: Rounded, size: tuple[int, int], align_corners: bool) -> Round
     return weight
 
 
-def weighted_l1(
+def weighted_loss(
     input: Rounded, target: Rounded, weight: Rounded | None, reduction: str, normalize: str, align_corners: bool
 ) -> Rounded:
     difference = plus(input, target, -1)

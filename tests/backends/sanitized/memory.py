@@ -17,7 +17,7 @@ from srkernels._parity import present
 from srkernels._spec import Case, OpSpec
 from srkernels.ops import specs
 from srkernels.ops.conv.spec import CONV2D_ACT, block_case, dense_case
-from srkernels.ops.weighted_l1.spec import WEIGHTED_L1
+from srkernels.ops.weighted_loss.spec import WEIGHTED_L1
 
 LAYOUTS = ("contiguous", "channels_last")
 REDUCTIONS = ({}, {"normalize": "weight_sum"}, {"reduction": "sum"}, {"reduction": "none"})
