@@ -35,7 +35,7 @@ from models.dasr.maps import DistanceMap
 from models.dasr.stages import cut_to, make_pair
 from models.dasr.steps import DSNStep, SRNStep
 from models.data.resize import bicubic
-from models.networks import LPIPS, VGG19Features, load_weights
+from models.networks import LPIPS, VGG19Features, load_weights, save_weights
 from models.train.losses import squared_distance
 from models.train.schedule import Rates, ScheduleConfig
 from models.usrda import build as usrda_build
@@ -102,7 +102,7 @@ class Case:
     def steps(self) -> int:
         """How many steps ran; a loss that is logged once an epoch is known of fewer."""
         probes = [len(probe) for probe in self.under("probe/").values()]
-        return max(probes + [len(values) for values in self.meta["losses"].values()])
+        return max(probes + [len(values) for values in self.meta.get("losses", {}).values()])
 
     def under(self, prefix: str) -> dict[str, Array]:
         return {key.removeprefix(prefix): value for key, value in self.arrays.items() if key.startswith(prefix)}
@@ -186,6 +186,8 @@ class Subject:
     players: Mapping[str, Mapping[str, Sequence[str]]]
     schedule: ScheduleConfig
     losses: Losses
+    unused: tuple[str, ...] = ()
+    """Fields of a case's batches that training would not read."""
 
     def module(self, player: str, name: str) -> nn.Module:
         whole = self.step.players.generator if player == "g" else self.step.players.discriminator
@@ -206,7 +208,7 @@ def _build(case: Case, changes: Mapping[str, Any]) -> Subject:
     generator = load_weights(_content(case, next(iter(_players(case)["g"].values())), case.state))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        torch.save(generator.state_dict(), folder / "generator.pth")
+        save_weights(generator, folder / "generator.pth")
         if case.kind == "usr":
             config = replace(case.config(usrda.load_preset), **generator.sizes, crop=hr.shape[1])
             config = replace(config, scale=scale, **changes)
@@ -222,6 +224,7 @@ def _build(case: Case, changes: Mapping[str, Any]) -> Subject:
             files = replace(files, **{case.kind: folder / "generator.pth"})
             build = dasr_build.build_dsn_step if case.kind == "dsn" else dasr_build.build_srn_step
             subject = (_of_dsn if case.kind == "dsn" else _of_srn)(build(config, files, CPU), stage)
+            subject = replace(subject, unused=() if config.weighted else ("weight",))
     for name, networks in subject.players["d"].items():
         subject.module("d", name).load_state_dict(load_weights(_content(case, networks, case.state)).state_dict())
     players = subject.step.players
@@ -284,7 +287,7 @@ def _of_dsn(step: DSNStep, config: dasr.DSNConfig) -> Subject:
 def _of_srn(step: SRNStep, config: dasr.SRNConfig) -> Subject:
     def losses(batch: State, terms: State, seen: Seen) -> dict[str, Tensor | None]:
         (fake,), (real,) = seen.fake[""], seen.real[""]
-        # The program logs these two after a first multiplication by a weight that then multiplies them once more.
+        # The program multiplies these two by their weight, logs them, and multiplies them once more.
         pixel = step.content**0.5 if "weight" in batch else 1.0
         target = step.adversarial**0.5 if step.gan.form == "relativistic" else 1.0
         found = {
@@ -354,11 +357,12 @@ def _compare_steps(case: Case, subject: Subject) -> dict[str, float]:
     rates = Rates([players.optimizer_g, players.optimizer_d], subject.schedule.factor)
     errors: dict[str, list[float]] = {"losses": [], "g_grad": [], "d_grad": [], "g_moved": [], "d_moved": []}
     unknown = set()
-    for number, batch in enumerate(case.batches()):
+    for number, given in enumerate(case.batches()):
+        batch = {name: value for name, value in given.items() if name not in subject.unused}
         rates.set(pretrain + number)
         seen.clear()
         found = subject.losses(batch, step(batch), seen)
-        for name, values in case.meta["losses"].items():
+        for name, values in case.meta.get("losses", {}).items():
             ours = found.get(name)
             if ours is None:
                 unknown.add(name)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from published_steps import Case, Unavailable, compare, main
 
+from models.dasr import config as dasr
 from models.usrda import config as usrda
 from models.usrda.synthesis import SourceLR
 
@@ -30,6 +32,29 @@ def read(name: str) -> Case:
 
 def test_every_case_is_compared():
     assert {path.stem for path in CASES.glob("*.npz")} == {*ERRORS, "maps_aim"}
+
+
+def test_options_are_changes_to_a_preset():
+    def read_options(**changes: object) -> dasr.DASRConfig:
+        return Case("made up", {"options": {"preset": "official-aim", **changes}}, {}).config(dasr.load_preset, "srn")
+
+    config = read_options(
+        **{
+            "dsn.discriminator.frequency": "wavelet",
+            "dsn": {"content_weight": "0.5"},
+            "--srn.low-band-weight": 0,
+            "batch": 3,
+            "gan": "least_squares",
+            "domain_gap": False,
+        }
+    )
+    aim = dasr.load_preset("official-aim")
+    dsn = replace(aim.dsn, content_weight=0.5, discriminator=replace(aim.dsn.discriminator, frequency="haar"))
+    judge = replace(aim.srn.discriminator, gan="least_squares")
+    srn = replace(aim.srn, low_band_weight=0.0, batch=3, discriminator=judge)
+    assert config == replace(aim, dsn=dsn, srn=srn, domain_gap=False)
+    with pytest.raises(Unavailable, match=r"^made up: there is no option srn\.nothing$"):
+        read_options(**{"srn.nothing": 1})
 
 
 @pytest.mark.thorough
