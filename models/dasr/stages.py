@@ -90,7 +90,7 @@ def train_dsn(job: DASRJob) -> History:
     def examples() -> Iterator[Example]:
         if inputs.held_out is None:
             pictures = tried(inputs.hr, config.dsn.crop, config.scale * TRIED_SIDE)
-            pairs = ((name, None, _whole_cells(hr, config.scale)) for name, hr in pictures)
+            pairs = ((name, None, cut_to(hr, config.scale)) for name, hr in pictures)
         else:
             pairs = inputs.held_out()
         for name, lr, hr in pairs:
@@ -133,13 +133,21 @@ def write_pairs(job: DASRJob) -> None:
                 bad.note([error.to_skip()])
                 continue
             with torch.inference_mode():
-                lr = generate(to_tensor(_whole_cells(hr, config.scale), job.device)[None])
-                if distance is not None:
-                    weight = distance(lr)[0, 0].float().cpu().numpy()
-                    write_whole(map_path, lambda path, weight=weight: np.save(path, weight))
-            write_picture(lr_path, to_pixels(lr[0]))
+                lr, weight = make_pair(generate, distance, to_tensor(cut_to(hr, config.scale), job.device))
+                if weight is not None:
+                    values = weight.float().cpu().numpy()
+                    write_whole(map_path, lambda path, values=values: np.save(path, values))
+            write_picture(lr_path, to_pixels(lr))
     distributed.barrier()
     job.run.say(f"  {len(list((folder / 'lr').rglob('*.png')))} of {len(source)} pictures have their pair")
+
+
+def make_pair(
+    generate: Callable[[Tensor], Tensor], distance: DistanceMap | None, hr: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """The LR picture (3, h, w) of an HR picture (3, sh, sw), and its distance map before anything is rounded."""
+    lr = generate(hr[None])
+    return lr[0], None if distance is None else distance(lr)[0, 0]
 
 
 def _set_aside_other_pairs(job: DASRJob, folder: Path) -> None:
@@ -293,7 +301,7 @@ def _bicubic_lr(scale: int) -> Callable[[Tensor], Tensor]:
     return lambda hr: bicubic(hr, 1 / scale).clamp(0, 1)
 
 
-def _whole_cells(hr: Picture, scale: int) -> Picture:
-    """The HR picture cropped to whole places of a Haar map: its sides become multiples of 2 * scale."""
-    height, width = (side - side % (2 * scale) for side in hr.shape[:2])
+def cut_to(hr: Picture, scale: int) -> Picture:
+    """The HR picture without what is left over at its right and lower border: its sides become multiples of `scale`."""
+    height, width = (side - side % scale for side in hr.shape[:2])
     return hr[:height, :width]

@@ -98,6 +98,8 @@ class USRDAConfig:
     """Half the discriminators' losses (unofficial code)."""
     real_twice: bool = False
     """D_y's loss counts y_s once for each of its two fakes (unofficial code)."""
+    discriminator_first: bool = False
+    """The discriminators are updated first, and the generator is judged by what they have become (unofficial code)."""
     crop: int = 512
     """Side of an HR crop in pixels."""
     batch: int = 8

@@ -58,7 +58,8 @@ def test_all_stages_leave_what_they_promise(folders, tmp_path):
         assert {row["step"] for row in read_table(out / stage / "losses.csv")} == {2, 4}
         assert (out / stage / "visualization" / "4.png").stat().st_size > 10_000
     assert sorted(path.name for path in (out / "generated" / "lr").iterdir()) == ["0.png", "1.png", "2.png"]
-    assert np.load(out / "generated" / "maps" / "0.npy").shape == (11, 12)  # 90 x 101 is cut to 88 x 96
+    assert cv2.imread(str(out / "generated" / "lr" / "0.png")).shape == (22, 25, 3)  # 90 x 101 is cut to 88 x 100
+    assert np.load(out / "generated" / "maps" / "0.npy").shape == (11, 12)
     assert yaml.safe_load((out / "config.yaml").read_text())["srn"]["num_grow_ch"] == 8
     assert parse([*SHORT, *folders, "--out=x", f"--preset={out / 'config.yaml'}"]).config.srn.num_grow_ch == 8
     # Again: everything is there, nothing is trained.
@@ -301,6 +302,7 @@ def test_the_presets_state_what_paper_and_code_state():
         0.125,
         0.0625,
     ]
+    assert [ntire.srn.schedule.factor(n) for n in (9_999, 10_000, 80_000, 150_000)] == [1, 0.5, 0.25, 0.0625]
     assert aim.dsn.schedule.factor(83_000) == 1 and aim.dsn.schedule.factor(132_799) < 1e-4
     assert (realsr.srn.perceptual.network, realsr.srn.perceptual_weight, realsr.srn.adversarial_weight) == (
         "vgg19",

@@ -245,6 +245,7 @@ def test_the_presets_state_what_paper_and_code_state():
     falls = [unpaired.schedule.factor(n) for n in (0, 249_999, 250_000, 350_000, 450_000, 550_000)]
     assert falls == [1, 1, 0.5, 0.25, 0.125, 0.0625]
     assert (code.lr_crop, code.batch, code.amsgrad, code.halve, code.real_twice) == (64, 4, True, True, True)
+    assert [each.discriminator_first for each in (unpaired, paired, bicubic, code)] == [False, False, False, True]
     assert code.schedule.factor(600_000) == 0.125
     assert (code.perceptual, code.discriminator_f) == (
         PerceptualConfig("vgg19", ("conv5_4",), False),
@@ -257,6 +258,7 @@ def test_what_the_options_say_is_built(tmp_path):
         "--detach-source",
         "--halve",
         "--real-twice",
+        "--discriminator-first",
         "--amsgrad",
         "--betas",
         "0.5",
@@ -266,7 +268,8 @@ def test_what_the_options_say_is_built(tmp_path):
     options += ["--run.recompute", "--run.precision=bf16", "--adversarial-weight=0.2", "--perceptual-weight=0.4"]
     config = parse([*SHORT, "--hr=x", "--lr=x", "--out=x", *options]).resolved()
     step = build_step(config, WeightFiles(), torch.device("cpu"))
-    assert step.detach_source and step.halve and step.real_twice and step.players.precision is torch.bfloat16
+    assert step.detach_source and step.halve and step.real_twice and step.discriminator_first
+    assert step.players.precision is torch.bfloat16
     assert (step.adversarial, step.perceptual, step.weights) == (0.2, 0.4, config.loss)
     for optimizer in (step.players.optimizer_g, step.players.optimizer_d):
         defaults = optimizer.defaults
