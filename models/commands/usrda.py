@@ -11,7 +11,7 @@ import tyro
 
 from models.commands.dry_run import print_memory
 from models.commands.training import TrainCommand
-from models.config import option_of
+from models.config import Bound, check_bounds, option_of
 from models.train.checkpoint import newest_weights
 from models.train.device import pick_device
 from models.train.distributed import process_group
@@ -39,7 +39,7 @@ class USRDACommand(TrainCommand):
     """Leaves out both (Table 3): encoder and G_SR on the source domain alone."""
     dry_run: bool = False
     """Trains nothing: prints the counted memory of a step; needs no pictures, weights or GPU."""
-    card_gb: float = 24.0
+    card_gb: Annotated[float, Bound(0, 10**6, above=True)] = 24.0
     """GPU memory, in GB of 1e9 bytes, for which --dry-run finds the largest batch."""
     weights: WeightFiles = field(default_factory=WeightFiles)
     config: Annotated[USRDAConfig, tyro.conf.arg(name="")] = field(default_factory=USRDAConfig)
@@ -69,6 +69,7 @@ def parse(arguments: Sequence[str]) -> USRDACommand:
 def main(arguments: Sequence[str]) -> int:
     """Trains as the command line says; returns 0 when done. Raises what `models.train.loop.train` raises."""
     command = parse(arguments)
+    check_bounds(command)
     if command.dry_run:
         print_memory(command.resolved(), command.preset, command.card_gb)
         return 0

@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import srkernels
+from models.config import Bound, Updates
 from models.data import BadImages, InputError
 from models.data.files import remove_leftovers
 from models.data.patches import Batch
@@ -40,7 +41,7 @@ _ASK_EVERY = 10
 class LoopConfig:
     """How training runs, whatever the method."""
 
-    seed: int = 0
+    seed: Annotated[int, Bound(0, 2**63 - 1)] = 0
     """Seed of the initial weights and of the patches that are drawn."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 is autocast: weights and losses stay fp32."""
@@ -56,25 +57,25 @@ class LoopConfig:
     """Captures the training step as a CUDA graph and replays it: for small crops, which are bound by launches."""
     fused_adam: bool = True
     """One kernel for all weights of an optimiser."""
-    ema: float = 0.0
+    ema: Annotated[float, Bound(0, 1, below=True)] = 0.0
     """Decay of an exponential moving average of the generator's weights (BasicSR: 0.999); 0 keeps none."""
-    workers: int = 2
+    workers: Annotated[int, Bound(0, 128)] = 2
     """Processes that read pictures; 0 reads them in the training process."""
-    cache_megabytes: int = 0
+    cache_megabytes: Annotated[int, Bound(0, 10**6)] = 0
     """Decoded pictures kept per source and worker; small sets fit whole."""
     bad_images: Literal["skip", "stop"] = "skip"
     """What to do about a corrupt picture or one that is smaller than a patch."""
     grey_images: Literal["skip", "convert", "stop"] = "skip"
     """What to do about a picture of one channel; convert repeats it three times."""
-    max_bad_images: float = 0.01
+    max_bad_images: Annotated[float, Bound(0, 1)] = 0.01
     """The run stops when more than this share of its pictures had to be skipped."""
-    report_every: int = 100
+    report_every: Updates = 100
     """Updates between two reports; losses are read back from the device only then."""
-    validate_every: int = 5000
+    validate_every: Updates = 5000
     """Updates between two validations."""
-    save_every: int = 5000
+    save_every: Updates = 5000
     """Updates between two checkpoints."""
-    keep_checkpoints: int = 3
+    keep_checkpoints: Annotated[int, Bound(1, 10**6)] = 3
     """Checkpoints kept, states and weights; older ones are deleted."""
     tensorboard: bool = True
     """Writes TensorBoard events beside the CSV files."""
@@ -87,24 +88,6 @@ class LoopConfig:
     def autocast(self) -> torch.dtype | None:
         """What autocast computes in; None computes in fp32 throughout."""
         return torch.bfloat16 if self.precision == "bf16" else None
-
-    def check(self) -> None:
-        """Raises InputError naming the first option that cannot be used."""
-        for option, value, least in (
-            ("seed", self.seed, 0),
-            ("workers", self.workers, 0),
-            ("report-every", self.report_every, 1),
-            ("validate-every", self.validate_every, 1),
-            ("save-every", self.save_every, 1),
-            ("keep-checkpoints", self.keep_checkpoints, 1),
-            ("cache-megabytes", self.cache_megabytes, 0),
-        ):
-            if value < least:
-                raise InputError(f"--run.{option} must be at least {least}, got {value}")
-        if not 0 <= self.max_bad_images <= 1:
-            raise InputError(f"--run.max-bad-images must be from 0 to 1, got {self.max_bad_images}")
-        if not 0 <= self.ema < 1:
-            raise InputError(f"--run.ema must be from 0 to below 1, got {self.ema}")
 
 
 @dataclass
