@@ -12,7 +12,7 @@ import tyro
 from rich.progress import track
 
 from models.config import Bound, Pixels, check_bounds
-from models.data import FolderSource, InputError, check_names, write_lmdb, write_picture
+from models.data import FolderSource, InputError, check_names, locked, write_lmdb, write_picture
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,11 @@ def run_subimages(options: SubimagesOptions) -> int:
         while (left_over := square_path(index, number := number + 1)).exists():  # of a run with other squares
             left_over.unlink()
 
-    with ThreadPoolExecutor(options.workers) as pool:
-        list(track(pool.map(cut, range(len(source))), total=len(source), description="pictures"))
-    if options.lmdb:
-        write_lmdb(options.output, options.output.with_name(f"{options.output.name}.lmdb"))
+    with locked(options.output):
+        with ThreadPoolExecutor(options.workers) as pool:
+            list(track(pool.map(cut, range(len(source))), total=len(source), description="pictures"))
+        if options.lmdb:
+            write_lmdb(options.output, options.output.with_name(f"{options.output.name}.lmdb"))
     return 0
 
 

@@ -15,7 +15,6 @@ from models.config import Bound, check_bounds, option_of
 from models.train.checkpoint import newest_weights
 from models.train.device import pick_device
 from models.train.distributed import process_group
-from models.train.run import Run
 from models.usrda.build import WeightFiles
 from models.usrda.config import REGULARISATION, USRDAConfig, check, load_preset
 from models.usrda.stages import USRDAJob, train_usrda
@@ -76,8 +75,7 @@ def main(arguments: Sequence[str]) -> int:
     with process_group(pick_device(command.device)) as device:
         config = command.resolved()  # here, where the number of ranks is known
         inputs = command.inputs(config.scale)
-        command.start(command.out)
-        run = Run(command.out)
+        run = command.start()
         try:
             train_usrda(USRDAJob(config, inputs, command.weights, run, device))
             run.say(f"done: {command.out}")

@@ -22,6 +22,7 @@ from models.data.images import (
     write_picture,
 )
 from models.data.inputs import HeldOut, Inputs, Pairs
+from models.data.lock import locked
 from models.data.patches import BadImage, BadImages, PatchDataset, Stream, Unusable, make_loader, read_usable
 from models.data.resize import imresize
 from models.data.sources import (
@@ -67,6 +68,7 @@ __all__ = [
     "eight_bit_rgb",
     "imresize",
     "list_files",
+    "locked",
     "make_loader",
     "open_source",
     "read_image",

@@ -199,6 +199,7 @@ def write_lmdb(folder: Path, target: Path) -> None:
         raise InputError(f"two images in {folder} are named {twice}")
     paths = [Path(source.label(index)) for index in range(len(source))]
     temporary = target.with_name(target.name + ".part")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
     try:
         # An image takes whole pages of 4 KiB and part of the tree; the file grows only as it is written.
         environment = lmdb.open(str(temporary), map_size=2**24 + sum(2 * p.stat().st_size + 2**14 for p in paths))

@@ -7,7 +7,7 @@ one shared forward pass and never computes those that it would discard.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -63,6 +63,20 @@ def any_rank(flag: bool) -> bool:
     value = torch.tensor([float(flag)])
     dist.all_reduce(value, dist.ReduceOp.MAX, group=_flags)
     return bool(value.item())
+
+
+def on_main(action: Callable[[], None]) -> None:
+    """Runs `action` on the main rank while the others wait for it; if it fails there, they leave without a word."""
+    if not is_main():
+        if any_rank(False):
+            raise SystemExit(2)
+        return
+    try:
+        action()
+    except BaseException:
+        any_rank(True)
+        raise
+    any_rank(False)
 
 
 def broadcast_weights(networks: Iterable[nn.Module]) -> None:

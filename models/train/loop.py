@@ -21,7 +21,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import srkernels
 from models.config import Bound, Updates
 from models.data import BadImages, InputError
-from models.data.files import remove_leftovers
 from models.data.patches import Batch
 from models.networks import save_weights
 from models.train import distributed, graph
@@ -106,7 +105,7 @@ class Stage:
         images: number of different pictures in them.
         validate: called with the generator to be judged (the average, if one is kept) and the number of updates done.
         measures: every name that `validate` returns.
-        watch: returns a warning about the means of a report, or nothing ("").
+        watch: returns a warning about the means of a report, or nothing; a resumed run first shows it the earlier ones.
         accepted: called once the folder's checkpoint, if any, is known to belong to this run.
         phase: of an update's number; all updates of one phase run the same operations.
     """
@@ -170,19 +169,20 @@ class _Loop:
         self._average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
         self._unread: list[tuple[Losses, list[str]]] = []
         self._read: list[dict[str, float]] = []
-        if distributed.is_main():
-            for each in ("training_states", "models"):
-                remove_leftovers(folder / each)
         self._done = self._restore()
         if self._step is not stage.step:
             self._make_capturable()  # a checkpoint may say otherwise
         if stage.accepted:
             stage.accepted()
         self._bad = BadImages(stage.images, config.max_bad_images, run.say_anywhere)
-        self._losses = StepTable(
-            folder / "losses.csv", (*stage.losses, *stage.statistics, "learning_rate", "seconds"), self._done
-        )
-        self._measured = StepTable(folder / "validation.csv", stage.measures, self._done)
+        # Without a checkpoint nothing that an earlier process wrote belongs to this run, not even update 0.
+        self._kept = self._done or -1
+        columns = (*stage.losses, *stage.statistics, "learning_rate", "seconds")
+        self._losses = StepTable(folder / "losses.csv", columns, self._kept)
+        self._measured = StepTable(folder / "validation.csv", stage.measures, self._kept)
+        if stage.watch and distributed.is_main():
+            for row in read_table(folder / "losses.csv"):
+                stage.watch(row)
         self._board = self._open_board()
 
     def _graphed(self) -> Callable[[int, Mapping[str, Tensor]], Losses]:
@@ -422,7 +422,7 @@ class _Loop:
             return None
         from torch.utils.tensorboard import SummaryWriter  # a second of imports that other commands do not need
 
-        return SummaryWriter(str(self._folder / "tensorboard"), purge_step=self._done + 1)
+        return SummaryWriter(str(self._folder / "tensorboard"), purge_step=self._kept + 1)
 
     def _write_board(self, values: Mapping[str, float]) -> None:
         if self._board is not None:

@@ -106,6 +106,29 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
     assert history.losses["fit"][0] == [3, 6, 9]
 
 
+def test_a_run_that_died_before_its_first_checkpoint_leaves_no_row(tmp_path):
+    """What it wrote, update 0's row among it, is not this run's: neither twice nor at all."""
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    (folder / "losses.csv").write_text("step,fit,learning_rate,seconds\n3,77,77,77\n")
+    (folder / "validation.csv").write_text("step,norm\n0,77\n4,77\n")
+    seen = []
+    go(tmp_path, replace(make_stage(), watch=lambda means: seen.append(means["fit"]) or ""))
+    losses, measured = (read_table(folder / f"{name}.csv") for name in ("losses", "validation"))
+    assert [row["step"] for row in losses] == [3, 6, 9]
+    assert [row["step"] for row in measured] == [0, 4, 8, 9]
+    assert not any(77 in row.values() for row in losses + measured)
+    assert seen == [row["fit"] for row in losses]
+
+
+def test_what_watches_the_losses_sees_those_of_before_a_resume(tmp_path):
+    go(tmp_path, make_stage(steps=4))
+    seen = []
+    go(tmp_path, replace(make_stage(), watch=lambda means: seen.append(means["fit"]) or ""))
+    assert seen == [row["fit"] for row in read_table(tmp_path / "toy" / "losses.csv")]
+    assert len(seen) == 4
+
+
 @pytest.mark.parametrize(
     ("falls", "at"), [("halve_every", (2,)), ("halve_at", (2, 4)), ("linear_from", (3,)), ("linear_from", (5,))]
 )

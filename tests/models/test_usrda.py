@@ -211,7 +211,8 @@ def test_other_settings_are_refused_and_more_updates_are_not(folders, tmp_path, 
 def test_a_collapse_of_the_features_is_warned_of_once():
     watch = CollapseWatch()
     assert [bool(watch({"scale_s": scale})) for scale in (0.1, 0.4, 0.05, 0.039, 0.01)] == [False] * 3 + [True, False]
-    again = CollapseWatch([{"scale_s": 2.0}])  # as a run that is resumed
+    again = CollapseWatch()
+    assert not again({"scale_s": 2.0})
     assert "mean |f| is 0.1, it was 2: they collapse" in again({"scale_s": 0.1})
 
 

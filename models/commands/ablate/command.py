@@ -27,7 +27,7 @@ from models.data.photographs import CAMERA, bundled_domains, check_bundled_scale
 from models.evaluate.pictures import Panel, save_comparison
 from models.evaluate.validation import Score
 from models.train.device import pick_device
-from models.train.run import Run, set_aside
+from models.train.run import Run
 
 C = TypeVar("C")
 Results = Mapping[str, Sequence[Score]]
@@ -78,9 +78,7 @@ def main(arguments: Sequence[str]) -> int:
     check_bundled_scale(command.config.scale)
     tables = _selected(method.tables(command.config), command.rows)
     device = pick_device(command.device)
-    if command.resume == "never":
-        set_aside(command.out)
-    run = Run(command.out)
+    run = Run(command.out, command.out if command.resume == "never" else None)
     try:
         (run.folder / "config.yaml").write_text(dump_yaml(command.config), encoding="utf-8")
         results = train_rows(tables, command.seeds, run, device)

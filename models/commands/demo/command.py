@@ -24,7 +24,7 @@ from models.data.photographs import bundled_domains, check_bundled_scale
 from models.data.resize import bicubic
 from models.evaluate.validation import Picture, score
 from models.train.device import pick_device
-from models.train.run import Run, set_aside
+from models.train.run import Run
 
 C = TypeVar("C")
 
@@ -87,8 +87,8 @@ def run_demo(options: DemoOptions[Any]) -> int:
         raise InputError(f"--name must be a plain folder name, got {options.name!r}")
     device = pick_device(options.device)
     domains = bundled_domains(config.run.seed)
-    set_aside(options.root / options.name)
-    run = Run(options.root / options.name)
+    folder = options.root / options.name
+    run = Run(folder, anew=folder)
     try:
         return _run(method, DemoJob(config, domains, run, device), options.timing_pairs)
     finally:
