@@ -34,6 +34,7 @@ from models.data.sources import (
     Selected,
     Source,
     check_names,
+    fingerprint,
     open_source,
     write_lmdb,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "crop_to_multiple",
     "decode",
     "eight_bit_rgb",
+    "fingerprint",
     "imresize",
     "list_files",
     "locked",

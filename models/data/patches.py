@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from models.data.images import InputError, as_rgb, to_tensor
-from models.data.sources import Source
+from models.data.sources import Source, fingerprint
 
 Array = NDArray[np.generic]
 Batch = dict[str, Any]
@@ -142,6 +142,11 @@ class PatchDataset(Dataset[Batch]):
     def total(self) -> int:
         """Number of different images in all streams."""
         return len({label for stream in self.streams for index in range(len(stream)) for label in stream.labels(index)})
+
+    def fingerprints(self) -> dict[str, str]:
+        """Of every field, what tells whether its images are those of an earlier run."""
+        streams = (zip(stream.fields, stream.sources, strict=True) for stream in self.streams)
+        return {field: fingerprint(source) for field, source in chain.from_iterable(streams)}
 
     def __getitem__(self, n: int) -> Batch:
         sample: Batch = {"files": [], "bad": []}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections import OrderedDict
@@ -37,6 +38,10 @@ class Source(Protocol):
         """Where the image is, for messages."""
         ...
 
+    def mark(self, index: int) -> str:
+        """The image's name and size, which tell other images from these wherever they are, and without reading them."""
+        ...
+
 
 class FolderSource:
     """The images directly in a folder, sorted by file name. Raises InputError if there are none."""
@@ -53,6 +58,9 @@ class FolderSource:
 
     def label(self, index: int) -> str:
         return str(self._paths[index])
+
+    def mark(self, index: int) -> str:
+        return _mark_of_file(self._paths[index])
 
 
 class MapSource:
@@ -81,6 +89,9 @@ class MapSource:
     def label(self, index: int) -> str:
         return str(self._paths[index])
 
+    def mark(self, index: int) -> str:
+        return _mark_of_file(self._paths[index])
+
 
 class ArraySource:
     """Arrays in memory, (H, W, C) each: uint8 or uint16 for images, float32 for maps."""
@@ -102,6 +113,9 @@ class ArraySource:
     def label(self, index: int) -> str:
         return self.names[index]
 
+    def mark(self, index: int) -> str:
+        return f"{self.names[index]} {self._arrays[index].shape}"
+
 
 class Selected:
     """The images of `source` with these names, in its order."""
@@ -121,6 +135,9 @@ class Selected:
     def label(self, index: int) -> str:
         return self._source.label(self._indices[index])
 
+    def mark(self, index: int) -> str:
+        return self._source.mark(self._indices[index])
+
 
 class LMDBSource:
     """A database in BasicSR's layout: `x.lmdb` with `data.mdb` and `meta_info.txt`, encoded images under their names.
@@ -138,7 +155,8 @@ class LMDBSource:
         except OSError as error:
             raise InputError(f"cannot read {self._path / _META}: {error.strerror}") from error
         # A line is "0001_s001.png (480,480,3) 1"; the extension is not part of the key.
-        self.names = [os.path.splitext(line.rsplit(" (", 1)[0])[0] for line in lines if line.strip()]
+        self._lines = [line for line in lines if line.strip()]
+        self.names = [os.path.splitext(line.rsplit(" (", 1)[0])[0] for line in self._lines]
         if not self.names:
             raise InputError(f"no image in {self._path / _META}")
 
@@ -154,6 +172,9 @@ class LMDBSource:
 
     def label(self, index: int) -> str:
         return f"{self._path}/{self.names[index]}"
+
+    def mark(self, index: int) -> str:
+        return self._lines[index]
 
 
 @cache
@@ -248,6 +269,9 @@ class Cached:
     def label(self, index: int) -> str:
         return self._source.label(index)
 
+    def mark(self, index: int) -> str:
+        return self._source.mark(index)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": OrderedDict(), "_bytes": 0}
 
@@ -259,3 +283,16 @@ def check_names(source: Source) -> None:
         if name in seen:
             raise InputError(f"two pictures are named {name}: {source.label(seen[name])} and {source.label(index)}")
         seen[name] = index
+
+
+def fingerprint(source: Source) -> str:
+    """The number of images and a digest of their names and sizes, the same wherever they are moved to."""
+    marks = "\n".join(source.mark(index) for index in range(len(source)))
+    return f"{len(source)} images {hashlib.sha256(marks.encode(errors='surrogateescape')).hexdigest()[:16]}"
+
+
+def _mark_of_file(path: Path) -> str:
+    try:
+        return f"{path.name} {path.stat().st_size}"
+    except OSError:  # reading it will say why
+        return path.name

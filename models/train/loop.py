@@ -66,6 +66,8 @@ class LoopConfig:
     """What to do about a corrupt picture or one that is smaller than a patch."""
     grey_images: Literal["skip", "convert", "stop"] = "skip"
     """What to do about a picture of one channel; convert repeats it three times."""
+    other_pictures: Literal["refuse", "accept"] = "refuse"
+    """What to do when a run is resumed on pictures of other names or sizes than those it was trained on."""
     max_bad_images: Annotated[float, Bound(0, 1)] = 0.01
     """The run stops when more than this share of its pictures had to be skipped."""
     report_every: Updates = 100
@@ -103,6 +105,7 @@ class Stage:
         schedule: factor of the learning rate at an update's number.
         batches: the batches from an update's number on, as `models.data.make_loader` yields them.
         images: number of different pictures in them.
+        pictures: by field, what tells other pictures from these (`PatchDataset.fingerprints`).
         validate: called with the generator to be judged (the average, if one is kept) and the number of updates done.
         measures: every name that `validate` returns.
         watch: returns a warning about the means of a report, or nothing; a resumed run first shows it the earlier ones.
@@ -125,6 +128,7 @@ class Stage:
     statistics: Sequence[str] = ()
     accepted: Callable[[], None] | None = None
     phase: Callable[[int], object] = lambda done: None
+    pictures: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -347,6 +351,7 @@ class _Loop:
         state = {
             "step": self._done,
             "settings": self._settings,
+            "pictures": dict(stage.pictures),
             "networks": {name: network.state_dict() for name, network in networks.items()},
             "optimizers": {name: each.state_dict() for name, each in stage.optimizers.items()},
             "unreported": self._read,
@@ -382,6 +387,13 @@ class _Loop:
                 f"settings: {'; '.join(changed)}. Start anew with --resume never, or in another folder."
             )
         stage = self._stage
+        pictures = _differences(state.get("pictures", stage.pictures), stage.pictures)  # older states have none
+        if pictures and self._config.other_pictures == "refuse":
+            raise RunError(
+                f"{stage.name}: the checkpoint {self._states.path(state['step'])} was trained on other pictures: "
+                f"{'; '.join(pictures)}. Go on with these by --run.other-pictures accept, or start anew with "
+                "--resume never, or in another folder."
+            )
         for name, network in stage.networks.items():
             network.load_state_dict(state["networks"][name])
         for name, optimizer in stage.optimizers.items():

@@ -79,6 +79,7 @@ def train_usrda(job: USRDAJob) -> History:
         schedule=config.schedule.factor,
         batches=loader(dataset, config.batch, config.schedule.updates, config.run, device, "--batch"),
         images=dataset.total,
+        pictures=dataset.fingerprints(),
         validate=judge,
         measures=("psnr", "ssim"),
         watch=CollapseWatch(),

@@ -215,6 +215,30 @@ def test_a_cache_holds_what_was_read_last_within_its_limit():
     assert len(pickle.dumps(cached)) < len(pickle.dumps(counted)) + 300
 
 
+def test_other_images_are_told_from_these_by_name_and_size_wherever_they_are(tmp_path):
+    for index in range(3):
+        write(tmp_path / "images" / f"{index}.png", noise(8, 8, 3, seed=index))
+        np.save(tmp_path / "images" / f"{index}.npy", np.zeros((4, 4), np.float32))
+
+    def marks() -> tuple[str, ...]:
+        (folder,) = tmp_path.iterdir()
+        files, maps = FolderSource(folder), MapSource(folder)
+        return tuple(map(data.fingerprint, (files, Cached(files, 10**6), data.Selected(files, ("0", "2")), maps)))
+
+    first = marks()
+    assert first[0] == first[1] != first[2] and first[0].startswith("3 images ")
+    (tmp_path / "images").rename(tmp_path / "moved")
+    assert marks() == first
+    write(tmp_path / "moved" / "0.png", noise(8, 9, 3))
+    np.save(tmp_path / "moved" / "0.npy", np.zeros((4, 5), np.float32))
+    assert not set(marks()) & set(first)
+    write(tmp_path / "moved" / "0.png", noise(8, 8, 3))
+    (tmp_path / "moved" / "2.png").rename(tmp_path / "moved" / "02.png")
+    assert marks()[0] != first[0]
+    arrays = ArraySource(["a"], [noise(4, 4, 3)])
+    assert data.fingerprint(arrays) != data.fingerprint(ArraySource(["a"], [noise(4, 5, 3)]))
+
+
 def coordinates(height: int, width: int, cell: int, number: int) -> np.ndarray:
     """A map, as a float image, that tells of every pixel which picture and which cell it is from."""
     rows, columns = np.indices((height * cell, width * cell)) // cell

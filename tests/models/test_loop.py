@@ -165,6 +165,25 @@ def test_other_settings_are_refused_by_name(tmp_path):
         go(tmp_path, make_stage(), settings={"dsn": {"crop": 128, "batch": 4}})
 
 
+def test_other_pictures_are_refused_unless_they_are_accepted(tmp_path):
+    pictures = {"hr": "3 images aa", "real_lr": "5 images bb"}
+    go(tmp_path, replace(make_stage(steps=4), pictures=pictures))
+    other = replace(make_stage(), pictures={**pictures, "hr": "4 images cc"})
+    with pytest.raises(
+        RunError, match=r"hr was 3 images aa, is 4 images cc\. Go on with these by --run\.other-pictures"
+    ):
+        go(tmp_path, other)
+    go(tmp_path, other, replace(CONFIG, other_pictures="accept"))
+    go(tmp_path, other)  # these are the ones by now
+
+
+def test_a_state_that_says_nothing_of_pictures_is_resumed(tmp_path):
+    go(tmp_path, make_stage(steps=4))
+    path = tmp_path / "toy" / "training_states" / "4.state"
+    torch.save({key: value for key, value in torch.load(path).items() if key != "pictures"}, path)
+    go(tmp_path, replace(make_stage(), pictures={"hr": "3 images aa"}))
+
+
 def test_a_loss_that_is_not_finite_stops_with_step_files_and_checkpoint(tmp_path):
     with pytest.raises(RunError) as error:
         go(tmp_path, make_stage(break_at=6))
