@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     command = parse(arguments)
     config = command.resolved()
     inputs = command.inputs(config.scale)
-    with distributed.process_group(pick_device(command.device)) as device:
+    with distributed.process_group(pick_device(command.device), config.run.rank_minutes) as device:
         of_stage = {"all": ".", "maps": "generated"}.get(command.stage, command.stage)
         run = command.start(of_stage)
         try:

@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
     if command.dry_run:
         print_memory(command.resolved(), command.preset, command.card_gb)
         return 0
-    with process_group(pick_device(command.device)) as device:
+    with process_group(pick_device(command.device), command.config.run.rank_minutes) as device:
         config = command.resolved()  # here, where the number of ranks is known
         inputs = command.inputs(config.scale)
         run = command.start()

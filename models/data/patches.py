@@ -6,6 +6,7 @@ distributed run share out one global batch, and a run resumes by starting at ano
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Generator, Iterable
@@ -281,7 +282,9 @@ def make_loader(
 
 
 def _run(loader: DataLoader[Batch | InputError]) -> Generator[Batch, None, None]:
+    others = set(multiprocessing.active_children())
     batches = iter(loader)
+    workers = set(multiprocessing.active_children()) - others
     try:
         for batch in batches:
             if isinstance(batch, InputError):
@@ -289,6 +292,8 @@ def _run(loader: DataLoader[Batch | InputError]) -> Generator[Batch, None, None]
             yield batch
     finally:
         del batches  # ends the workers now and not when the interpreter exits
+        for worker in workers:
+            worker.kill()  # one that hangs in a read hears nothing else, and would be waited for at exit
 
 
 class _Steps(Dataset[Batch | InputError]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import signal
 import time
@@ -27,6 +26,7 @@ from models.train import distributed, graph
 from models.train.checkpoint import TrainingStates
 from models.train.device import to_device
 from models.train.players import Losses
+from models.train.readings import NotFinite, Readings
 from models.train.run import Interrupted, Run, RunError, StepTable, peak_memory, read_table
 from models.train.schedule import Rates
 
@@ -71,13 +71,15 @@ class LoopConfig:
     max_bad_images: Annotated[float, Bound(0, 1)] = 0.01
     """The run stops when more than this share of its pictures had to be skipped."""
     report_every: Updates = 100
-    """Updates between two reports; losses are read back from the device only then."""
+    """Updates between two reports; the device is waited for only then."""
     validate_every: Updates = 5000
     """Updates between two validations."""
     save_every: Updates = 5000
     """Updates between two checkpoints."""
     keep_checkpoints: Annotated[int, Bound(1, 10**6)] = 3
     """Checkpoints kept, states and weights; older ones are deleted."""
+    rank_minutes: Annotated[float, Bound(0, 10**4, above=True)] = 10.0
+    """Under torchrun, the run ends when a rank has not got on for so long, and says which one."""
     tensorboard: bool = True
     """Writes TensorBoard events beside the CSV files."""
 
@@ -171,8 +173,7 @@ class _Loop:
         distributed.broadcast_weights(stage.networks.values())
         generator = stage.networks["generator"]
         self._average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
-        self._unread: list[tuple[Losses, list[str]]] = []
-        self._read: list[dict[str, float]] = []
+        self._readings = Readings()
         self._done = self._restore()
         if self._step is not stage.step:
             self._make_capturable()  # a checkpoint may say otherwise
@@ -211,11 +212,18 @@ class _Loop:
             self._train()
         except InputError:
             if self._done and self._states.steps()[-1:] != [self._done]:
-                self._read_back()
+                self._readings.wait()
                 self._write_checkpoint()
             raise
-        except OSError as error:
-            raise RunError(f"{self._stage.name}: {error}\nlast good checkpoint: {self._last_good()}") from error
+        except (NotFinite, OSError) as error:
+            raise RunError(f"{self._stage.name}: {error}; last good checkpoint: {self._last_good()}") from error
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise RunError(
+                f"{self._stage.name}: a process that reads pictures was killed, perhaps because memory ran out "
+                f"(fewer --run.workers need less); last good checkpoint: {self._last_good()}"
+            ) from error
         return self._history(start)
 
     def _train(self) -> None:
@@ -264,34 +272,18 @@ class _Loop:
         self._bad.note(batch["bad"])
         tensors = to_device(batch, self._device, self._config.layout)
         self._rates.set(self._done)
-        self._unread.append((self._step(self._done, tensors), batch["files"]))
+        losses = self._step(self._done, tensors)
         if self._average is not None:
             self._average.update_parameters(self._stage.networks["generator"])
         self._done += 1
-
-    def _read_back(self) -> None:
-        """Reads the losses since the last call; the only place where training waits for the device."""
-        if not self._unread:
-            return
-        first = self._done - len(self._unread) + 1
-        values = iter(torch.stack([value for losses, _ in self._unread for value in losses.values()]).tolist())
-        unread, self._unread = self._unread, []
-        for step, (losses, files) in enumerate(unread, first):
-            row = {name: next(values) for name in losses}
-            wrong = [name for name, value in row.items() if not math.isfinite(value)]
-            if wrong:
-                raise RunError(
-                    f"{self._stage.name}: the loss {', '.join(wrong)} is not finite at update {step}.\n"
-                    f"files of that batch: {', '.join(files)}\nlast good checkpoint: {self._last_good()}"
-                )
-            self._read.append(row)
+        self._readings.add(self._done, losses, batch["files"])
 
     def _means(self) -> dict[str, float]:
         """Means of the losses since the last call."""
-        self._read_back()
+        self._readings.wait()
         names = (*self._stage.losses, *self._stage.statistics)
-        columns = {name: [row[name] for row in self._read if name in row] for name in names}
-        self._read.clear()
+        columns = {name: [row[name] for row in self._readings.rows if name in row] for name in names}
+        self._readings.rows.clear()
         return {name: sum(values) / len(values) for name, values in columns.items() if values}
 
     def _report(self, rate: float, waiting: float) -> str:
@@ -331,7 +323,7 @@ class _Loop:
         return distributed.any_rank(wanted)
 
     def _save(self) -> None:
-        self._read_back()  # a state that follows a non-finite loss must not be saved
+        self._readings.wait()  # a state that follows a non-finite loss must not be saved
         self._write_checkpoint()
         distributed.barrier()  # the next stage reads these weights
 
@@ -345,7 +337,7 @@ class _Loop:
         for name, network in networks.items():
             if not all(bool(value.isfinite().all()) for value in network.state_dict().values()):
                 raise RunError(
-                    f"{stage.name}: weights of the {name} are not finite behind update {self._done}.\n"
+                    f"{stage.name}: weights of the {name} are not finite behind update {self._done}; "
                     f"last good checkpoint: {self._last_good()}"
                 )
         state = {
@@ -354,7 +346,7 @@ class _Loop:
             "pictures": dict(stage.pictures),
             "networks": {name: network.state_dict() for name, network in networks.items()},
             "optimizers": {name: each.state_dict() for name, each in stage.optimizers.items()},
-            "unreported": self._read,
+            "unreported": self._readings.rows,
             "rng": torch.get_rng_state(),
         }
         if self._average is not None:
@@ -367,7 +359,7 @@ class _Loop:
             self._states.save(self._done, state)
         except OSError as error:
             raise RunError(
-                f"{stage.name}: cannot write the checkpoint of update {self._done}: {error}\n"
+                f"{stage.name}: cannot write the checkpoint of update {self._done}: {error}; "
                 f"last good checkpoint: {self._last_good()}"
             ) from error
         kept = self._states.steps()
@@ -401,7 +393,7 @@ class _Loop:
         if self._average is not None:
             self._average.module.load_state_dict(state["networks"]["generator_ema"])
             self._average.n_averaged.copy_(state["averaged"])
-        self._read = state["unreported"]
+        self._readings.rows = state["unreported"]
         torch.set_rng_state(state["rng"])
         if self._device.type == "cuda" and "cuda_rng" in state:
             torch.cuda.set_rng_state(state["cuda_rng"], self._device)

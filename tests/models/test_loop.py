@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 import os
 import pickle
 import signal
@@ -19,7 +20,7 @@ from torch import nn
 
 from models.data import InputError
 from models.networks import RRDBNet
-from models.train import checkpoint
+from models.train import checkpoint, readings
 from models.train.checkpoint import TrainingStates, write_whole
 from models.train.loop import LoopConfig, Stage, train
 from models.train.run import Interrupted, Run, RunError, read_table
@@ -188,7 +189,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_files_and_checkpoint(tmp_path
     with pytest.raises(RunError) as error:
         go(tmp_path, make_stage(break_at=6))
     message = str(error.value)
-    assert "the loss fit is not finite at update 7" in message
+    assert message.count("\n") == 0 and "the loss fit is not finite at update 7" in message
     assert "picture_6.png" in message and "picture_5.png" not in message
     assert str(tmp_path / "toy" / "training_states" / "6.state") in message
     assert TrainingStates(tmp_path / "toy" / "training_states", 2).steps() == [4, 6]
@@ -348,14 +349,49 @@ def test_too_many_bad_pictures_stop_the_run_behind_a_checkpoint(tmp_path):
     assert TrainingStates(tmp_path / "toy" / "training_states", 2).steps() == [3]
 
 
-def test_losses_are_read_back_only_at_reports(tmp_path, monkeypatch):
-    reads = []
-    tolist = torch.Tensor.tolist
-    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: reads.append(1) or tolist(self))
+class Transfer:
+    """A stand-in for a CUDA event: the losses of an update are there when `late` later ones have been sent."""
+
+    sent = waits = 0
+
+    def __init__(self, late: float) -> None:
+        Transfer.sent += 1
+        self.at = Transfer.sent + late
+
+    def query(self) -> bool:
+        return Transfer.sent >= self.at
+
+    def synchronize(self) -> None:
+        Transfer.waits += not self.query()
+
+
+@pytest.fixture
+def transfers(monkeypatch):
+    """Replaces the way to the host by one that takes so many updates."""
+    monkeypatch.setattr(Transfer, "sent", 0)
+    monkeypatch.setattr(Transfer, "waits", 0)
+    return lambda late: monkeypatch.setattr(readings, "_send", lambda values: (values, Transfer(late)))
+
+
+def test_the_device_is_waited_for_only_at_reports(tmp_path, transfers):
+    transfers(late=math.inf)
     config = replace(CONFIG, report_every=4, save_every=100, validate_every=100)
     stage = replace(make_stage(steps=8), validate=None)
     seen = []
     step = stage.step
-    stage.step = lambda done, batch: seen.append(len(reads)) or step(done, batch)
+    stage.step = lambda done, batch: seen.append(Transfer.waits) or step(done, batch)
     go(tmp_path, stage, config)
-    assert seen == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert seen == [0, 0, 0, 0, 4, 4, 4, 4]
+
+
+@pytest.mark.parametrize("late", [None, 0, 2])
+def test_a_loss_that_is_not_finite_is_found_without_waiting(late, tmp_path, transfers):
+    """On a CPU at once, on a GPU as soon as the losses have come: no report, no checkpoint is needed."""
+    if late is not None:
+        transfers(late)
+    seen = []
+    config = replace(CONFIG, report_every=1000, save_every=1000, validate_every=1000)
+    with pytest.raises(RunError, match=r"the loss fit is not finite at update 7; files of that batch: picture_6\.png;"):
+        go(tmp_path, make_stage(90, break_at=6, on_step=seen.append), config)
+    assert len(seen) == 7 + (late or 0)
+    assert Transfer.waits == 0
