@@ -153,7 +153,8 @@ def _set_aside_other_pairs(job: DASRJob, folder: Path) -> None:
         made |= {"weights": [_fingerprint(path) for path in _dsn_weights(job) if path is not None]}
     record = folder / "made_with.yaml"
     text = yaml.safe_dump(made, sort_keys=False)
-    if distributed.is_main() and folder.exists() and (not record.exists() or record.read_text("utf-8") != text):
+    other = not record.exists() or record.read_text("utf-8") != text
+    if distributed.is_main() and other and any(folder.glob("*/*")):
         job.run.say(f"  {folder} holds pairs made of other pictures, or with other settings or weights: set aside")
         set_aside(folder)
     if distributed.is_main():

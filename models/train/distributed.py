@@ -86,7 +86,7 @@ def _together() -> Iterator[None]:
         if "DataLoader worker" in str(error):  # raised by a signal, wherever this process happens to be
             raise
         first, *_ = str(error).splitlines() or [""]
-        raise LostRank(f"rank {rank()} ends because another one did: {first[:200]}") from error
+        raise LostRank(f"rank {rank()} ends because another one did: {first[:120]}") from error
     finally:
         if _watch is not None:
             _watch.waiting = False

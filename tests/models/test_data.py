@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -441,6 +442,30 @@ def test_steps_are_counted_without_end():
 def test_a_batch_must_be_shared_out_equally():
     with pytest.raises(ValueError, match="a batch of 5 cannot be shared out equally to 2"):
         data.make_loader(PatchDataset([pairs()], seed=0), 5, 0, 1, world_size=2)
+
+
+class Hanging(ArraySource):
+    """Its second read hears no signal and never ends, as on a file system that is gone."""
+
+    reads = 0
+
+    def read(self, index: int) -> np.ndarray:
+        self.reads += 1
+        if self.reads > 1:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGALRM})
+            time.sleep(1000)
+        return super().read(index)
+
+
+@pytest.mark.thorough
+def test_a_worker_that_hangs_ends_with_its_loader():
+    dataset = PatchDataset([Stream(("hr",), (Hanging(["a"], [noise(8, 8, 3)]),), (8,))], seed=0)
+    batches = data.make_loader(dataset, 1, 0, 2, workers=1)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    batches.close()
+    worker.join(timeout=30)  # the signal is on its way
+    assert worker.exitcode == -signal.SIGKILL
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
