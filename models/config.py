@@ -38,7 +38,7 @@ class Bound:
         return f"{low} {'below ' if self.below else ''}{self.most}"
 
 
-# Bounds that several options share. The upper ones are far beyond what is of use, and below what harms a machine.
+# Bounds that several options share. The upper ends are far beyond what is of use.
 Batch = Annotated[int, Bound(1, 4096)]
 Beta = Annotated[float, Bound(0, 1, below=True)]
 Blocks = Annotated[int, Bound(1, 256)]

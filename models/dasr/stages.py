@@ -139,6 +139,7 @@ def write_pairs(job: DASRJob) -> None:
                     weight = distance(lr)[0, 0].float().cpu().numpy()
                     write_whole(map_path, lambda path, weight=weight: np.save(path, weight))
             write_picture(lr_path, to_pixels(lr[0]))
+            distributed.get_on()
     distributed.barrier()
     job.run.say(f"  {len(list((folder / 'lr').glob('*.png')))} of {len(source)} pictures have their pair")
 

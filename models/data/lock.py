@@ -32,12 +32,15 @@ def locked(folder: Path) -> Iterator[bool]:
 
     The lock is the operating system's, on the file `.lock`, and ends with the process that holds it, however that
     dies. Yields whether there is one: some network file systems have none, and then nothing keeps a second process out.
-    Raises InputError if another process holds it, OSError if the folder cannot be written.
+    Raises InputError if another process holds it, or if the folder cannot be written.
     """
     folder = folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / _NAME
-    descriptor, holds = _acquire(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor, holds = _acquire(path)
+    except OSError as error:
+        raise InputError(f"cannot write to the folder {folder}: {error.strerror}") from error
     _held.add(descriptor)
     try:
         remove_leftovers(folder)

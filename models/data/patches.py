@@ -281,6 +281,11 @@ def make_loader(
     )
 
 
+def reader_was_killed(error: RuntimeError) -> bool:
+    """Whether that is the error: a signal raises it, wherever the process happens to be."""
+    return "DataLoader worker" in str(error)
+
+
 def _run(loader: DataLoader[Batch | InputError]) -> Generator[Batch, None, None]:
     others = set(multiprocessing.active_children())
     batches = iter(loader)

@@ -58,14 +58,15 @@ class Run:
             earlier = anew is not None and anew.exists()
             self._exclusive = self._locked.enter_context(locked(folder))
             if anew is not None and earlier:
+                whole = anew.samefile(folder)
                 set_aside(anew)
-            if not folder.exists():  # set aside, with its lock
-                self._locked.close()
-                self._exclusive = self._locked.enter_context(locked(folder))
+                if whole:  # with its lock
+                    self._locked.close()
+                    self._exclusive = self._locked.enter_context(locked(folder))
             now = datetime.now().strftime("%Y%m%d_%H%M%S")
             self._log_file = (folder / f"train_{folder.name}_{now}.log").open("a", encoding="utf-8")
         except OSError as error:
-            raise InputError(f"cannot make the run's folder {folder}: {error.strerror}") from error
+            raise InputError(f"cannot write to the folder {folder}: {error.strerror}") from error
 
     def say(self, *renderables: RenderableType, style: str | None = None) -> None:
         """Prints lines, taken as they are, and tables."""

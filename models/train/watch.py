@@ -49,7 +49,7 @@ def missing(signs: Sequence[Sign], now: float, seconds: float) -> list[int] | No
     stopped = [rank for rank, sign in here.items() if now - sign.lived > seconds]
     if stopped:
         return stopped
-    if not here or any(now - sign.moved <= seconds for sign in here.values()):
+    if not any(sign.waiting for sign in here.values()) or any(now - sign.moved <= seconds for sign in here.values()):
         return None
     return [rank for rank, sign in here.items() if not sign.waiting]
 
@@ -110,6 +110,7 @@ class Watch(threading.Thread):
     def close(self) -> None:
         """Ends the thread; the others miss this rank no more."""
         self._over.set()
-        self.join()
-        with suppress(RuntimeError):  # where the launcher went first
-            self._store.set(self._keys[self._rank], _LEFT)
+        self.join(timeout=self._pause)
+        if not self.is_alive():  # else it waits for a launcher that went first
+            with suppress(RuntimeError):
+                self._store.set(self._keys[self._rank], _LEFT)

@@ -94,7 +94,7 @@ def test_refusals_name_what_is_wrong_and_write_nothing(tmp_path, capsys):
         assert message in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match=r"cannot make the run's folder .*file/tiny"):
+    with pytest.raises(InputError, match=r"cannot write to the folder .*file/tiny"):
         run_demo(DemoOptions(tiny(), "dasr", "tiny", tmp_path / "file", "cpu"))
 
 

@@ -84,8 +84,8 @@ def products(out: Path) -> dict[str, object]:
 @pytest.mark.thorough
 def test_killed_at_random_moments_a_run_ends_with_the_same_files(command, tmp_path, request):
     draw = random.Random(request.config.getoption("--seed") or 0)
-    since = time.monotonic()
     whole = begin([*command, f"--out={tmp_path / 'whole'}"])
+    since = time.monotonic()
     assert whole.communicate(timeout=120)[1] == "" and whole.returncode == 0
     long = time.monotonic() - since
     expected = products(tmp_path / "whole")
@@ -95,7 +95,7 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_files(command, tmp_pa
     while True:
         out = tmp_path / f"run{number}"
         process = begin([*command, f"--out={out}"])
-        if left and killed(process, draw.uniform(0, long), draw):
+        if left and killed(process, draw.uniform(0, long / 2), draw):
             left -= 1
             continue
         _, said = process.communicate(timeout=120)

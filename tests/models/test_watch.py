@@ -107,6 +107,7 @@ def signs(*states: tuple[float, float, bool, bool]) -> list[Sign]:
         ([(99, 1, True, False), (99, 2, False, False)], [1]),  # hangs
         ([(99, 1, True, False), (50, 1, True, True)], []),  # one has left: the network, then
         ([(99, 1, True, False), (99, 1, True, False)], []),
+        ([(99, 1, False, False), (99, 1, False, False)], None),  # both compute, and nobody waits
         ([(50, 50, False, True), (50, 50, False, True)], None),
     ],
 )
