@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Generator, Iterable
 from functools import lru_cache
 from itertools import chain
@@ -281,24 +282,32 @@ def make_loader(
     )
 
 
-def reader_was_killed(error: RuntimeError) -> bool:
-    """Whether that is the error: a signal raises it, wherever the process happens to be."""
-    return "DataLoader worker" in str(error)
+class ReaderKilled(Exception):
+    """A process that reads pictures was killed."""
 
 
 def _run(loader: DataLoader[Batch | InputError]) -> Generator[Batch, None, None]:
-    others = set(multiprocessing.active_children())
+    others, handler = set(multiprocessing.active_children()), signal.getsignal(signal.SIGCHLD)
     batches = iter(loader)
-    workers = set(multiprocessing.active_children()) - others
+    readers = set(multiprocessing.active_children()) - others
+    if threading.current_thread() is threading.main_thread():
+        # PyTorch's raises an error wherever the process happens to be, such as in the midst of writing a file.
+        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
     try:
         for batch in batches:
             if isinstance(batch, InputError):
                 raise batch
             yield batch
+    except RuntimeError as error:
+        if any(reader.exitcode for reader in readers):
+            raise ReaderKilled(
+                "a process that reads pictures was killed, perhaps because memory ran out (--run.workers)"
+            ) from error
+        raise
     finally:
-        del batches  # ends the workers now and not when the interpreter exits
-        for worker in workers:
-            worker.kill()  # one that hangs in a read hears nothing else, and would be waited for at exit
+        del batches  # ends the readers now and not when the interpreter exits
+        for reader in readers:
+            reader.kill()  # one that hangs in a read hears nothing else, and would be waited for at exit
 
 
 class _Steps(Dataset[Batch | InputError]):

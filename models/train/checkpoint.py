@@ -12,7 +12,6 @@ import torch
 
 from models.data import InputError
 from models.data.files import write_whole
-from models.data.patches import reader_was_killed
 
 
 class TrainingStates:
@@ -36,8 +35,6 @@ class TrainingStates:
         try:
             write_whole(self.path(step), lambda temporary: torch.save(state, temporary))
         except RuntimeError as error:  # torch's zip writer reports a failed write as one
-            if reader_was_killed(error):
-                raise
             raise OSError(f"cannot write {self.path(step)}: {error}") from error
         for old in self.steps()[: -self._keep]:
             self.path(old).unlink()

@@ -15,7 +15,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from models.data.patches import reader_was_killed
 from models.train.watch import Watch
 
 # A group on the CPU for what only hosts need to agree on.
@@ -84,8 +83,6 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if reader_was_killed(error):
-            raise
         first, *_ = str(error).splitlines() or [""]
         raise LostRank(f"rank {rank()} ends because another one did: {first[:120]}") from error
     finally:

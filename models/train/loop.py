@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import srkernels
 from models.config import Bound, Updates
 from models.data import BadImages, InputError
-from models.data.patches import Batch, reader_was_killed
+from models.data.patches import Batch, ReaderKilled
 from models.networks import save_weights
 from models.train import distributed, graph
 from models.train.checkpoint import TrainingStates
@@ -215,15 +215,8 @@ class _Loop:
                 self._readings.wait()
                 self._write_checkpoint()
             raise
-        except (NotFinite, OSError) as error:
+        except (NotFinite, ReaderKilled, OSError) as error:
             raise RunError(f"{self._stage.name}: {error}; last good checkpoint: {self._last_good()}") from error
-        except RuntimeError as error:
-            if not reader_was_killed(error):
-                raise
-            raise RunError(
-                f"{self._stage.name}: a process that reads pictures was killed, perhaps because memory ran out "
-                f"(fewer --run.workers need less); last good checkpoint: {self._last_good()}"
-            ) from error
         return self._history(start)
 
     def _train(self) -> None:

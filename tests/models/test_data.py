@@ -468,6 +468,19 @@ def test_a_worker_that_hangs_ends_with_its_loader():
     assert worker.exitcode == -signal.SIGKILL
 
 
+@pytest.mark.thorough
+def test_a_killed_worker_is_noticed_where_a_batch_is_wanted_and_nowhere_else():
+    """PyTorch would raise an error from a signal, in the midst of whatever is done meanwhile."""
+    batches = data.make_loader(PatchDataset([pairs()], seed=0), 2, 0, 50, workers=2)
+    next(batches)
+    for worker in multiprocessing.active_children():
+        worker.kill()
+        worker.join(timeout=30)
+    with pytest.raises(data.patches.ReaderKilled, match="a process that reads pictures was killed"):
+        list(batches)
+    assert not multiprocessing.active_children()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_workers_outlive_the_signals_that_ask_a_run_to_stop():
     batches = iter(data.make_loader(PatchDataset([pairs()], seed=0), 2, 0, 12, workers=1))
