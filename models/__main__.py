@@ -9,6 +9,7 @@ from importlib import import_module
 
 from models.data import InputError
 from models.data.files import readable
+from models.train.distributed import LostRank
 from models.train.run import Interrupted, RunError
 
 # Name, module (its `main(arguments)` gives the exit code), and what the list says. Modules are imported when named.
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except RunError as error:
+    except (RunError, LostRank) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:  # a full disk or a path that cannot be, wherever it is met

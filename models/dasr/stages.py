@@ -32,6 +32,7 @@ from models.data import (
     Unusable,
     as_rgb,
     check_names,
+    fingerprint,
     read_usable,
     to_pixels,
     to_tensor,
@@ -138,6 +139,7 @@ def write_pairs(job: DASRJob) -> None:
                     values = weight.float().cpu().numpy()
                     write_whole(map_path, lambda path, values=values: np.save(path, values))
             write_picture(lr_path, to_pixels(lr))
+            distributed.get_on()
     distributed.barrier()
     job.run.say(f"  {len(list((folder / 'lr').rglob('*.png')))} of {len(source)} pictures have their pair")
 
@@ -151,16 +153,18 @@ def make_pair(
 
 
 def _set_aside_other_pairs(job: DASRJob, folder: Path) -> None:
-    """Sets aside pairs that were made with other settings or weights."""
+    """Sets aside pairs that were made of other pictures, or with other settings or weights."""
     config = to_mapping(job.config)
     made = {key: config[key] for key in ("scale", "source", "maps")}
+    made["hr"] = fingerprint(job.inputs.hr)
     if job.config.source == "dsn":
         made |= {"input": config["dsn"]["input"], "view": config["dsn"]["discriminator"]["frequency"]}
         made |= {"weights": [_fingerprint(path) for path in _dsn_weights(job) if path is not None]}
     record = folder / "made_with.yaml"
     text = yaml.safe_dump(made, sort_keys=False)
-    if distributed.is_main() and folder.exists() and (not record.exists() or record.read_text("utf-8") != text):
-        job.run.say(f"  {folder} holds pairs made with other settings or weights: set aside")
+    other = not record.exists() or record.read_text("utf-8") != text
+    if distributed.is_main() and other and any(folder.glob("*/*")):
+        job.run.say(f"  {folder} holds pairs made of other pictures, or with other settings or weights: set aside")
         set_aside(folder)
     if distributed.is_main():
         folder.mkdir(exist_ok=True)
@@ -251,6 +255,7 @@ def _train(
         schedule=schedule.factor,
         batches=loader(dataset, options.batch, schedule.updates, run, device, f"--{name}.batch"),
         images=dataset.total,
+        pictures=dataset.fingerprints(),
         validate=judge,
         measures=("psnr", "ssim"),
         accepted=lambda: job.record(dump_yaml(config)),

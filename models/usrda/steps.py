@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
 
+from models.config import Bound, Weight
 from models.train.losses import FeatureLoss, widen
 from models.train.players import Batch, Losses, Players, Step
 from models.usrda import losses
@@ -27,17 +28,17 @@ from models.usrda import losses
 class LossWeights:
     """The weights of Eq. 9. What only terms of weight 0 need is not computed (Table 3)."""
 
-    align: float = 0.01
+    align: Weight = 0.01
     """L_align, Eq. 1."""
-    rec: float = 1.0
-    """L_rec, Eq. 3."""
-    res: float = 1.0
+    rec: Annotated[float, Bound(0, 10**6, above=True)] = 1.0
+    """L_rec, Eq. 3; without it nothing trains the SR network."""
+    res: Weight = 1.0
     """L_res, Eq. 4."""
-    sty: float = 0.01
+    sty: Weight = 0.01
     """L_sty, Eq. 5."""
-    idt: float = 0.01
+    idt: Weight = 0.01
     """L_idt, Eq. 7."""
-    cyc: float = 1.0
+    cyc: Weight = 1.0
     """L_cyc, Eq. 8."""
 
 

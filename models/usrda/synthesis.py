@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.config import Bound
 from models.data import PatchDataset, Stream
 from models.data.resize import bicubic
 
@@ -27,9 +28,9 @@ class SynthesisConfig:
 
     resize: Literal["matlab", "torch"] = "matlab"
     """MATLAB's bicubic, or F.interpolate's without antialiasing (the unofficial code)."""
-    blur: tuple[float, float] = (0.2, 2.0)
+    blur: tuple[Annotated[float, Bound(0, 100)], Annotated[float, Bound(0, 100)]] = (0.2, 2.0)
     """Range of the Gaussian blur's deviation, in LR pixels; uniform."""
-    noise: tuple[float, float] = (0.0, 10.0)
+    noise: tuple[Annotated[float, Bound(0, 255)], Annotated[float, Bound(0, 255)]] = (0.0, 10.0)
     """Range of the Gaussian noise's deviation, in 1/255; uniform."""
     eight_bit: bool = True
     """Rounds to the 256 levels from 0 to 1 that a real LR picture has; without it nothing is clamped either."""

@@ -136,7 +136,6 @@ def test_command(capsys):
         (["nothing"], "no method 'nothing'"),
         (["dasr", "--stage", "maps"], "--stage must be one of dsn, srn, all"),
         (["--hr", "somewhere"], "--hr and --lr go together"),
-        (["--steps", "0"], "--steps and --warmup must be at least 1"),
         (["--hr", "nowhere", "--lr", "nowhere"], "nowhere"),
     ):
         with pytest.raises(InputError, match=message):
