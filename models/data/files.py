@@ -11,6 +11,9 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+# What a disk says that has no room, or that fails.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
 # Of `write_whole`, with the number of the process that writes.
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.(csv|jpe?g|md|npy|png|pth|safetensors|state|tiff?|webp|bmp|yaml)")
 # Of safetensors' own save_file, which an earlier version left among a run's weights.

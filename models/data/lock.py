@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from models.data.files import remove_leftovers
+from models.data.files import FULL, remove_leftovers
 from models.data.images import InputError
 
 _NAME = ".lock"
@@ -40,6 +40,8 @@ def locked(folder: Path) -> Iterator[bool]:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor, holds = _acquire(path)
     except OSError as error:
+        if error.errno in FULL:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise InputError(f"cannot write to the folder {folder}: {error.strerror}") from error
     _held.add(descriptor)
     try:

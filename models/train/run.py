@@ -17,7 +17,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from models.data import InputError
-from models.data.files import write_whole
+from models.data.files import FULL, write_whole
 from models.data.lock import locked
 from models.train import distributed
 
@@ -76,6 +76,8 @@ class Run:
                 "a", encoding="utf-8", errors="backslashreplace"
             )
         except OSError as error:
+            if error.errno in FULL:
+                raise
             raise InputError(f"cannot write to the folder {folder}: {error.strerror}") from error
 
     def say(self, *renderables: RenderableType, style: str | None = None) -> None:

@@ -97,7 +97,7 @@ def test_where_nothing_can_be_locked_the_run_says_so(tmp_path, monkeypatch, caps
         (f"generated/lr/.h0.{DEAD}.png", True),
         (f"generated/maps/.h0.1.{DEAD}.npy", True),
         (f"dsn/training_states/.6.{DEAD}.state", True),
-        (f"dsn/models/.6_generator.{os.getpid()}.safetensors", True),
+        ("dsn/models/.6_generator.OWN.safetensors", True),
         (f"dsn/.losses.{DEAD}.csv", True),
         (f".a_s001.{10**30}.png", True),
         ("srn/models/.tmpa1B2c3", True),
@@ -109,7 +109,7 @@ def test_where_nothing_can_be_locked_the_run_says_so(tmp_path, monkeypatch, caps
     ],
 )
 def test_of_what_lies_around_only_what_dead_processes_of_ours_left_goes(name, goes, tmp_path):
-    path = tmp_path / name
+    path = tmp_path / name.replace("OWN", str(os.getpid()))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     Run(tmp_path).close()
