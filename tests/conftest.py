@@ -6,13 +6,14 @@ cannot run leaves one skipped test per gate, with its reason. A test without ``t
 what it runs on.
 
 A whole run (``pytest``) uses all cores (pytest-xdist), long tests first; those marked ``thorough`` only with
-``--thorough``, as in CI. A run that names files or tests takes whatever it names.
+``--thorough``; CI takes a third of them by turns. A run that names files or tests takes whatever it names.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
@@ -73,10 +74,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if _of_the_whole(config) and not config.getoption("--thorough"):
-        spared = [item for item in items if item.get_closest_marker("thorough")]
+    if _of_the_whole(config):
+        part = config.getoption("--part") if config.getoption("--thorough") else None
+        spared = [item for item in items if item.get_closest_marker("thorough") and not _in_part(item, part)]
         config.hook.pytest_deselected(items=spared)
-        items[:] = [item for item in items if not item.get_closest_marker("thorough")]
+        left_out = set(spared)
+        items[:] = [item for item in items if item not in left_out]
     items.sort(key=lambda item: not any(map(item.get_closest_marker, ("long", "thorough"))))
     for item in items:
         params = getattr(item, "callspec", None) and item.callspec.params  # type: ignore[attr-defined]
@@ -86,15 +89,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.xdist_group(f"{params['spec'].name}-{params['case'].id}"))
 
 
+def _in_part(item: pytest.Item, part: tuple[int, int] | None) -> bool:
+    return part is not None and zlib.crc32(item.nodeid.encode()) % part[1] == part[0] - 1
+
+
+def _part(text: str) -> tuple[int, int]:
+    part, parts = map(int, text.split("/"))
+    if not 1 <= part <= parts:
+        raise ValueError(text)
+    return part, parts
+
+
 def pytest_report_header(config: pytest.Config) -> str | None:
-    spares = _of_the_whole(config) and not config.getoption("--thorough")
-    return "tests marked thorough are left out: --thorough takes them" if spares else None
+    if not _of_the_whole(config):
+        return None
+    if not config.getoption("--thorough"):
+        return "tests marked thorough are left out: --thorough takes them"
+    part, parts = config.getoption("--part")
+    return f"of the tests marked thorough this is part {part} of {parts}" if parts > 1 else None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("srkernels")
+    group.addoption("--thorough", action="store_true", help="a whole run takes the tests marked thorough too")
     group.addoption(
-        "--thorough", action="store_true", help="a whole run takes the tests marked thorough too, as CI does"
+        "--part", type=_part, default=(1, 1), metavar="K/N", help="of what --thorough adds, the K-th of N parts alone"
     )
     group.addoption("--backend", choices=BACKENDS, help="run the gates on this backend alone")
     group.addoption("--device", choices=("cpu", "cuda"), help="run the gates on this device alone")

@@ -441,6 +441,8 @@ def _parsed(text: str) -> list[Kernel]:
     return found
 
 
+# One process disassembles the binary, which takes as long as all that is asked of it.
+_read_once = pytest.mark.xdist_group("machine code of the CUDA core")
 _ELEMENTS = {"f": "fp32", "13__nv_bfloat16": "bf16", "6__half": "fp16", "d": "fp64"}
 _VECTORISED = re.compile(
     r"(haar_(?:analysis|synthesis)_(?:rows|pixels))I(f|13__nv_bfloat16|6__half|d)E"
@@ -448,6 +450,7 @@ _VECTORISED = re.compile(
 )
 
 
+@_read_once
 def test_no_kernel_spills(kernels: list[Kernel]) -> None:
     for kernel in kernels:
         what = f"{kernel.name} for {kernel.architecture}"
@@ -457,6 +460,7 @@ def test_no_kernel_spills(kernels: list[Kernel]) -> None:
         assert kernel.registers <= 80, f"{what}: {kernel.registers} registers"
 
 
+@_read_once
 def test_fast_kernels_move_16_bytes_at_once(kernels: list[Kernel]) -> None:
     seen = set()
     for kernel in kernels:
@@ -479,6 +483,7 @@ def test_fast_kernels_move_16_bytes_at_once(kernels: list[Kernel]) -> None:
     assert seen == {(a, w, e) for a in architectures for w in families for e in DTYPES}
 
 
+@_read_once
 def test_built_for_every_promised_architecture(kernels: list[Kernel]) -> None:
     built = _built()
     if built is None:

@@ -117,9 +117,9 @@ def _first(change: Callable[[Tensor], Tensor]) -> Callable[[OpSpec], Callable[..
 def test_parity_gate_catches(spec: OpSpec, broken: Callable[[OpSpec], Callable[..., Any]], dtype: torch.dtype) -> None:
     target = Target("reference", "cpu")
     case = spec.cases[0]
-    parity(replace(spec, op=spec.eager), case, dtype, "contiguous", target)
+    parity(replace(spec, op=spec.eager), case, dtype, target, ["contiguous"])
     with pytest.raises(AssertionError):
-        parity(replace(spec, op=broken(spec)), case, dtype, "contiguous", target)
+        parity(replace(spec, op=broken(spec)), case, dtype, target, ["contiguous"])
 
 
 def test_magnitudes_are_sums_of_absolute_products() -> None:
