@@ -17,8 +17,8 @@ from srkernels._spec import BenchCase, OpSpec
 
 from .. import timing
 from ..record import OURS, verdicts
-from ..timing import Stats
-from .providers import Gate, Problem, backends, baselines, problem, tiny
+from ..timing import Call, Stats
+from .providers import Gate, Problem, Provider, backends, baselines, problem, tiny
 
 REUSED_BUFFER_TARGET = 0.8
 HOST_TARGET = 1.1  # most host time of a tiny call, as a multiple of eager PyTorch's
@@ -67,9 +67,7 @@ def measure(
     chosen = {p.name: p for p in (*others, *ours)}
 
     nbytes = spec.bytes_moved(bench.case, itemsize(bench), bench.passes)
-    once = spec.bytes_moved(bench.case, itemsize(bench), "forward")
-    sets = [first, *(problem(spec, bench, device, i) for i in range(1, timing.cold_sets(once, device)))]
-    calls = {name: [s.call(p.function) for s in sets] for name, p in chosen.items()}
+    calls = rotated_calls(spec, bench, first, chosen)
     copy = timing.copy_gbps(nbytes, device)
     times = timing.time_calls(calls, device, seconds=seconds, rounds=rounds, around=lambda name: chosen[name].around())
     copy = max(copy, timing.copy_gbps(nbytes, device))
@@ -106,6 +104,16 @@ def measure(
         "targets": judged,
         "over_fp32_target": bench.over_fp32 if device.type == "cpu" else None,
     }
+
+
+def rotated_calls(
+    spec: OpSpec, bench: BenchCase, first: Problem, providers: Mapping[str, Provider]
+) -> dict[str, list[Call]]:
+    """Each provider's call on ``first``, and on as many more operands as leave the caches cold."""
+    device = first.device
+    once = spec.bytes_moved(bench.case, itemsize(bench), "forward")
+    sets = [first, *(problem(spec, bench, device, i) for i in range(1, timing.cold_sets(once, device)))]
+    return {name: [s.call(p.function) for s in sets] for name, p in providers.items()}
 
 
 def _costs(

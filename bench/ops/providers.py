@@ -55,6 +55,10 @@ class Problem:
     wanted: tuple[Tensor, ...]
     cotangents: tuple[Tensor, ...]
 
+    @property
+    def device(self) -> torch.device:
+        return next(x.device for x in self.operands if x is not None)
+
     def forward(self, function: Callable[..., Any]) -> list[Tensor]:
         return flat(function(*self.operands, **self.kwargs))
 

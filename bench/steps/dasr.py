@@ -85,8 +85,9 @@ def make(stage: str, config: DASRConfig, form: str, device: torch.device) -> Ste
     torch.manual_seed(0)
     build = build_dsn_step if stage == "dsn" else build_srn_step
     step: Step = build(config, WeightFiles(), device)
-    features = _features(perceptual, form)
-    step = replace(step, features=features.to(device, memory_format=run.layout))
+    if perceptual.network != "none":
+        features = _features(perceptual, form)
+        step = replace(step, features=features.to(device, memory_format=run.layout))
     if form in OURS:
         return step
     players = step.players

@@ -27,7 +27,7 @@ from models.train.players import Step
 
 from .. import timing
 from ..record import verdicts
-from ..timing import Call
+from ..timing import Call, Stats
 from .plain import PLAIN, Plain
 
 OURS = ("ours", "recompute")
@@ -168,16 +168,7 @@ def _measure(
             if bench.peak is not None:
                 memory[form]["peak_bytes"] = timing.peak_bytes(call, device)
 
-    def whole(call: Call) -> Call:
-        def run() -> None:
-            call()
-            timing.synchronize(device)
-
-        return run
-
-    # Steps are timed by the host's clock everywhere: the host's share is part of training.
-    timed = {form: [whole(call)] for form, call in made.items()}
-    times = timing.time_calls(timed, torch.device("cpu"), seconds=seconds, rounds=rounds, around=bench.around)
+    times = timed(bench, made, device, seconds=seconds, rounds=rounds)
     providers = {
         form: {**stats.as_dict(), "ratio": timing.ratio(stats, times["ours"]), **memory[form]}
         for form, stats in times.items()
@@ -191,6 +182,22 @@ def _measure(
         "providers": providers,
         "targets": [*verdicts(bench.targets, providers, "ours"), *_memory_verdicts(bench, memory)],
     }
+
+
+def timed(
+    bench: StepBench, made: Mapping[str, Call], device: torch.device, *, seconds: float, rounds: tuple[int, int]
+) -> dict[str, Stats]:
+    """Interleaved times of the forms, by the host's clock everywhere: the host's share is part of training."""
+
+    def whole(call: Call) -> Call:
+        def run() -> None:
+            call()
+            timing.synchronize(device)
+
+        return run
+
+    calls = {form: [whole(call)] for form, call in made.items()}
+    return timing.time_calls(calls, torch.device("cpu"), seconds=seconds, rounds=rounds, around=bench.around)
 
 
 def _memory_verdicts(bench: StepBench, memory: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:

@@ -89,9 +89,12 @@ def calls(config: USRDAConfig, cpu_crop: int, device: torch.device, count: int) 
 
 
 def make(config: USRDAConfig, form: str, device: torch.device) -> USRDAStep:
-    """The step of a form, with random weights that are the same for all forms."""
-    plain = form == "naive eager"
-    run = run_options(config.run, fast=not plain, recompute=form == "recompute")
+    """The step of a form, with random weights that are the same for all forms.
+
+    A form beside those: "plain" is `ours` with networks in plain PyTorch.
+    """
+    plain = form in ("naive eager", "plain")
+    run = run_options(config.run, fast=form != "naive eager", recompute=form == "recompute")
     options, features = config.perceptual, None
     if options.network != "none":
         features = random_features(options.layers, plain=plain, input_norm=options.input_norm)
