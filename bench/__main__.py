@@ -25,7 +25,7 @@ def _report(arguments: argparse.Namespace) -> int:
     except (OSError, ValueError, KeyError) as error:
         print(f"report: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    print(text if arguments.out is None else f"wrote {arguments.out / 'BENCH.md'} and {len(files)} picture(s)")
+    print(text if arguments.out is None else f"wrote {arguments.out / 'BENCH.md'} and its pictures")
     return 0
 
 

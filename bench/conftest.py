@@ -31,6 +31,7 @@ class Results:
     cases: list[dict[str, Any]] = field(default_factory=list)
     host: list[dict[str, Any]] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
+    scaling: list[dict[str, Any]] = field(default_factory=list)
     checks: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -95,7 +96,7 @@ def hand_over(request: pytest.FixtureRequest) -> Callable[[dict[str, Any], Calla
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     results = config.stash[_results]
-    if not (results.cases or results.host or results.steps or results.checks):
+    if not (results.cases or results.host or results.steps or results.scaling or results.checks):
         return
     write = terminalreporter.write_line
     conditions = machine.describe(results.device, " ".join(["pytest", *map(str, config.invocation_params.args)]))
@@ -118,16 +119,22 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if results.steps:
         write("\ntraining steps")
         write(tables.text(tables.steps(results.steps)))
+    if results.scaling:
+        write("\nhow cost grows: slopes of time over pixels, of the larger sizes; nanoseconds of the largest one")
+        write(tables.text(tables.scaling(results.scaling)))
+        for line in tables.sizes_left_out(results.scaling):
+            write(f"  {line}")
     checks = [*results.checks, *harness.bf16_per_byte(results.cases), *harness.over_fp32(results.cases)]
     if checks:
         write("\nacross cases")
         write(tables.text(tables.checks(checks)))
     target = config.getoption("benchmark_save_results")
     if target:
-        path = (
-            machine.ROOT / "bench" / "results" / machine.result_name(conditions) if target == _DEFAULT else Path(target)
-        )
+        # A file of its own, or it would take the place of the cases of an earlier run.
+        kind = "scaling" if results.scaling and not results.cases else ""
+        name = machine.result_name(conditions, kind)
+        path = machine.ROOT / "bench" / "results" / name if target == _DEFAULT else Path(target)
         content = {**conditions, "cases": results.cases, "host": results.host, "steps": results.steps}
-        content["checks"] = checks
+        content |= {"scaling": results.scaling, "checks": checks}
         record.write_json(path, content)
         write(f"\nfigures written to {path}; render them: {Path(sys.executable).name} -m bench report {path}")

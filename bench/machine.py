@@ -89,11 +89,11 @@ def title(conditions: dict[str, Any]) -> str:
     return machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
 
 
-def result_name(conditions: dict[str, Any]) -> str:
-    """File name of a result: the machine and the day."""
+def result_name(conditions: dict[str, Any], kind: str = "") -> str:
+    """File name of a result: the machine, what of the benches it holds (if not all), and the day."""
     machine = conditions["machine"]
     name = machine.get("gpu") or f"{machine['cpu']} {machine['threads']} threads"
-    name = re.sub(r"\((r|tm)\)", "", name.lower())
+    name = re.sub(r"\((r|tm)\)", "", f"{name} {kind}".lower())
     return re.sub(r"[^a-z0-9]+", "-", name).strip("-") + f"-{conditions['date']}.json"
 
 

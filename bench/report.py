@@ -10,9 +10,13 @@ from typing import Any
 
 from . import machine, tables
 from .record import OURS
+from .scaling.slopes import STEEP, STEEPER, pixels
 
 # Okabe-Ito: distinguishable to colour-blind readers too.
 _COLOURS = {"published": "#7f7f7f", "eager": "#0072b2", "compile": "#e69f00"}
+_OUR_COLOUR = "#d55e00"
+# Kind of line and marker of each number of threads and ranks.
+_LINES = (("-", "o"), ("--", "s"), (":", "^"))
 _PEER_COLOURS = ("#cc79a7", "#009e73", "#56b4e9", "#d55e00")
 _NAMES = {"published": "as published (eager)", "eager": "best eager", "compile": "torch.compile"}
 # Gap between the groups of bars, in bars.
@@ -26,12 +30,12 @@ def load(path: Path) -> dict[str, Any]:
     """A results file of `pytest bench --benchmark` or of `python -m bench gpu`, in the form of the former."""
     content = json.loads(path.read_text())
     if "sections" in content:
-        merged: dict[str, Any] = {key: [] for key in ("cases", "host", "steps", "checks")}
+        merged: dict[str, Any] = {key: [] for key in ("cases", "host", "steps", "checks", "scaling")}
         for section in content["sections"].values():
             for key, rows in merged.items():
                 rows.extend(section.get("data", {}).get(key, []))
         content |= merged
-    if not content.get("cases"):
+    if not (content.setdefault("cases", []) or content.get("scaling")):
         raise ValueError(f"{path}: no benchmark cases in it")
     return content
 
@@ -44,10 +48,10 @@ def newest(folder: Path) -> list[Path]:
     return list(latest.values())
 
 
-def to_markdown(results: Mapping[str, Any], picture: str | None = None) -> str:
-    """Tables of one results file, each with its conditions under it."""
-    lines = [f"### {machine.title(dict(results))}", ""]
-    if picture:
+def to_markdown(results: Mapping[str, Any], picture: str | None = None, curves: str | None = None) -> str:
+    """Tables of one results file, each with its conditions under it, and the pictures of these names."""
+    lines = [f"### {machine.title(dict(results))}{'' if results['cases'] else ': how cost grows'}", ""]
+    if picture and results["cases"]:
         lines += [f"![Time relative to srkernels, per case]({picture})", ""]
     for op, records in tables.by_op(results["cases"]).items():
         lines += [f"**`{op}`**", "", tables.markdown(tables.summary(records)), "", _conditions(results, records), ""]
@@ -64,18 +68,44 @@ def to_markdown(results: Mapping[str, Any], picture: str | None = None) -> str:
     if results.get("checks"):
         lines += ["**Bandwidth**", "", tables.markdown(tables.checks(results["checks"])), ""]
         lines += [_conditions(results, []), ""]
+    if results.get("scaling"):
+        lines += _scaling(results, curves)
     return "\n".join(lines)
+
+
+def _scaling(results: Mapping[str, Any], picture: str | None) -> list[str]:
+    curves = results["scaling"]
+    lines = ["**How cost grows**", ""] * bool(results["cases"])
+    lines += [f"![Time of a pixel over the number of pixels]({picture})", ""] * bool(picture)
+    lines += [
+        "Value and gradients of every op, and whole training steps of small networks. On a CPU convolutions have a",
+        "quarter of the features of their bench cases. ns: nanoseconds of a pixel at the largest size, of an op's",
+        "picture or of a step's HR crops, which several ranks share. Slope: time as a power of the number of pixels,",
+        "fitted to the larger half of the sizes; the work alone has slope 1. Flagged are slopes above",
+        f"{STEEP:g}, and those of srkernels that are more than {STEEPER:g} above eager PyTorch's.",
+        "",
+        tables.markdown(tables.scaling(curves)),
+        "",
+    ]
+    left_out = tables.sizes_left_out(curves)
+    lines += [f"- {line}" for line in left_out] + [""] * bool(left_out)
+    dtypes = ", ".join(dict.fromkeys(curve["dtype"] for curve in curves))
+    return [*lines, _footnote(results, f"{dtypes}; allocation included; medians of interleaved rounds"), ""]
 
 
 def _conditions(results: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> str:
     """What a reader needs to interpret the figures above, and to reproduce them."""
-    parts = [machine.footnote(dict(results))]
+    parts = []
     if records:
         dtypes = dict.fromkeys(r.get("dtype", "float32") for r in records)
         parts.append(f"{', '.join(dtypes)}; shapes as in the table; allocation included; medians of interleaved rounds")
     gpu = results["machine"]["device"] == "cuda"
     parts.append("graph replay, rotation over 3x L2" if gpu else f"{results['machine']['threads']} threads")
-    return f"<sub>{'; '.join(parts)}. `{results['command']}`</sub>"
+    return _footnote(results, *parts)
+
+
+def _footnote(results: Mapping[str, Any], *parts: str) -> str:
+    return f"<sub>{'; '.join((machine.footnote(dict(results)), *parts))}. `{results['command']}`</sub>"
 
 
 def plot(results: Mapping[str, Any], path: Path) -> None:
@@ -147,6 +177,70 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
+def plot_scaling(results: Mapping[str, Any], path: Path) -> None:
+    """Time per pixel over pixels, both logarithmic: a panel for each op or step and axis, level where cost is linear.
+
+    Colour tells eager PyTorch from srkernels, the kind of line threads and ranks.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    panels: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for curve in results["scaling"]:
+        if curve["points"]:
+            panels.setdefault((curve["subject"], curve["axis"]), []).append(curve)
+    variants = list(dict.fromkeys((c["threads"], c["ranks"]) for curves in panels.values() for c in curves))
+    lines = dict(zip(variants, _LINES, strict=False))
+    rows = -(-len(panels) // 4)
+    figure, grid = plt.subplots(rows, 4, figsize=(14, 1.4 + 2.5 * rows), squeeze=False, layout="constrained")
+    axes = list(grid.flat)
+    for spare in axes[len(panels) :]:
+        spare.remove()
+    for axis, ((subject, along), curves) in zip(axes, panels.items(), strict=False):
+        for curve in curves:
+            points = curve["points"]
+            sizes = [pixels(point) for point in points]
+            for name, colour in (("eager", _COLOURS["eager"]), (OURS, _OUR_COLOUR)):
+                times = [1e3 * p["times"][name]["median_us"] / n for p, n in zip(points, sizes, strict=True)]
+                style, marker = lines[curve["threads"], curve["ranks"]]
+                axis.loglog(sizes, times, linestyle=style, marker=marker, markersize=4, color=colour)
+        first = curves[0]["points"][0]
+        fixed = f"batch {first['batch']}" if along == "side" else f"{first['side']}x{first['side']}"
+        axis.set_title(f"{subject}\nover the {along}, {fixed}", loc="left", fontsize=9, fontweight="bold")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(which="major", linewidth=0.4, color="#dddddd")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
+        axis.tick_params(labelsize=8)
+    figure.supxlabel("pixels", fontsize=9)
+    figure.supylabel("nanoseconds per pixel", fontsize=9)
+    handles = [
+        Line2D([], [], color=colour, linewidth=3, label=label)
+        for label, colour in (("eager PyTorch", _COLOURS["eager"]), (OURS, _OUR_COLOUR))
+    ]
+    handles += [
+        Line2D([], [], linestyle=style, marker=marker, markersize=4, color="black", label=_variant(*variant))
+        for variant, (style, marker) in lines.items()
+    ]
+    where = f"{machine.title(dict(results))}, torch {results['versions']['torch']}, {results['date']}"
+    title = f"How cost grows: time per pixel, level where it is linear\n{where}"
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, title=title, title_fontsize=12
+    )
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _variant(threads: int, ranks: int) -> str:
+    one = f"{threads} thread{'s' * (threads > 1)}"
+    return one if ranks == 1 else f"{ranks} ranks of {one}"
+
+
 def headline(results: Mapping[str, Any], path: Path) -> None:
     """A small chart of value and gradient: an op's first case of each dtype, and the training steps.
 
@@ -208,39 +302,51 @@ def headline(results: Mapping[str, Any], path: Path) -> None:
 
 def page_block(files: Sequence[Path]) -> str:
     """What stands between the markers of docs/benchmarks.md."""
-    return "\n".join(to_markdown(load(path), _page_picture(path)) for path in files)
+    return "\n".join(to_markdown(load(path), *_pictures(_page_stem(path))) for path in files)
 
 
-def _page_picture(path: Path) -> str:
-    """The machine's picture, whatever the date."""
-    return f"bench-{path.stem[:-11]}.png"
+def _page_stem(path: Path) -> str:
+    """What the page's pictures of a machine are called, whatever the date."""
+    return f"bench-{path.stem[:-11]}"
+
+
+def _pictures(stem: str) -> tuple[str, str]:
+    """Of the cases, and of how cost grows."""
+    return f"{stem}.png", f"{stem}-curves.png"
+
+
+def _plot(results: Mapping[str, Any], folder: Path, stem: str) -> None:
+    """The pictures of what there is."""
+    of_cases, of_scaling = _pictures(stem)
+    if results["cases"]:
+        plot(results, folder / of_cases)
+    if results.get("scaling"):
+        plot_scaling(results, folder / of_scaling)
 
 
 def write_page(files: Sequence[Path], page: Path = PAGE) -> None:
-    """The page's tables, a picture per machine next to it, and README's chart, of whoever ran the training steps."""
+    """The page's tables, pictures of each machine next to it, and README's chart, of whoever ran the training steps."""
     text = page.read_text()
     if not _BLOCK.search(text):
         raise ValueError(f"{page}: no bench:begin and bench:end markers in it")
     page.write_text(_BLOCK.sub(lambda _: page_block(files), text))
     for path in files:
         results = load(path)
-        plot(results, page.parent / _page_picture(path))
+        _plot(results, page.parent, _page_stem(path))
         if results.get("steps"):
             headline(results, page.parent / "bench.png")
 
 
 def render(files: Sequence[Path], out: Path | None = None) -> str:
-    """Markdown of all files; with ``out`` also written to out/BENCH.md, with a picture per file next to it."""
+    """Markdown of all files; with ``out`` also written to out/BENCH.md, with each file's pictures next to it."""
     pieces = []
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     for path in files:
         results = load(path)
-        picture = None
         if out is not None:
-            picture = f"{path.stem}.png"
-            plot(results, out / picture)
-        pieces.append(to_markdown(results, picture))
+            _plot(results, out, path.stem)
+        pieces.append(to_markdown(results, *(_pictures(path.stem) if out is not None else ())))
     text = "\n".join(pieces)
     if out is not None:
         (out / "BENCH.md").write_text(text)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .record import OURS
+from .scaling.slopes import flags, pixels, slope
 
 Table = tuple[list[str], list[list[str]]]
 Record = Mapping[str, Any]
@@ -178,6 +179,32 @@ def steps(rows: Sequence[Record]) -> Table:
             row += [megabytes(peak), share(None if peak is None else peak / providers[first]["peak_bytes"])]
             found.append([*row, f"<= {share(most['target'])}" if most else "-", verdict(most.get("met"))])
     return without_empty_columns((headers, found))
+
+
+def scaling(curves: Sequence[Record]) -> Table:
+    """A curve a row: time per pixel at its largest size, slopes, and what grows too fast."""
+    headers = ["", "over", "threads", "ranks", "sizes", "eager ns", "ours ns", "eager slope", "ours slope", "flagged"]
+    rows = []
+    for curve in curves:
+        points = curve["points"]
+        if not points:
+            continue
+        first, last = points[0], points[-1]
+        row = [curve["subject"], curve["axis"], str(curve["threads"]), str(curve["ranks"])]
+        row.append(" to ".join(f"{p['batch']}x{p['side']}x{p['side']}" for p in (first, last)))
+        row += [number(1e3 * last["times"][name]["median_us"] / pixels(last)) for name in ("eager", OURS)]
+        row += ["-" if (found := slope(points, name)) is None else f"{found:.2f}" for name in ("eager", OURS)]
+        rows.append([*row, ", ".join(flags(curve)) or "-"])
+    return headers, rows
+
+
+def sizes_left_out(curves: Sequence[Record]) -> list[str]:
+    """ "curve: sizes: reason", for each curve and reason once."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for curve in curves:
+        for size, reason in curve["left_out"].items():
+            found.setdefault((f"{curve['subject']} over {curve['axis']}", reason), []).append(size)
+    return [f"{curve} without {', '.join(dict.fromkeys(sizes))}: {why}" for (curve, why), sizes in found.items()]
 
 
 def skipped(records: Sequence[Record]) -> list[str]:

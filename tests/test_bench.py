@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,13 +17,17 @@ import pytest
 import torch
 
 import srkernels
-from bench import report, tables, timing
+from bench import machine, report, tables, timing
 from bench.gpu import report as gpu_report
 from bench.gpu import run as gpu
 from bench.gpu.context import Context
 from bench.ops import harness
 from bench.ops.providers import Gate, ParityError, Provider, baselines, problem, tiny
 from bench.record import OURS, verdicts, write_json
+from bench.scaling import ops as scaling_ops
+from bench.scaling import plan as scaling
+from bench.scaling import slopes
+from bench.scaling.plan import Plan, Size, Times
 from srkernels._parity import flat
 from srkernels._spec import BenchCase, Case, OpSpec
 from srkernels.ops import specs
@@ -140,6 +145,180 @@ def test_peak_bytes_counts_what_is_alive_at_one_time() -> None:
         return second + 1
 
     assert 8000 <= timing.peak_bytes(call, CPU) < 8100  # the 1 is a tensor, too
+
+
+# How cost grows
+
+
+def _times(eager: float, ours: float) -> Times:
+    return {name: {"median_us": us, "p20_us": us, "p80_us": us} for name, us in (("eager", eager), (OURS, ours))}
+
+
+def _curve(exponents: tuple[float, float], sides: tuple[int, ...] = Plan().sides, **more: Any) -> dict[str, Any]:
+    """Times of 3 ns a pixel to these powers; up to 128x128, calls of 1 ms hide them."""
+    points = [
+        {
+            "batch": 1,
+            "side": side,
+            "times": _times(*(max(3e-3 * side ** (2 * k), 1000.0 * (side <= 128)) for k in exponents)),
+        }
+        for side in sides
+    ]
+    about = {"subject": "made_up", "axis": "side", "dtype": "float32", "device": "cpu", "threads": 1, "ranks": 1}
+    return {**about, "points": points, "left_out": {}, **more}
+
+
+def test_slope_is_the_exponent_of_the_larger_half() -> None:
+    points = _curve((1.0, 1.25))["points"]
+    assert [point["side"] for point in points[:3]] == [32, 64, 128], "the sizes that calls hide"
+    assert slopes.slope(points, "eager") == pytest.approx(1.0)
+    assert slopes.slope(points, OURS) == pytest.approx(1.25)
+    assert slopes.slope(points[:3], OURS) == pytest.approx(0.0), "calls alone"
+    assert slopes.slope(points[-2:], OURS) == pytest.approx(1.25)
+    assert slopes.slope(points[-1:], OURS) is None and slopes.slope([], OURS) is None
+
+
+def test_slope_over_batches_counts_pixels() -> None:
+    points = [{"batch": n, "side": 64, "times": _times(5.0 * n, 5.0 * n)} for n in (4, 8, 16)]
+    assert slopes.slope(points, "eager") == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("exponents", "expected"),
+    [
+        ((1.0, 1.0), []),
+        ((1.09, 1.09), []),
+        ((1.0, 1.04), []),
+        ((1.0, 1.06), ["ours above eager"]),
+        ((1.08, 1.12), ["ours above 1.1"]),
+        ((1.2, 1.0), ["eager above 1.1"]),
+        ((1.2, 1.4), ["eager above 1.1", "ours above 1.1", "ours above eager"]),
+    ],
+)
+def test_what_grows_faster_than_its_work_is_flagged(exponents: tuple[float, float], expected: list[str]) -> None:
+    curve = _curve(exponents)
+    assert slopes.flags(curve) == expected
+    headers, (row,) = tables.scaling([curve])
+    assert row[headers.index("flagged")] == (", ".join(expected) or "-")
+    assert row[headers.index("ours slope")] == f"{exponents[1]:.2f}"
+    assert row[headers.index("sizes")] == "1x32x32 to 1x2048x2048"
+
+
+def test_a_curve_of_few_sizes_has_no_slope_and_no_row_without_any() -> None:
+    headers, (row,) = tables.scaling([_curve((1.0, 2.0), sides=(512,)), _curve((1.0, 1.0), sides=())])
+    assert row[headers.index("eager slope")] == row[headers.index("flagged")] == "-"
+    assert row[headers.index("eager ns")] == "3.00"
+
+
+def test_climbing_ends_where_a_size_costs_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(scaling.time, "monotonic", lambda: clock[0])
+
+    def measure(size: Size) -> dict[tuple[int, int], Times]:
+        if size.side < 64:
+            raise scaling.Unfit("too small for its discriminator")
+        clock[0] += 1 + size.pixels / 64**2  # a second for whatever the size
+        return {(1, 1): _times(1, 1)}
+
+    sizes = Plan().axes(1)["side"]
+    # 2, 5 and 17 s; the next one's 65 s are known beforehand, its fixed second not counted four times.
+    found, left_out = scaling.climb(sizes, measure, lambda size: size.pixels, Plan(deadline=24 + 64))
+    assert [size.side for size in found] == [64, 128, 256]
+    assert left_out["1x32x32"] == "too small for its discriminator"
+    assert left_out["1x512x512"] == left_out["1x2048x2048"] == "expected to take 65 s, 64 s are left"
+    clock[0] = 0.0
+    assert len(scaling.climb(sizes, measure, lambda size: size.pixels, Plan(deadline=24 + 65))[0]) == 4
+    found, left_out = scaling.climb(sizes, measure, lambda size: size.pixels, Plan(size_bytes=64**2))
+    assert [size.side for size in found] == [64] and left_out["1x128x128"].startswith("counts 0 MB")
+    clock[0] = 9.0
+    assert scaling.climb(sizes, measure, lambda size: size.pixels, Plan(deadline=8))[1]["1x64x64"] == scaling.USED_UP
+
+
+def test_time_that_is_not_used_goes_to_the_later_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling.time, "monotonic", lambda: 40.0)
+    assert [scaling.share(100.0, parts) for parts in (3, 2, 1)] == [60.0, 70.0, 100.0]
+
+
+@pytest.mark.parametrize("spec", specs(), ids=lambda s: s.name)
+def test_every_op_can_be_resized(spec: OpSpec) -> None:
+    """The pictures have the size, filters are untouched by it, the map or the bands keep their proportion."""
+    small, large = (scaling_ops.resized(spec, size, CPU).case for size in (Size(1, 32), Size(3, 64)))
+    assert spec.eager(*(s and torch.rand(s) for s in small.shapes), **small.kwargs) is not None
+    for name, one, other in zip(spec.operands, small.shapes, large.shapes, strict=True):
+        if one is not None and other is not None and name not in spec.parameters:
+            assert (one[0], other[0]) == (1, 3) and [2 * n for n in one[-2:]] == list(other[-2:])
+        else:
+            assert one == other
+    outputs = flat(spec.eager(*(None if s is None else torch.rand(s) for s in large.shapes), **large.kwargs))
+    pictures = [s[-2:] for s in large.shapes if s is not None] + [tuple(y.shape[-2:]) for y in outputs]
+    assert (64, 64) in pictures
+    assert spec.bytes_moved(large, 4, "forward+backward") > 8 * spec.bytes_moved(small, 4, "forward+backward")
+
+
+def test_a_curve_of_a_wrong_op_has_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(*_: Any, **__: Any) -> None:
+        pytest.fail("something was timed before parity was green")
+
+    monkeypatch.setattr(timing, "time_calls", timed)
+    with pytest.raises(ParityError, match="off by"):
+        scaling_ops.measure(dataclasses.replace(HIGHPASS, op=_scaled), CPU, scaling.quick())
+
+
+def test_threads_are_set_and_set_back() -> None:
+    before = torch.get_num_threads()
+    curves = scaling_ops.measure(HIGHPASS, CPU, dataclasses.replace(scaling.quick(), threads=(1, 2), sides=(32,)))
+    assert torch.get_num_threads() == before
+    assert [(c["axis"], c["threads"], c["ranks"]) for c in curves] == [
+        ("batch", 1, 1),
+        ("batch", 2, 1),
+        ("side", 1, 1),
+        ("side", 2, 1),
+    ]
+    assert all(p["times"][name]["median_us"] > 0 for c in curves for p in c["points"] for name in ("eager", OURS))
+    assert json.loads(json.dumps(curves)) == curves
+
+
+def test_a_curve_of_a_wrong_step_has_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = pytest.importorskip("bench.scaling.steps")
+    make = steps.STEPS["DASR DSN"]
+
+    def wrong(form: str, size: Size, device: torch.device) -> Any:
+        step, batch = make(form, size, device)
+        return step, batch if form == "plain" else {name: 0.9 * value for name, value in batch.items()}
+
+    monkeypatch.setitem(steps.STEPS, "DASR DSN", wrong)
+    monkeypatch.setattr(timing, "time_calls", lambda *_, **__: pytest.fail("timed before the losses agreed"))
+    with pytest.raises(AssertionError, match=r"DASR DSN 1x32x32: the .* loss is"):
+        steps.measure("DASR DSN", CPU, dataclasses.replace(scaling.quick(), batches=()))
+
+
+def test_sizes_that_a_step_does_not_take_are_named() -> None:
+    steps = pytest.importorskip("bench.scaling.steps")
+    curves = steps.measure("USR-DA", CPU, dataclasses.replace(scaling.quick(), batches=(), sides=(32,)))
+    (line,) = tables.sizes_left_out(curves)
+    assert line == "USR-DA over side without 1x32x32: --discriminator-f does not work on 1 crops of 8 pixels"
+
+
+@pytest.mark.thorough
+def test_ranks_share_the_batch() -> None:
+    steps = pytest.importorskip("bench.scaling.steps")
+    plan = dataclasses.replace(scaling.quick(), threads=(1,), ranks=2, sides=(32, 64))
+    curves = steps.measure("DASR SRN", CPU, plan)
+    assert [(c["axis"], c["threads"], c["ranks"]) for c in curves] == [
+        ("batch", 1, 1),
+        ("batch", 1, 2),
+        ("side", 1, 1),
+        ("side", 1, 2),
+    ]
+    assert all([p["batch"] for p in c["points"]] == [2] * (1 if c["axis"] == "batch" else 2) for c in curves)
+    assert tables.sizes_left_out(curves) == []
+
+
+def test_a_failed_rank_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = pytest.importorskip("bench.scaling.steps")
+    monkeypatch.setattr(steps.sys, "executable", "/bin/false")
+    with pytest.raises(RuntimeError, match="USR-DA: a rank failed"):
+        steps._on_ranks("USR-DA", [Size(2, 64)], Plan())
 
 
 # Training steps, which need the extra train
@@ -288,8 +467,6 @@ def test_every_op_has_a_tiny_call(spec: OpSpec) -> None:
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     """A results file of two ops, two cases each, with a target met and one missed."""
-    from bench import machine
-
     cases = []
     for spec in (HIGHPASS, L1):
         for factor in (1, 2):
@@ -349,6 +526,40 @@ def test_report_writes_its_page_and_the_chart(results: Path, tmp_path: Path) -> 
     page.write_text("no markers")
     with pytest.raises(ValueError, match="markers"):
         report.write_page([results], page)
+
+
+def test_report_has_a_section_of_how_cost_grows_where_it_was_measured(results: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    page = tmp_path / "page.md"
+    page.write_text("<!-- bench:begin -->\n<!-- bench:end -->\n")
+    report.write_page([results], page)
+    assert "cost grows" not in page.read_text() and not list(tmp_path.glob("*curves.png"))
+
+    left_out = {"1x2048x2048": "expected to take 90 s, 4 s are left"}
+    curves = [
+        _curve((1.0, 1.2), threads=threads, ranks=ranks, axis=axis, left_out=left_out)
+        for axis in ("batch", "side")
+        for threads, ranks in ((1, 1), (2, 1), (1, 2))
+    ]
+    content = json.loads(results.read_text()) | {"scaling": curves}
+    both, alone = tmp_path / "both-2026-01-01.json", tmp_path / "alone-2026-01-01.json"
+    write_json(both, content)
+    write_json(alone, {key: value for key, value in content.items() if key not in ("cases", "host", "checks")})
+    report.write_page([both, alone], page)
+    text = page.read_text()
+    assert text.count("cost grows") == 2 and "**How cost grows**" in text and ": how cost grows\n" in text
+    assert text.count("| ours above 1.1, ours above eager |") == 12
+    assert "- made_up over side without 1x2048x2048: expected to take 90 s, 4 s are left" in text
+    pictures = re.findall(r"\]\((.*?)\)", text)
+    assert pictures == ["bench-both.png", "bench-both-curves.png", "bench-alone-curves.png"]
+    for picture in pictures:
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_of_scaling_alone_leaves_the_cases_of_the_day() -> None:
+    conditions = {"machine": {"cpu": "Fast(R) CPU", "threads": 2}, "date": "2026-01-01"}
+    assert machine.result_name(conditions) == "fast-cpu-2-threads-2026-01-01.json"
+    assert machine.result_name(conditions, "scaling") == "fast-cpu-2-threads-scaling-2026-01-01.json"
 
 
 def test_steps_of_methods_with_different_targets_share_a_table() -> None:
@@ -425,7 +636,11 @@ def test_gpu_report_chooses_and_tells_what_was_missed() -> None:
     def results(*rows: dict[str, Any]) -> dict[str, Any]:
         target = {"against": "eager", "target": 2.0, "measured": 1.5, "met": False}
         case = {"op": "op", "case": "c", "dtype": "float32", "layout": "contiguous", "passes": "forward"}
-        data = {"kernels": [*rows, wrong], "cases": [case | {"targets": [target, target | {"met": True}]}]}
+        data = {
+            "kernels": [*rows, wrong],
+            "scaling": [_curve((1.0, 1.2))],
+            "cases": [case | {"targets": [target, target | {"met": True}]}],
+        }
         failed = {"status": "timed out", "reason": "late"}
         return {"sections": {"kernels": {"status": "ok", "data": data}, "build": failed}}
 
@@ -439,6 +654,7 @@ def test_gpu_report_chooses_and_tells_what_was_missed() -> None:
     assert gpu_report.missed(faster) == [
         "1x64->64x8x8 bf16 forward, worse: WRONG: error 1, allowed 0.1",
         "op c float32 forward: 1.50 against eager, wanted 2",
+        "slope of made_up over the side: ours above 1.1, ours above eager",
         "section build timed out: late",
     ]
 

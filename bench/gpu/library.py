@@ -9,7 +9,11 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -239,6 +243,33 @@ def steps(context: Context) -> None:
         record = form.measure(name, bench, context.device, seconds=seconds, rounds=rounds, count=count)
         context.data.setdefault("steps", []).append(record)
         context.save(context.data)
+
+
+def scaling(context: Context) -> None:
+    """Curves of the ops, then of the steps, as far as they get in the time that is left."""
+    from ..scaling import ops
+    from ..scaling.plan import Plan, quick, share, whole
+
+    measured: dict[str, Callable[[torch.device, Plan], list[dict[str, Any]]]]
+    measured = {name: partial(ops.measure, spec) for name, spec in _specs().items()}
+    try:
+        from ..scaling import steps
+    except ImportError as error:
+        context.note(f"steps left out: models needs the extra train: {error}")
+    else:
+        measured |= {name: partial(steps.measure, name) for name in steps.STEPS}
+    plan = quick() if context.small else whole(context.device)
+    for i, (name, measure) in enumerate(measured.items()):
+        deadline = share(context.deadline - 5, len(measured) - i)
+        try:
+            curves = measure(context.device, replace(plan, deadline=deadline))
+        except Exception as error:
+            context.note(f"{name} FAILED: {type(error).__name__}: {error}"[:400])
+            context.data["failed"] = context.data.get("failed", 0) + 1
+        else:
+            context.data.setdefault("scaling", []).extend(curves)
+        context.save(context.data)
+    _fail_if_any(context)
 
 
 def _specs() -> dict[str, OpSpec]:

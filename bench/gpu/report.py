@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import machine, tables
 from ..record import OURS
+from ..scaling.slopes import flags
 from .convolutions import PYTORCH
 
 Row = Mapping[str, Any]
@@ -65,6 +66,9 @@ def missed(results: Mapping[str, Any]) -> list[str]:
         titled += [(r["step"], r) for r in data.get("steps", [])]
         for title, record in titled:
             found += [f"{title}: {_measured(target)}" for target in record["targets"] if target["met"] is False]
+        for curve in data.get("scaling", []):
+            slopes = ", ".join(flags(curve))
+            found += [f"slope of {curve['subject']} over the {curve['axis']}: {slopes}"] * bool(slopes)
         for row in data.get("checks", []):
             if row["met"] is False:
                 found.append(f"{row['check']}: {tables.number(row['measured'])}, wanted {row['target']:g}")

@@ -53,6 +53,8 @@ SECTIONS = {
     ),
     "launches": Section(limits.launches, 10, "what one launch and one autograd node cost"),
     "benches": Section(library.benches, 20, "every bench case of every op, host cost, bandwidth checks"),
+    # No time of its own: it runs if the others leave some.
+    "scaling": Section(library.scaling, 0, "how the time of every op and step grows with side and batch"),
 }
 
 
@@ -180,6 +182,9 @@ def to_markdown(results: Mapping[str, Any]) -> str:
             lines += [f"- without {line}" for line in tables.skipped(records)] + [""]
         if data.get("steps"):
             lines += ["**training steps**", "", tables.markdown(tables.steps(data["steps"])), ""]
+        if data.get("scaling"):
+            lines += ["**how cost grows**", "", tables.markdown(tables.scaling(data["scaling"])), ""]
+            lines += [f"- {line}" for line in tables.sizes_left_out(data["scaling"])] + [""]
         if data.get("host"):
             lines += ["**host time of a tiny call**", "", tables.markdown(tables.host(data["host"])), ""]
         if data.get("checks"):
