@@ -321,6 +321,22 @@ def test_a_failed_rank_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         steps._on_ranks("USR-DA", [Size(2, 64)], Plan())
 
 
+def test_ranks_that_take_too_long_are_stopped_and_leave_what_they_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = pytest.importorskip("bench.scaling.steps")
+    slow = tmp_path / "slow"
+    slow.write_text(f"#!/bin/sh\necho '{json.dumps(_times(2, 1))}'\nexec sleep 60\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(steps.sys, "executable", str(slow))
+    monkeypatch.setattr(steps, "_LONGEST", 1.0)
+    monkeypatch.setattr(steps, "_START", 0.5)
+    begin = time.monotonic()
+    found, why = steps._on_ranks("USR-DA", [Size(2, 64), Size(4, 64)], Plan())
+    assert time.monotonic() - begin < 20
+    assert found == {Size(2, 64): {(1, 2): _times(2, 1)}} and why == "1 s were too few"
+
+
 # Training steps, which need the extra train
 
 

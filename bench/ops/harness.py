@@ -107,12 +107,12 @@ def measure(
 
 
 def rotated_calls(
-    spec: OpSpec, bench: BenchCase, first: Problem, providers: Mapping[str, Provider]
+    spec: OpSpec, bench: BenchCase, first: Problem, providers: Mapping[str, Provider], most: int = timing.MAX_SETS
 ) -> dict[str, list[Call]]:
-    """Each provider's call on ``first``, and on as many more operands as leave the caches cold."""
+    """Each provider's call on ``first``, and on as many more operands, up to ``most``, as leave the caches cold."""
     device = first.device
-    once = spec.bytes_moved(bench.case, itemsize(bench), "forward")
-    sets = [first, *(problem(spec, bench, device, i) for i in range(1, timing.cold_sets(once, device)))]
+    count = timing.cold_sets(spec.bytes_moved(bench.case, itemsize(bench), "forward"), device)
+    sets = [first, *(problem(spec, bench, device, i) for i in range(1, min(count, most)))]
     return {name: [s.call(p.function) for s in sets] for name, p in providers.items()}
 
 

@@ -81,7 +81,8 @@ def _times(spec: OpSpec, device: torch.device, plan: Plan, size: Size) -> dict[V
             for provider in providers.values():
                 gate.check(provider)
     del gate  # and the memory of its oracle
-    calls = harness.rotated_calls(spec, bench, first, providers)
+    # Few: what so many leave in a GPU's cache is bound by launches, and hundreds would take the time of larger sizes.
+    calls = harness.rotated_calls(spec, bench, first, providers, most=16)
     found = {}
     for count in plan.threads:
         with threads(count):

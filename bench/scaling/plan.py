@@ -80,19 +80,18 @@ class Plan:
         return f"expected to take {seconds:.0f} s, {left:.0f} s are left" if seconds > left else None
 
 
-def whole(device: torch.device, **limits: Any) -> Plan:
+def whole(device: torch.device, deadline: float = float("inf")) -> Plan:
     """The plan of a benchmark run: on a GPU the host's threads do not matter, and a rank needs a GPU of its own."""
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory
-        return Plan(threads=(torch.get_num_threads(),), ranks=1, size_bytes=memory // 20, **limits)
+        return Plan(threads=(torch.get_num_threads(),), ranks=1, size_bytes=memory // 20, deadline=deadline)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Plan(threads=(1, 2)[:cores], ranks=min(2, cores), **limits)
+    return Plan(threads=(1, 2)[:cores], ranks=min(2, cores), deadline=deadline)
 
 
-def quick(**limits: Any) -> Plan:
+def quick() -> Plan:
     """The plan of a test: a few small sizes, each timed once."""
-    once: dict[str, Any] = {"threads": (torch.get_num_threads(),), "ranks": 1, "rounds": (1, 1), "seconds": 0}
-    return Plan(sides=(32, 64), batches=(2,), **once, **limits)
+    return Plan(sides=(32, 64), batches=(2,), threads=(torch.get_num_threads(),), ranks=1, rounds=(1, 1), seconds=0)
 
 
 def share(deadline: float, parts: int) -> float:

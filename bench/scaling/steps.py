@@ -2,7 +2,7 @@
 
 Eager is the same step in plain PyTorch, networks and ops: what differs is srkernels alone. Several ranks are processes
 of this machine on one thread each, with gloo between them, which share the batch; they start as `python -m
-bench.scaling.steps` and leave their times in a file.
+bench.scaling.steps`.
 """
 
 from __future__ import annotations
