@@ -14,9 +14,10 @@ from models.dasr.config import DASRConfig, DiscriminatorConfig, PerceptualConfig
 from models.dasr.losses import Perceptual
 from models.dasr.steps import DSNStep, SRNStep
 from models.data import InputError
-from models.networks import DSN, DeResNet, PatchDiscriminator, RRDBNet
+from models.networks import DSN, LPIPS, DeResNet, PatchDiscriminator, RRDBNet, VGG19Features
 from models.networks.blocks import kaiming_init, recompute_blocks, zero_init
 from models.networks.frequency import FrequencyFilter, frequency_filter
+from models.networks.vgg import keep_signs
 from models.networks.weight_options import load_lpips, load_network, load_vgg
 from models.train.loop import LoopConfig
 from models.train.losses import DistanceLoss, FeatureLoss, GANLoss
@@ -106,10 +107,30 @@ def build_features(
     if perceptual.network == "none":
         return None
     if perceptual.network == "vgg19":
-        features = load_vgg(perceptual.layers, weights.vgg, "--weights.vgg")
-        return FeatureLoss(features.to(device, memory_format=run.layout), perceptual.map_resize)
-    distance = load_lpips(weights.lpips_alex, weights.lpips_lin, "--weights.lpips")
-    return DistanceLoss(distance.to(device, memory_format=run.layout))
+        features: VGG19Features | LPIPS = load_vgg(perceptual.layers, weights.vgg, "--weights.vgg")
+    else:
+        features = load_lpips(weights.lpips_alex, weights.lpips_lin, "--weights.lpips")
+    return assemble_features(perceptual, features, run, device)
+
+
+def random_features(perceptual: PerceptualConfig, run: LoopConfig, device: torch.device) -> Perceptual | None:
+    """phi with random weights, where values do not matter."""
+    if perceptual.network == "none":
+        return None
+    features = VGG19Features(perceptual.layers) if perceptual.network == "vgg19" else LPIPS()
+    return assemble_features(perceptual, features, run, device)
+
+
+def assemble_features(
+    perceptual: PerceptualConfig, features: VGG19Features | LPIPS, run: LoopConfig, device: torch.device
+) -> Perceptual:
+    """The loss on a given network."""
+    features.to(device, memory_format=run.layout)
+    if isinstance(features, LPIPS):
+        return DistanceLoss(features)
+    if run.feature_signs:
+        keep_signs(features)
+    return FeatureLoss(features, perceptual.map_resize)
 
 
 def check_scale_of_file(network: nn.Module, option: str, scale: int) -> None:

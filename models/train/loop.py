@@ -48,6 +48,8 @@ class LoopConfig:
     """Layout of networks and batches; bf16 is fast only in this one."""
     recompute: bool = False
     """Blocks of the generator save only their input and recompute the rest in the backward pass: less memory."""
+    feature_signs: bool = False
+    """A perceptual loss's VGG-19 keeps one bit in place of each activation for the backward pass: less memory."""
     compile: bool = False
     """Compiles the generator with torch.compile."""
     tune: bool = False

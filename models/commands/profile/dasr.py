@@ -14,9 +14,8 @@ from torch import Tensor
 
 from models.commands.profile.parts import ProfileParts, Subject, random_weights
 from models.commands.profile.stopwatch import Stopwatch, Timed, timed_both_ways, timed_optimizer, timed_update
-from models.dasr.build import WeightFiles, build_dsn_step, build_filter, build_srn_step
+from models.dasr.build import WeightFiles, build_dsn_step, build_filter, build_srn_step, random_features
 from models.dasr.config import DASRConfig, PerceptualConfig, check, load_preset
-from models.dasr.losses import Perceptual
 from models.dasr.maps import DistanceMap
 from models.dasr.stages import dsn_streams, srn_streams
 from models.dasr.steps import DSNStep, SRNStep
@@ -33,9 +32,6 @@ from models.data import (
 )
 from models.data.files import write_whole
 from models.data.resize import bicubic
-from models.networks import LPIPS, VGG19Features
-from models.train.loop import LoopConfig
-from models.train.losses import DistanceLoss, FeatureLoss
 
 # Generated pairs that are made up for stage srn; patches are drawn from these again and again.
 _PAIRS = 16
@@ -56,7 +52,7 @@ def prepare(stage: str, config: DASRConfig, hr: Source, real_lr: Source, folder:
         streams = srn_streams(bare, Inputs(hr, real_lr), folder)
         notes += ("bicubic LR pictures and constant maps stand in for generated ones: the time is the same",)
     if options.perceptual.network != "none":
-        step = replace(step, features=_random_features(options.perceptual, config.run, device))
+        step = replace(step, features=random_features(options.perceptual, config.run, device))
         notes += (random_weights(options.perceptual.network),)
     return Subject(
         PatchDataset(streams, config.run.seed, grey_images="convert"),
@@ -113,13 +109,6 @@ def _write_pairs(hr: Source, scale: int, stride: int, folder: Path) -> None:
         write_picture(folder / "lr" / f"{hr.names[index]}.png", to_pixels(lr))
         constant = np.full([side // stride for side in lr.shape[1:]], 0.5, dtype=np.float32)
         write_whole(folder / "maps" / f"{hr.names[index]}.npy", partial(np.save, arr=constant))
-
-
-def _random_features(perceptual: PerceptualConfig, run: LoopConfig, device: torch.device) -> Perceptual:
-    if perceptual.network == "vgg19":
-        features = VGG19Features(perceptual.layers).to(device, memory_format=run.layout)
-        return FeatureLoss(features, perceptual.map_resize)
-    return DistanceLoss(LPIPS().to(device, memory_format=run.layout))
 
 
 PROFILE = ProfileParts(config=DASRConfig, load_preset=load_preset, check=check, stages=("dsn", "srn"), prepare=prepare)
