@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -20,19 +18,20 @@ from torch.optim import Optimizer
 
 import srkernels
 from models.data import InputError
-from models.train.memory import MemoryCount, count_step, imagine, imagined, largest_batch
-from models.train.players import Batch
+from models.train.budget import Saving
+from models.train.memory import (
+    MemoryCount,
+    count_step,
+    empty_batch,
+    imagine,
+    imagined,
+    kept_networks,
+    largest_batch,
+)
 from models.train.run import make_console
 from models.usrda.build import WeightFiles, assemble, random_features
 from models.usrda.config import USRDAConfig
 from models.usrda.steps import USRDAStep
-
-
-class Saving(NamedTuple):
-    """What a run keeps less of for the backward pass, by the names of its options."""
-
-    recompute: bool = False
-    feature_signs: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,12 +102,7 @@ def _build(config: USRDAConfig, saving: Saving) -> tuple[USRDAStep, list[nn.Modu
     with torch.device("meta"):
         features = random_features(config)
         step = assemble(config, features, WeightFiles(), torch.device("meta"))
-    networks = [step.players.generator, step.players.discriminator]
-    if features is not None:
-        networks.append(features)
-    if config.run.ema:
-        networks.append(copy.deepcopy(step.players.generator))
-    return step, networks
+    return step, kept_networks(step, average=config.run.ema > 0)
 
 
 def _optimizers(step: USRDAStep) -> tuple[Optimizer, Optimizer]:
@@ -116,14 +110,8 @@ def _optimizers(step: USRDAStep) -> tuple[Optimizer, Optimizer]:
 
 
 def _count(config: USRDAConfig, step: USRDAStep, networks: Sequence[nn.Module], batch: int) -> MemoryCount:
-    return count_step(step, make_batch(config, batch), networks, _optimizers(step))
-
-
-def make_batch(config: USRDAConfig, batch: int) -> Batch:
-    """An uninitialised batch of the shapes that a step is given."""
-    sides = {"source_lr": config.lr_crop, "hr": config.crop, "real_lr": config.lr_crop}
-    layout = config.run.layout
-    return {name: torch.empty(batch, 3, side, side).contiguous(memory_format=layout) for name, side in sides.items()}
+    given = empty_batch(config.batch_shapes(batch), config.run.layout)
+    return count_step(step, given, networks, _optimizers(step))
 
 
 def _named_backend() -> str | None:

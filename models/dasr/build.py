@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from torch.optim import Adam
 
 from models.dasr.config import DASRConfig, DiscriminatorConfig, PerceptualConfig
 from models.dasr.losses import Perceptual
+from models.dasr.maps import DistanceMap
 from models.dasr.steps import DSNStep, SRNStep
 from models.data import InputError
 from models.networks import DSN, LPIPS, DeResNet, PatchDiscriminator, RRDBNet, VGG19Features
@@ -103,9 +104,12 @@ def build_srn_step(
 def build_features(
     perceptual: PerceptualConfig, weights: WeightFiles, run: LoopConfig, device: torch.device
 ) -> Perceptual | None:
-    """phi with its published weights. Raises InputError naming the option whose file is missing or wrong."""
-    if perceptual.network == "none":
-        return None
+    """phi with its published weights, which the meta device does without.
+
+    Raises InputError naming the option whose file is missing or wrong.
+    """
+    if perceptual.network == "none" or device.type == "meta":
+        return random_features(perceptual, run, device)
     if perceptual.network == "vgg19":
         features: VGG19Features | LPIPS = load_vgg(perceptual.layers, weights.vgg, "--weights.vgg")
     else:
@@ -117,8 +121,20 @@ def random_features(perceptual: PerceptualConfig, run: LoopConfig, device: torch
     """phi with random weights, where values do not matter."""
     if perceptual.network == "none":
         return None
-    features = VGG19Features(perceptual.layers) if perceptual.network == "vgg19" else LPIPS()
+    with device:
+        features = VGG19Features(perceptual.layers) if perceptual.network == "vgg19" else LPIPS()
     return assemble_features(perceptual, features, run, device)
+
+
+def random_distance(config: DASRConfig, device: torch.device) -> DistanceMap | None:
+    """What computes maps on the fly, if the run does, with random weights."""
+    if not config.weighted or not config.maps.on_the_fly:
+        return None
+    bare = replace(config, dsn=replace(config.dsn, perceptual=PerceptualConfig("none")))
+    discriminator = build_dsn_step(bare, WeightFiles(), device).players.discriminator
+    assert isinstance(discriminator, PatchDiscriminator)
+    distance = DistanceMap(discriminator, build_filter(config.dsn.discriminator), config.maps)
+    return distance.to(device).requires_grad_(False).eval()
 
 
 def assemble_features(

@@ -26,6 +26,7 @@ from models.networks import save_weights
 from models.train import distributed, graph
 from models.train.checkpoint import TrainingStates
 from models.train.device import to_device
+from models.train.memory import bytes_of
 from models.train.players import Losses
 from models.train.run import Interrupted, Run, RunError, StepTable, peak_memory, read_table
 from models.train.schedule import Rates
@@ -50,6 +51,8 @@ class LoopConfig:
     """Blocks of the generator save only their input and recompute the rest in the backward pass: less memory."""
     feature_signs: bool = False
     """A perceptual loss's VGG-19 keeps one bit in place of each activation for the backward pass: less memory."""
+    memory: str | None = None
+    """A size such as 24GB: takes --run.feature-signs, --run.recompute or both if a step needs them to fit, by count."""
     compile: bool = False
     """Compiles the generator with torch.compile."""
     tune: bool = False
@@ -103,6 +106,8 @@ class LoopConfig:
         ):
             if value < least:
                 raise InputError(f"--run.{option} must be at least {least}, got {value}")
+        if self.memory is not None:
+            bytes_of("--run.memory", self.memory)
         if not 0 <= self.max_bad_images <= 1:
             raise InputError(f"--run.max-bad-images must be from 0 to 1, got {self.max_bad_images}")
         if not 0 <= self.ema < 1:

@@ -12,8 +12,10 @@ allocator loses between blocks.
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
+import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +28,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.train.players import Batch
+from models.data import InputError
+from models.train.players import Batch, Step
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,34 @@ def largest_batch(count: Callable[[int], MemoryCount], limit: float, near: int) 
     while count(found + 1).peak <= limit:
         found += 1
     return found
+
+
+def kept_networks(step: Step, *, average: bool) -> list[nn.Module]:
+    """All networks that a run of this step has in memory, those of its losses and an average of the generator too."""
+    players = step.players
+    found = [players.generator, players.discriminator]
+    for value in vars(step).values():
+        owner = getattr(value, "__self__", value)  # of a network's method
+        if isinstance(owner, nn.Module):
+            found.append(owner)
+    return list(dict.fromkeys(found)) + ([copy.deepcopy(players.generator)] if average else [])
+
+
+def empty_batch(shapes: Mapping[str, Sequence[int]], layout: torch.memory_format) -> Batch:
+    """An uninitialised batch."""
+    return {name: torch.empty(*shape).contiguous(memory_format=layout) for name, shape in shapes.items()}
+
+
+_POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def bytes_of(option: str, size: str) -> int:
+    """Bytes of a size such as 24GB (of 1e9 bytes) or 22.5GiB. Raises InputError naming the option."""
+    match = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+) *([kmgt])(i?)b", size.strip().lower())
+    value = float(match[1]) * (1024 if match[3] else 1000) ** _POWERS[match[2]] if match else 0.0
+    if not 1 <= value < math.inf:
+        raise InputError(f"{option} must be a size such as 24GB or 22.5GiB, got {size!r}")
+    return round(value)
 
 
 @contextmanager

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 import srkernels
 from bench.timing import peak_bytes
 from models.commands import dry_run
-from models.commands.dry_run import Option, Saving, count_rows, make_batch, options
+from models.commands.dry_run import Option, count_rows, options
 from models.commands.usrda import main, parse
 from models.data import InputError
 from models.networks import VGG19Features
-from models.train.memory import MemoryCount, count_step, imagine, imagined, largest_batch
+from models.train.budget import Saving
+from models.train.memory import MemoryCount, count_step, empty_batch, imagine, imagined, largest_batch
 from models.usrda.build import WeightFiles, assemble, random_features
 from models.usrda.config import DiscriminatorConfig, PerceptualConfig, USRDAConfig, load_preset
 from srkernels.ops.conv.support import onednn_runs
@@ -69,7 +70,7 @@ def test_only_what_is_trained_has_a_state():
     """Without its regularisation USR-DA trains no G_t, and no D_t and D_f."""
     config = reconstruction_alone(config_of("fp32"))
     step, networks, optimizers = build(config, "cpu")
-    batch = {name: torch.rand_like(value) for name, value in make_batch(config, config.batch).items()}
+    batch = {name: torch.rand_like(value) for name, value in a_batch(config).items()}
     found = count_step(step, batch, networks, optimizers).optimizer
     trained = [*step.players.generator.encoder.parameters(), *step.players.generator.decoder_sr.parameters()]
     assert found == sum(2 * parameter.nbytes + 4 for parameter in trained)
@@ -143,6 +144,10 @@ def build(config: USRDAConfig, device: str):
     return step, networks, [step.players.optimizer_g, step.players.optimizer_d]
 
 
+def a_batch(config: USRDAConfig) -> Mapping[str, Tensor]:
+    return empty_batch(config.batch_shapes(config.batch), config.run.layout)
+
+
 def imagined_count(
     config: USRDAConfig, backend: str | None = None, precision: torch.dtype | None = None
 ) -> MemoryCount:
@@ -150,7 +155,7 @@ def imagined_count(
     with imagined(), srkernels.use_backend(backend):
         imagine(networks, optimizers)
         step = step.in_precision(precision or step.players.precision)
-        return count_step(step, make_batch(config, config.batch), networks, optimizers)
+        return count_step(step, a_batch(config), networks, optimizers)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +179,7 @@ def test_count_is_what_is_allocated(kind, norm, perceptual, backend, precision, 
     config = replace(config, perceptual=PerceptualConfig(perceptual, ("conv3_1",)))
     with srkernels.use_backend(backend):
         step, networks, optimizers = build(config, "cpu")
-        batch = {name: torch.rand_like(value) for name, value in make_batch(config, config.batch).items()}
+        batch = {name: torch.rand_like(value) for name, value in a_batch(config).items()}
         real = count_step(step, batch, networks, optimizers)
         assert of_the_step(real, batch) == pytest.approx(measured(step, batch, optimizers), rel=0.1)
     fake = imagined_count(config, backend)

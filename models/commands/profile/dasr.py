@@ -14,9 +14,15 @@ from torch import Tensor
 
 from models.commands.profile.parts import ProfileParts, Subject, random_weights
 from models.commands.profile.stopwatch import Stopwatch, Timed, timed_both_ways, timed_optimizer, timed_update
-from models.dasr.build import WeightFiles, build_dsn_step, build_filter, build_srn_step, random_features
+from models.dasr.build import (
+    WeightFiles,
+    build_dsn_step,
+    build_filter,
+    build_srn_step,
+    random_distance,
+    random_features,
+)
 from models.dasr.config import DASRConfig, PerceptualConfig, check, load_preset
-from models.dasr.maps import DistanceMap
 from models.dasr.stages import dsn_streams, srn_streams
 from models.dasr.steps import DSNStep, SRNStep
 from models.data import (
@@ -47,7 +53,7 @@ def prepare(stage: str, config: DASRConfig, hr: Source, real_lr: Source, folder:
         options, step = config.dsn, build_dsn_step(bare, WeightFiles(), device)
         streams = dsn_streams(bare, Inputs(hr, real_lr))
     else:
-        options, step = config.srn, build_srn_step(bare, WeightFiles(), device, _distance(bare, device))
+        options, step = config.srn, build_srn_step(bare, WeightFiles(), device, random_distance(bare, device))
         _write_pairs(hr, config.scale, build_filter(config.dsn.discriminator).stride, folder)
         streams = srn_streams(bare, Inputs(hr, real_lr), folder)
         notes += ("bicubic LR pictures and constant maps stand in for generated ones: the time is the same",)
@@ -86,14 +92,6 @@ def timed(step: DSNStep | SRNStep, watch: Stopwatch) -> Callable[[Mapping[str, T
     if isinstance(inside, SRNStep) and inside.distance is not None:
         inside = replace(inside, distance=Timed(watch, inside.distance, "distance map"))
     return timed_update(watch, inside)
-
-
-def _distance(config: DASRConfig, device: torch.device) -> DistanceMap | None:
-    if not config.weighted or not config.maps.on_the_fly:
-        return None
-    discriminator = build_dsn_step(config, WeightFiles(), device).players.discriminator
-    view = build_filter(config.dsn.discriminator)
-    return DistanceMap(discriminator, view, config.maps).to(device).requires_grad_(False).eval()
 
 
 def _write_pairs(hr: Source, scale: int, stride: int, folder: Path) -> None:
