@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from models.data import InputError
-from models.data.files import readable
+from models.data.files import FULL, readable
+from models.train.distributed import LostRank
 from models.train.run import Interrupted, RunError
 
 # Name, module (its `main(arguments)` gives the exit code), and what the list says. Modules are imported when named.
@@ -22,8 +22,6 @@ COMMANDS = {
     "ablate": ("models.commands.ablate.command", "trains the rows of a paper's ablation tables in miniature"),
     "profile": ("models.commands.profile.command", "where the time of a training step goes"),
 }
-
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,13 +41,13 @@ def main(arguments: Sequence[str]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except RunError as error:
+    except (RunError, LostRank) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:  # a full disk or a path that cannot be, wherever it is met
         said = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         print(f"error: {readable(said)}", file=sys.stderr)
-        return 1 if error.errno in _DISK else 2
+        return 1 if error.errno in FULL else 2
     except Interrupted as error:
         print(error, file=sys.stderr)
         return 143

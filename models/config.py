@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import re
 import reprlib
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union
+from typing import Annotated, Any, Literal, TypeVar, Union
 
 import yaml
 
@@ -24,6 +25,57 @@ _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 100, 100
 
 
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """What an option's number may be: `Annotated[int, Bound(1, 9)]`. Every number of every option has one.
+
+    `above` leaves out the lower end, `below` the upper one. Neither NaN nor an infinity is within a bound.
+    """
+
+    least: float
+    most: float
+    above: bool = False
+    below: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        low = value > self.least if self.above else value >= self.least
+        return low and (value < self.most if self.below else value <= self.most)
+
+    def __str__(self) -> str:
+        low = f"above {self.least} and up to" if self.above else f"from {self.least} to"
+        return f"{low} {'below ' if self.below else ''}{self.most}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Size(Bound):
+    """A bound, in bytes, of an option that is a size such as 24GB."""
+
+    def __contains__(self, value: object) -> bool:
+        return super().__contains__(bytes_of(str(value)))
+
+    def __str__(self) -> str:
+        return "a size such as 24GB or 22.5GiB"
+
+
+def bytes_of(size: str) -> float:
+    """Bytes of 24GB (of 1e9 bytes) or 22.5GiB; NaN if it is no size."""
+    match = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+) *([kmgt])(i?)b", size.strip().lower())
+    if match is None:
+        return math.nan
+    return float(match[1]) * (1024 if match[3] else 1000) ** ("kmgt".index(match[2]) + 1)
+
+
+# Bounds that several options share. The upper ends are far beyond what is of use.
+Batch = Annotated[int, Bound(1, 4096)]
+Beta = Annotated[float, Bound(0, 1, below=True)]
+Blocks = Annotated[int, Bound(1, 256)]
+Features = Annotated[int, Bound(1, 1024)]
+Pixels = Annotated[int, Bound(1, 8192)]
+Rate = Annotated[float, Bound(0, 1, above=True)]
+Updates = Annotated[int, Bound(1, 10**9)]
+Weight = Annotated[float, Bound(0, 10**6)]
+
+
 def load_yaml(options: type[T], path: Path) -> T:
     """Reads the dataclass `options` from a YAML file; InputError names what is wrong."""
     try:
@@ -35,30 +87,41 @@ def load_yaml(options: type[T], path: Path) -> T:
     return from_mapping(options, mapping, str(path))
 
 
-def check_number(option: str, value: float, *, positive: bool = False) -> None:
-    """Raises InputError naming the option unless the number is finite and not negative, or positive."""
-    if not math.isfinite(value) or value < 0 or (positive and value == 0):
-        raise InputError(f"{option} must be a number {'above 0' if positive else 'from 0 on'}, got {value}")
+def check_bounds(options: object, prefix: str = "--") -> None:
+    """Raises InputError naming the first number of a dataclass, or of those in it, that lies outside its bound."""
+    hints = typing.get_type_hints(type(options), include_extras=True)
+    for item in dataclasses.fields(options):  # type: ignore[arg-type]
+        kind, value = hints[item.name], getattr(options, item.name)
+        name = prefix + item.name.replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            # tyro's arg(name=""): on the command line its options have no prefix.
+            unnamed = any(getattr(extra, "name", None) == "" for extra in getattr(kind, "__metadata__", ()))
+            check_bounds(value, prefix if unnamed else f"{name}.")
+        elif (bound := _violated(kind, value)) is not None:
+            raise InputError(f"{name} must be {bound}, got {value}")
 
 
-def check_counts(options: object, *names: str, prefix: str = "") -> None:
-    """Raises InputError naming the first of these options that is below 1; `prefix` precedes their names."""
-    for name in names:
-        if getattr(options, name) < 1:
-            option = f"--{prefix}{name.replace('_', '-')}"
-            raise InputError(f"{option} must be at least 1, got {getattr(options, name)}")
+def _violated(kind: Any, value: object) -> Bound | None:
+    """The bound, out of those in an annotation, that the value or one of its items does not keep."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        own = (extra for extra in arguments[1:] if isinstance(extra, Bound) and value not in extra)
+        return next(own, None) or _violated(arguments[0], value)
+    if origin in (Union, UnionType) and value is not None:
+        return _violated(next(each for each in arguments if each is not NoneType), value)
+    if isinstance(value, tuple) and arguments:
+        if not value:  # where numbers are wanted, at least one is
+            return next((extra for extra in typing.get_args(arguments[0])[1:] if isinstance(extra, Bound)), None)
+        kinds = [arguments[0]] * len(value) if arguments[-1] is ... else arguments
+        found = (_violated(each, item) for each, item in zip(kinds, value, strict=True))
+        return next((bound for bound in found if bound is not None), None)
+    return None
 
 
 def check_crop(option: str, side: int, multiple: int, least: int) -> None:
     """Raises InputError naming the option if networks cannot take crops of this side."""
     if side % multiple or side < least:
         raise InputError(f"{option} must be a multiple of {multiple} and at least {least}, got {side}")
-
-
-def check_betas(option: str, betas: Sequence[float]) -> None:
-    """Raises InputError naming the option unless Adam accepts the betas."""
-    if not all(0 <= beta < 1 for beta in betas):
-        raise InputError(f"{option} must be from 0 to below 1, got {betas}")
 
 
 def preset_names(folder: Path) -> list[str]:

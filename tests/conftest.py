@@ -1,8 +1,9 @@
 """Parametrises every gate over ``srkernels.ops.specs()`` x where an op can run x cases x dtypes x layouts.
 
 A gate names what it wants in its arguments: ``spec``, ``case`` (all of the spec's cases) or ``small`` (its gradcheck
-cases), ``target`` (backend and device), ``dtype``, ``layout``. A backend that cannot run leaves one skipped test per
-gate, with its reason. A test without ``target`` is not a gate and says itself what it runs on.
+cases), ``target`` (backend and device), ``dtype``, ``layouts`` (the dense ones, then the others). A backend that
+cannot run leaves one skipped test per gate, with its reason. A test without ``target`` is not a gate and says itself
+what it runs on.
 
 A whole run (``pytest``) uses all cores (pytest-xdist), long tests first; those marked ``thorough`` only with
 ``--thorough``, as in CI. A run that names files or tests takes whatever it names.
@@ -98,7 +99,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--backend", choices=BACKENDS, help="run the gates on this backend alone")
     group.addoption("--device", choices=("cpu", "cuda"), help="run the gates on this device alone")
     group.addoption("--cases", type=int, help="how many random cases test_differential.py and test_malformed.py draw")
-    group.addoption("--seed", type=int, help="what they are drawn from")
+    group.addoption("--seed", type=int, help="what they, and kills, are drawn from")
+    group.addoption("--kills", type=int, default=3, help="how many kills test_kills.py tries")
     group.addoption("--isa", help="hold the C++ core to this instruction set")
     group.addoption("--threads", type=int, default=1, help="threads of the gates, which run tiny cases")
     group.addoption("--every-target", action="store_true", help="compile Triton kernels for every GPU in every dtype")
@@ -121,29 +123,29 @@ def _reduced(cases: tuple[Case, ...], composed: bool) -> tuple[Case, ...]:
     return tuple(small[round(i * (len(small) - 1) / max(1, count - 1))] for i in range(count))
 
 
-def _known_of_the_reference(row: dict[str, Any]) -> bool:
-    on_reference = "target" in row and row["target"].backend == "reference"
-    return on_reference and row.get("layout", "contiguous") not in REFERENCE_LAYOUTS
+def _layouts(row: dict[str, Any], reduced: bool) -> list[tuple[tuple[str, ...], str]]:
+    """In groups, each of which is one test: a test of its own for each would take longer to start than to run."""
+    chosen: tuple[str, ...] = REDUCED_LAYOUTS if reduced else LAYOUTS
+    if row["target"].backend == "reference":
+        chosen = tuple(layout for layout in chosen if layout in REFERENCE_LAYOUTS)
+    if reduced and row["spec"].composed and "dtype" in row:
+        chosen = ("sliced",) if row["dtype"] is torch.float32 else ("channels_last",)
+    dense = tuple(layout for layout in chosen if layout in ("contiguous", "channels_last"))
+    others = tuple(layout for layout in chosen if layout not in dense)
+    return [(layouts, id) for layouts, id in ((dense, "dense"), (others, "strided")) if layouts]
 
 
-def _spared(row: dict[str, Any]) -> bool:
-    """Whether a reduced run leaves this out: it takes each dtype of a composed op in one layout."""
-    if not {"spec", "dtype", "layout"} <= row.keys() or not row["spec"].composed:
-        return False
-    return (row["dtype"], row["layout"]) not in ((torch.float32, "sliced"), (torch.bfloat16, "channels_last"))
-
-
-def _rare(row: dict[str, Any]) -> bool:
+def _rare(row: dict[str, Any], ids: list[str]) -> bool:
     """Whether a whole run leaves this out: narrower dtypes in other than dense layouts, but for the interpreter."""
-    if not {"dtype", "layout", "target"} <= row.keys() or row["target"].interpreted:
+    if row.get("dtype", torch.float32) is torch.float32 or row["target"].interpreted:
         return False
-    return row["dtype"] is not torch.float32 and row["layout"] not in ("contiguous", "channels_last")
+    return ids[-1] == "strided"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "target" not in metafunc.fixturenames:
         return
-    axes = [name for name in ("spec", "case", "small", "dtype", "layout", "target") if name in metafunc.fixturenames]
+    axes = [name for name in ("spec", "case", "small", "dtype", "target", "layouts") if name in metafunc.fixturenames]
     reduced = metafunc.config.getoption("--reduced")
     which = {"case": "cases", "small": "small"}
     rows: list[tuple[dict[str, Any], list[str]]] = [({}, [])]
@@ -157,8 +159,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 choices = [(c, c.id) for c in (_reduced(cases, row["spec"].composed) if reduced else cases)]
             elif axis == "dtype":
                 choices = [(DTYPES[d], d) for d in (REDUCED_DTYPES if reduced else DTYPES)]
-            elif axis == "layout":
-                choices = [(x, x) for x in (REDUCED_LAYOUTS if reduced else LAYOUTS)]
+            elif axis == "layouts":
+                choices = _layouts(row, reduced)
             else:
                 # Gates of no spec run the Haar transform or the loss.
                 refuses = row["spec"].refuses if "spec" in row else convolves_nothing
@@ -170,9 +172,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 ]
             extended += [({**row, axis: value}, [*ids, id]) for value, id in choices]
         rows = extended
-    rows = [(row, ids) for row, ids in rows if not (_spared(row) if reduced else _known_of_the_reference(row))]
     params = [
-        pytest.param(*row.values(), id="-".join(ids), marks=[pytest.mark.thorough] * _rare(row)) for row, ids in rows
+        pytest.param(*row.values(), id="-".join(ids), marks=[pytest.mark.thorough] * _rare(row, ids))
+        for row, ids in rows
     ]
     params += [
         pytest.param(*[None] * len(axes), id=str(target), marks=pytest.mark.skip(reason=f"{target}: {reason}"))

@@ -26,10 +26,11 @@ OP = {
     "pointwise": {"triton"},
     "op": _SHARED | {"library", "reference"},
     "api": {"activation", "allocate", "arguments", "checks", "conventions", "op"},
+    "convert": {"conventions"},
     "modules": {"activation", "allocate", "api", "arguments", "checks", "conventions"},
     "aot": _SHARED | {"triton"},
     "spec": _SHARED | {"aot", "api", "checks", "oracle", "reference", "support"},
-    "__init__": {"api", "conventions", "modules"},
+    "__init__": {"api", "conventions", "convert", "modules"},
 }
 
 

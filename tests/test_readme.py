@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.published import PUBLISHED, assert_same, images
+from helpers.published import AT_ANY_SIZE, PUBLISHED, assert_same, images
 from torch.nn import functional as F
 
 import srkernels
@@ -107,27 +107,41 @@ def test_drop_in_lines_run() -> None:
     assert names["loss"].dim() == 0
 
 
-def replacements() -> dict[str, str]:
-    """Haar's table of drop-in replacements: the package, and the code that replaces it."""
-    rows = re.findall(r"^\| (.*?) \| (.*) \|$", between("drop-in", HAAR), re.MULTILINE)
+def replacements(table: str = "drop-in") -> dict[str, str]:
+    """One of Haar's tables of drop-in replacements: the package, and the code that replaces it."""
+    rows = re.findall(r"^\| (.*?) \| (.*) \|$", between(table, HAAR), re.MULTILINE)
     return {package: code for package, code in rows if "`" in code}
+
+
+def replaced(code: str, **names: Any) -> Any:
+    """The value of the last expression of such code."""
+    names |= {"torch": torch, **{n: getattr(srkernels, n) for n in srkernels.__all__}}
+    statements, _, expression = code.rpartition("; ")
+    exec(statements, names)
+    return eval(expression, names)
 
 
 def test_every_package_has_a_replacement() -> None:
     assert list(replacements()) == list(PUBLISHED)
+    assert list(replacements("any-size")) == list(AT_ANY_SIZE)
 
 
 @pytest.mark.parametrize("package", PUBLISHED)
 def test_replacements_give_what_the_package_gives(package: str) -> None:
     x = images(2, 3, 8, 10)
     whole, *alone = re.findall(r"`(.*?)`", replacements()[package])
-    names: dict[str, Any] = {"torch": torch, "x": x, **{n: getattr(srkernels, n) for n in srkernels.__all__}}
-    statements, _, expression = whole.rpartition("; ")
-    exec(statements, names)
     published = PUBLISHED[package].analysis(x)
-    assert_same(eval(expression, names), published)
+    assert_same(replaced(whole, x=x), published)
     for high in alone:
-        assert_same(eval(high, names), published[1])
+        assert_same(replaced(high, x=x), published[1])
+
+
+@pytest.mark.parametrize("package", AT_ANY_SIZE)
+def test_replacements_at_any_size_give_what_the_package_gives(package: str) -> None:
+    x = images(2, 3, 21, 13)
+    low, high = srkernels.haar_dwt2d(x, levels=3)
+    (code,) = re.findall(r"`(.*?)`", replacements("any-size")[package])
+    assert_same(replaced(code, x=x, low=low, high=high), AT_ANY_SIZE[package](x))
 
 
 def test_losses_give_what_they_replace() -> None:

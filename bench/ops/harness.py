@@ -209,7 +209,7 @@ def reused_buffer(
     nbytes = 4 * (x.numel() + expected.numel())
     count = timing.cold_sets(nbytes, device)
     inputs = [torch.rand(shape, device=device) for _ in range(count - 1)] + [x]
-    outputs = [allocate.bands(one, settings.plan, HIGH) for one in inputs]
+    outputs = [allocate.bands(one, settings) for one in inputs]
     native.analysis_into(x, outputs[-1], settings)
     if not torch.allclose(outputs[-1][0], expected, rtol=1e-6, atol=1e-6):
         raise AssertionError("haar analysis_into disagrees with the reference")

@@ -22,7 +22,8 @@ struct BandStrides {
   int64_t n, band, c, h, w;
 };
 
-enum class Pad : int { reflect, zero, symmetric, periodization };
+// What an odd size appends. With floor it appends nothing: the core is given whole cells.
+enum class Pad : int { reflect, zero, symmetric, periodization, periodic, floor };
 
 // Both directions take the shape of the image x. Analysis reads x and writes the bands, synthesis
 // the reverse; a null band is not wanted, or zero.
@@ -53,6 +54,7 @@ SRK_HD void butterfly(T a, T b, T c, T d, T& s, T& v, T& h, T& x) {
 // itself.
 SRK_HD int64_t appended_source(int64_t n, Pad pad) {
   if (pad == Pad::zero) return -1;
+  if (pad == Pad::periodic) return 0;
   return pad == Pad::reflect && n > 1 ? n - 2 : n - 1;
 }
 

@@ -16,7 +16,6 @@ from models.dasr.stages import DASRJob, run_stages
 from models.train import distributed
 from models.train.checkpoint import newest_weights
 from models.train.device import pick_device
-from models.train.run import Run
 
 
 @dataclass(frozen=True)
@@ -68,10 +67,9 @@ def main(arguments: Sequence[str]) -> int:
     command = parse(arguments)
     config = command.resolved()
     inputs = command.inputs(config.scale)
-    with distributed.process_group(pick_device(command.device)) as device:
+    with distributed.process_group(pick_device(command.device), config.run.rank_minutes) as device:
         of_stage = {"all": ".", "maps": "generated"}.get(command.stage, command.stage)
-        command.start(command.out / of_stage)
-        run = Run(command.out)
+        run = command.start(of_stage)
         try:
             run_stages(DASRJob(config, inputs, command.weights, run, device), command.stage)
             run.say(f"done: {command.out}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,6 @@ from torch import nn
 from torch.optim import Optimizer
 
 import srkernels
-from models.data import InputError
 from models.train.budget import Saving
 from models.train.memory import (
     MemoryCount,
@@ -53,9 +51,7 @@ class MemoryRow:
 
 
 def print_memory(config: USRDAConfig, preset: str, card: float) -> None:
-    """Counts and prints; nothing is computed. `card` is a GPU's memory in GB of 1e9 bytes; else InputError."""
-    if not 0 < card < math.inf:
-        raise InputError(f"--card-gb must be a positive number, got {card:g}")
+    """Counts and prints; nothing is computed. `card` is a GPU's memory in GB of 1e9 bytes."""
     console = make_console()
     rows = count_rows(config, 1e9 * card, options(config), console)
     console.print(table(rows, config, preset, card), *conditions(config), sep="\n", highlight=False)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ import tyro
 from rich.progress import track
 from rich.table import Table
 
+from models.config import Bound, check_bounds
 from models.data import IMAGE_SUFFIXES, InputError, Picture, list_files, read_photo, to_tensor
 from models.data.files import readable, write_whole
 from models.evaluate import metrics
@@ -39,7 +41,7 @@ class EvaluateOptions:
     """Folder of SR pictures."""
     hr: Path
     """Folder of HR pictures, of the same sizes."""
-    crop_border: int = 4
+    crop_border: Annotated[int, Bound(0, 1024)] = 4
     """Pixels cut from every side before PSNR and SSIM, by convention the scale; LPIPS sees whole pictures."""
     lpips_alex: Path | None = None
     """torchvision's alexnet-owt-7be5be79.pth, or auto, which fetches it; needs --lpips-lin."""
@@ -68,6 +70,7 @@ def run_evaluate(options: EvaluateOptions) -> int:
 
     Raises InputError if a folder is empty, a picture has no partner or not its size, or weights cannot be used.
     """
+    check_bounds(options)
     measures = _measures(options)
     pairs = _pairs(options.sr, options.hr)
     rows = [(hr.stem, _measure(measures, sr, hr)) for sr, hr in track(pairs, description="evaluate", transient=True)]
@@ -98,8 +101,6 @@ def _pairs(sr_folder: Path, hr_folder: Path) -> list[tuple[Path, Path]]:
 
 
 def _measures(options: EvaluateOptions) -> list[_Measure]:
-    if options.crop_border < 0:
-        raise InputError(f"--crop-border must not be negative, got {options.crop_border}")
     measures = []
     for y_channel in (False, True):
         how = {"crop_border": options.crop_border, "y_channel": y_channel}

@@ -12,7 +12,8 @@ from typing import Annotated
 import tyro
 from rich.progress import track
 
-from models.data import FolderSource, InputError, check_names, write_lmdb, write_picture
+from models.config import Bound, Pixels, check_bounds
+from models.data import FolderSource, InputError, check_names, locked, write_lmdb, write_picture
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,13 @@ class SubimagesOptions:
     """A folder of pictures."""
     output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder to write, or with --lmdb the folder whose contents go into OUT.lmdb."""
-    size: int = 480
+    size: Pixels = 480
     """Side of a square in pixels; a smaller picture is kept as it is."""
-    step: int = 240
+    step: Pixels = 240
     """Distance between two squares; the last ones touch the border."""
     lmdb: bool = False
     """Also writes the database OUT.lmdb."""
-    workers: int = 2
+    workers: Annotated[int, Bound(1, 128)] = 2
     """Pictures cut in parallel."""
 
 
@@ -39,11 +40,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def run_subimages(options: SubimagesOptions) -> int:
     """Writes the squares, each whole or not at all, and returns 0. Raises InputError naming what cannot be used."""
-    if options.size < 1 or not 1 <= options.step <= options.size:
-        raise InputError(f"--size must be positive and --step from 1 to it, got {options.size} and {options.step}")
+    check_bounds(options)
+    if options.step > options.size:
+        raise InputError(f"--step must be at most --size, got {options.step} and {options.size}")
     source = FolderSource(options.input)
-    if options.workers < 1:
-        raise InputError(f"--workers must be at least 1, got {options.workers}")
     if os.path.realpath(options.output) == os.path.realpath(options.input):
         raise InputError(f"{options.output} is the folder to read")
     check_names(source)
@@ -65,10 +65,11 @@ def run_subimages(options: SubimagesOptions) -> int:
         while (left_over := square_path(index, number := number + 1)).exists():  # of a run with other squares
             left_over.unlink()
 
-    with ThreadPoolExecutor(options.workers) as pool:
-        list(track(pool.map(cut, range(len(source))), total=len(source), description="pictures"))
-    if options.lmdb:
-        write_lmdb(options.output, database)
+    with locked(options.output):
+        with ThreadPoolExecutor(options.workers) as pool:
+            list(track(pool.map(cut, range(len(source))), total=len(source), description="pictures"))
+        if options.lmdb:
+            write_lmdb(options.output, database)
     return 0
 
 

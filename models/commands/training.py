@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from models.data import HeldOut, InputError, Inputs, Pairs, open_source
-from models.train import distributed
-from models.train.run import set_aside
+from models.train.run import Run
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,6 @@ class TrainCommand:
             raise InputError("--val-hr and --val-lr go together: validation needs pairs")
         return Pairs(open_source(self.val_lr), open_source(self.val_hr), scale)
 
-    def start(self, folder: Path) -> None:
-        """Sets an earlier run in `folder` aside if this one is to start from scratch; every rank must call it."""
-        if self.resume == "never" and distributed.is_main():
-            set_aside(folder)
-        distributed.barrier()
+    def start(self, part: str = ".") -> Run:
+        """The run; if it is to start from scratch, this part of the folder's earlier one is set aside."""
+        return Run(self.out, self.out / part if self.resume == "never" else None)

@@ -13,6 +13,7 @@ import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from models.config import Bound, check_bounds
 from models.data import (
     IMAGE_SUFFIXES,
     InputError,
@@ -42,10 +43,10 @@ class UpscaleOptions:
     """The picture to write, or for a folder the folder of PNG files to write, under the same names."""
     weights: Path
     """Weights of an RRDBNet or of a USR-DA generator, ours or published."""
-    tile: int = 192
+    tile: Annotated[int, Bound(1, 10**6)] = 192
     """Side of the tiles that are enlarged at once, in input pixels. Memory grows with its square: with 192 and a
     published network, 2040 x 1356 pixels x4 take 1.5 GB on a CPU."""
-    overlap: int = 16
+    overlap: Annotated[int, Bound(0, 1024)] = 16
     """Input pixels around a tile that the network also sees, to avoid seams."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU if there is one."""
@@ -63,8 +64,7 @@ def run_upscale(options: UpscaleOptions) -> int:
     Raises InputError naming the option, the weights or the picture that cannot be used; of a folder's pictures the
     others are enlarged first.
     """
-    if options.tile < 1 or options.overlap < 0:
-        raise InputError(f"--tile must be at least 1 and --overlap 0, got {options.tile} and {options.overlap}")
+    check_bounds(options)
     jobs = _jobs(options.input, options.output)
     device = pick_device(options.device)
     network = (

@@ -11,11 +11,10 @@ import tyro
 
 from models.commands.dry_run import print_memory
 from models.commands.training import TrainCommand
-from models.config import option_of
+from models.config import Bound, check_bounds, option_of
 from models.train.checkpoint import newest_weights
 from models.train.device import pick_device
 from models.train.distributed import process_group
-from models.train.run import Run
 from models.usrda.build import WeightFiles
 from models.usrda.config import REGULARISATION, USRDAConfig, check, load_preset
 from models.usrda.stages import USRDAJob, train_usrda
@@ -39,7 +38,7 @@ class USRDACommand(TrainCommand):
     """Leaves out both (Table 3): encoder and G_SR on the source domain alone."""
     dry_run: bool = False
     """Trains nothing: prints the counted memory of a step; needs no pictures, weights or GPU."""
-    card_gb: float = 24.0
+    card_gb: Annotated[float, Bound(0, 10**6, above=True)] = 24.0
     """GPU memory, in GB of 1e9 bytes, for which --dry-run finds the largest batch."""
     weights: WeightFiles = field(default_factory=WeightFiles)
     config: Annotated[USRDAConfig, tyro.conf.arg(name="")] = field(default_factory=USRDAConfig)
@@ -69,14 +68,14 @@ def parse(arguments: Sequence[str]) -> USRDACommand:
 def main(arguments: Sequence[str]) -> int:
     """Trains as the command line says; returns 0 when done. Raises what `models.train.loop.train` raises."""
     command = parse(arguments)
+    check_bounds(command)
     if command.dry_run:
         print_memory(command.resolved(), command.preset, command.card_gb)
         return 0
-    with process_group(pick_device(command.device)) as device:
+    with process_group(pick_device(command.device), command.config.run.rank_minutes) as device:
         config = command.resolved()  # here, where the number of ranks is known
         inputs = command.inputs(config.scale)
-        command.start(command.out)
-        run = Run(command.out)
+        run = command.start()
         try:
             train_usrda(USRDAJob(config, inputs, command.weights, run, device))
             run.say(f"done: {command.out}")

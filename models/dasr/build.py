@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from models.dasr.config import DASRConfig, DiscriminatorConfig, PerceptualConfig
+from models.dasr.config import DASRConfig, DiscriminatorConfig, DSNConfig, PerceptualConfig, SRNConfig
 from models.dasr.losses import Perceptual
 from models.dasr.maps import DistanceMap
 from models.dasr.steps import DSNStep, SRNStep
@@ -55,14 +55,17 @@ def build_dsn_step(config: DASRConfig, weights: WeightFiles, device: torch.devic
         scale = 1 if dsn.input == "bicubic" else config.scale
         kind = DSN if dsn.network == "dsn" else DeResNet
         generator = kind(dsn.num_feat, dsn.num_block, scale=scale, bicubic_skip=dsn.bicubic_skip)
+    view = build_filter(dsn.discriminator).to(device)
     return DSNStep(
-        *_players(generator, dsn.discriminator, dsn.learning_rate, dsn.betas, config.run, device),
+        _players(generator, view.channels, dsn, config.run, device),
+        view,
+        GANLoss(dsn.discriminator.gan, dsn.discriminator.halve),
         scale=config.scale,
         content=dsn.content_weight,
         perceptual=dsn.perceptual_weight,
         adversarial=dsn.adversarial_weight,
         features=build_features(dsn.perceptual, weights, config.run, device),
-        low=build_filter(dsn.discriminator).to(device).low if dsn.content_of == "low" else None,
+        low=view.low if dsn.content_of == "low" else None,
         bicubic_input=dsn.input == "bicubic",
     )
 
@@ -87,15 +90,18 @@ def build_srn_step(
             kaiming_init(generator, 0.1)
             if srn.bicubic_skip:
                 zero_init(generator.conv_last)
+    view = build_filter(srn.discriminator, padded=True).to(device)
     return SRNStep(
-        *_players(generator, srn.discriminator, srn.learning_rate, srn.betas, config.run, device),
+        _players(generator, view.channels, srn, config.run, device),
+        view,
+        GANLoss(srn.discriminator.gan, srn.discriminator.halve),
         content=srn.content_weight,
         perceptual=srn.perceptual_weight,
         adversarial=srn.adversarial_weight,
         low_band=srn.low_band_weight,
         features=build_features(srn.perceptual, weights, config.run, device),
         weigh_features=srn.weigh_features,
-        low=build_filter(srn.discriminator).to(device).low if srn.low_band_weight else None,
+        low=view.low if srn.low_band_weight else None,
         domain_gap=config.domain_gap,
         distance=distance,
     )
@@ -155,23 +161,19 @@ def check_scale_of_file(network: nn.Module, option: str, scale: int) -> None:
         raise InputError(f"{option} holds a network of scale {network.scale}, the run needs {scale}")
 
 
-def build_filter(discriminator: DiscriminatorConfig) -> FrequencyFilter:
-    """H(.) of a discriminator."""
-    return frequency_filter(discriminator.frequency, discriminator.frequency_kernel, discriminator.frequency_gain)
+def build_filter(discriminator: DiscriminatorConfig, *, padded: bool = False) -> FrequencyFilter:
+    """H(.) of a discriminator; `padded` as the published code has it for the SR network's, and not for the DSN's."""
+    kernel, gain = discriminator.frequency_kernel, discriminator.frequency_gain
+    return frequency_filter(discriminator.frequency, kernel, gain, padded)
 
 
 def _players(
-    generator: nn.Module,
-    options: DiscriminatorConfig,
-    learning_rate: float,
-    betas: tuple[float, float],
-    run: LoopConfig,
-    device: torch.device,
-) -> tuple[Players, FrequencyFilter, GANLoss]:
-    """Both players, H(.) and the adversarial loss between them."""
-    view = build_filter(options).to(device)
+    generator: nn.Module, channels: int, stage: DSNConfig | SRNConfig, run: LoopConfig, device: torch.device
+) -> Players:
+    """The generator, and a discriminator of views of so many channels."""
+    options = stage.discriminator
     discriminator = PatchDiscriminator(
-        view.channels,
+        channels,
         options.num_feat,
         kind=options.kind,
         norm=options.norm,
@@ -186,11 +188,10 @@ def _players(
         generator.compile(dynamic=False)
     for network in (generator, discriminator):
         network.to(device, memory_format=run.layout)
-    players = Players(
+    return Players(
         generator,
         discriminator,
-        Adam(generator.parameters(), learning_rate, betas=betas, fused=run.fused_adam),
-        Adam(discriminator.parameters(), options.learning_rate, betas=betas, fused=run.fused_adam),
+        Adam(generator.parameters(), stage.learning_rate, betas=stage.betas, fused=run.fused_adam),
+        Adam(discriminator.parameters(), options.learning_rate, betas=stage.betas, fused=run.fused_adam),
         run.autocast,
     )
-    return players, view, GANLoss(options.gan, options.halve)

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 
 from models import config as config_files
-from models.config import check_betas, check_counts, check_crop, check_number, preset_names
+from models.config import (
+    Batch,
+    Beta,
+    Blocks,
+    Bound,
+    Features,
+    Pixels,
+    Rate,
+    Weight,
+    check_bounds,
+    check_crop,
+    preset_names,
+)
 from models.data import InputError
 from models.networks import PatchDiscriminator
 from models.networks.frequency import frequency_filter
@@ -36,19 +48,19 @@ class DiscriminatorConfig:
     """Whether those two convolutions have a bias (the published one of the SR network has none)."""
     init: Literal["default", "kaiming"] = "default"
     """First weights: PyTorch's (published DSN), or normal with zero biases (published SR network)."""
-    num_feat: int = 64
+    num_feat: Features = 64
     """Features of the first layer."""
     frequency: Frequency = "haar"
     """What it sees: high Haar bands, their mean, Gaussian or average high-pass, or the picture itself."""
-    frequency_kernel: int = 5
+    frequency_kernel: Annotated[int, Bound(1, 255)] = 5
     """Side of the low-pass of gbfs and average, in pixels."""
-    frequency_gain: float = 0.5
+    frequency_gain: Annotated[float, Bound(0, 1000, above=True)] = 0.5
     """Gain of gbfs and average; the published SR network scales twice, which is 0.25."""
     gan: GANForm = "nonsaturating"
     """Form of the adversarial loss; the paper prints the saturating one."""
     halve: bool = False
     """Half the discriminator's loss, as the published code does for the SR network."""
-    learning_rate: float = 1e-4
+    learning_rate: Rate = 1e-4
     """Adam's."""
 
 
@@ -68,7 +80,7 @@ class PerceptualConfig:
 class PretrainedSchedule(ScheduleConfig):
     """How long a stage trains, and how its learning rate falls; `at` counts from the end of the pre-training."""
 
-    pretrain: int
+    pretrain: Annotated[int, Bound(0, 10**9)]
     """Updates with the content loss alone, before all others and at the full learning rate."""
 
     @property
@@ -89,9 +101,9 @@ class DSNConfig:
 
     network: Literal["dsn", "de_resnet"] = "dsn"
     """dsn: the paper's, ReLU and a bilinear resize; de_resnet: the released one, PReLU, strided, sigmoid."""
-    num_feat: int = 64
+    num_feat: Features = 64
     """Features of the network."""
-    num_block: int = 23
+    num_block: Blocks = 23
     """Residual blocks."""
     bicubic_skip: bool = False
     """The network outputs the difference from the bicubic picture (ours; short training then starts from there)."""
@@ -101,21 +113,21 @@ class DSNConfig:
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     content_of: Literal["rgb", "low"] = "rgb"
     """The content loss compares pictures, or what the discriminator does not see of them (published code)."""
-    content_weight: float = 0.01
+    content_weight: Weight = 0.01
     """alpha of Eq. 4."""
-    perceptual_weight: float = 1.0
+    perceptual_weight: Weight = 1.0
     """beta of Eq. 4."""
-    adversarial_weight: float = 0.0005
+    adversarial_weight: Weight = 0.0005
     """gamma of Eq. 4."""
-    crop: int = 192
+    crop: Pixels = 192
     """Side of an HR crop in pixels."""
-    batch: int = 16
+    batch: Batch = 16
     """HR crops and as many real LR crops per update, over all ranks."""
     augment: bool = True
     """Random flips and transposes."""
-    learning_rate: float = 1e-4
+    learning_rate: Rate = 1e-4
     """Adam's."""
-    betas: tuple[float, float] = (0.5, 0.999)
+    betas: tuple[Beta, Beta] = (0.5, 0.999)
     """Adam's, of both players."""
     schedule: PretrainedSchedule = field(default_factory=_paper_schedule)
 
@@ -126,7 +138,7 @@ class MapsConfig:
 
     smoothing: Literal["receptive_field", "none"] = "receptive_field"
     """Each score is spread over its receptive field and overlaps are averaged (published code), or left as it is."""
-    box: int = 0
+    box: Annotated[int, Bound(0, 1023)] = 0
     """Side of that field on the discriminator's input grid; 0 takes the discriminator's own (published: 17)."""
     padding: Literal["zero", "reflect"] = "zero"
     """How the picture is continued beyond its border; the published code's zeros leave a frame on small pictures."""
@@ -138,11 +150,11 @@ class MapsConfig:
 class SRNConfig:
     """Stage srn: the SR network, ESRGAN's RRDBNet."""
 
-    num_feat: int = 64
+    num_feat: Features = 64
     """Features of the network."""
-    num_block: int = 23
+    num_block: Blocks = 23
     """RRDB blocks."""
-    num_grow_ch: int = 32
+    num_grow_ch: Features = 32
     """Growth of the dense blocks."""
     init: Literal["kaiming", "default"] = "kaiming"
     """First weights: normal x 0.1, biases zero, everywhere (published) or in the dense blocks alone (BasicSR)."""
@@ -152,23 +164,23 @@ class SRNConfig:
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     weigh_features: bool = True
     """The map weighs the perceptual loss too (Eq. 5; not in the published code)."""
-    content_weight: float = 0.01
+    content_weight: Weight = 0.01
     """alpha of Eq. 6."""
-    perceptual_weight: float = 1.0
+    perceptual_weight: Weight = 1.0
     """beta of Eq. 6."""
-    adversarial_weight: float = 0.005
+    adversarial_weight: Weight = 0.005
     """gamma of Eq. 6."""
-    low_band_weight: float = 0.0
+    low_band_weight: Weight = 0.0
     """Weight of the L1 of low bands (published code; the paper has none)."""
-    crop: int = 128
+    crop: Pixels = 128
     """Side of an HR crop in pixels."""
-    batch: int = 16
+    batch: Batch = 16
     """Generated pairs and as many real LR crops per update, over all ranks."""
     augment: bool = True
     """Random flips and transposes."""
-    learning_rate: float = 2e-4
+    learning_rate: Rate = 2e-4
     """Adam's."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     """Adam's, of both players."""
     schedule: PretrainedSchedule = field(default_factory=_paper_schedule)
 
@@ -224,22 +236,11 @@ def load_preset(name: str) -> DASRConfig:
 
 def check(config: DASRConfig) -> None:
     """Raises InputError naming the first option that cannot be used."""
+    check_bounds(config)
     scale = config.scale
-    config.run.check()
     for name, stage in (("dsn", config.dsn), ("srn", config.srn)):
-        check_counts(stage, "batch", "num_feat", "num_block", prefix=f"{name}.")
-        check_counts(stage.discriminator, "num_feat", prefix=f"{name}.discriminator.")
         check_crop(f"--{name}.crop", stage.crop, 2 * scale, 8 * scale)
-        if stage.schedule.pretrain < 0:
-            raise InputError(f"--{name}.schedule.pretrain must be at least 0, got {stage.schedule.pretrain}")
-        check_number(f"--{name}.learning-rate", stage.learning_rate, positive=True)
-        check_number(f"--{name}.discriminator.learning-rate", stage.discriminator.learning_rate, positive=True)
-        for weight in ("content", "perceptual", "adversarial"):
-            check_number(f"--{name}.{weight}-weight", getattr(stage, f"{weight}_weight"))
-        check_betas(f"--{name}.betas", stage.betas)
         _check_discriminator(name, stage.discriminator, stage.crop // scale if name == "dsn" else stage.crop)
-        stage.schedule.check(f"--{name}.schedule")
-    check_number("--srn.low-band-weight", config.srn.low_band_weight)
     if config.srn.perceptual.network == "lpips" and config.srn.weigh_features and config.weighted:
         raise InputError("--srn.weigh-features: LPIPS is one number per picture and cannot be weighted place by place")
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from models.dasr.config import MapsConfig
 from models.networks import PatchDiscriminator
 from models.networks.frequency import FrequencyFilter
+from models.train.losses import widen
 
 
 class DistanceMap(nn.Module):
@@ -49,7 +50,7 @@ class DistanceMap(nn.Module):
         jump = self.discriminator.jump
         beyond = self._beyond
         lr = F.pad(lr, (self.margin,) * 4, mode="reflect")
-        scores = self.discriminator(self.view(lr)).float().sigmoid()
+        scores = widen(self.discriminator(self.view(lr))).sigmoid()
         rows, columns = scores.shape[-2:]
         if jump == 1:  # the Haar view rounds odd sides up
             rows, columns = height + 2 * beyond, width + 2 * beyond

@@ -39,6 +39,7 @@ from models.data import (
     Unusable,
     as_rgb,
     check_names,
+    fingerprint,
     read_usable,
     to_pixels,
     to_tensor,
@@ -124,7 +125,7 @@ def train_dsn(job: DASRJob, run: LoopConfig | None = None) -> History:
     def examples() -> Iterator[Example]:
         if inputs.held_out is None:
             pictures = tried(inputs.hr, config.dsn.crop, config.scale * TRIED_SIDE)
-            pairs = ((name, None, _whole_cells(hr, config.scale)) for name, hr in pictures)
+            pairs = ((name, None, cut_to(hr, config.scale)) for name, hr in pictures)
         else:
             pairs = inputs.held_out()
         for name, lr, hr in pairs:
@@ -167,26 +168,37 @@ def write_pairs(job: DASRJob) -> None:
                 bad.note([error.to_skip()])
                 continue
             with torch.inference_mode():
-                lr = generate(to_tensor(_whole_cells(hr, config.scale), job.device)[None])
-                if distance is not None:
-                    weight = distance(lr)[0, 0].float().cpu().numpy()
-                    write_whole(map_path, lambda path, weight=weight: np.save(path, weight))
-            write_picture(lr_path, to_pixels(lr[0]))
+                lr, weight = make_pair(generate, distance, to_tensor(cut_to(hr, config.scale), job.device))
+                if weight is not None:
+                    values = weight.float().cpu().numpy()
+                    write_whole(map_path, lambda path, values=values: np.save(path, values))
+            write_picture(lr_path, to_pixels(lr))
+            distributed.get_on()
     distributed.barrier()
     job.run.say(f"  {len(list((folder / 'lr').rglob('*.png')))} of {len(source)} pictures have their pair")
 
 
+def make_pair(
+    generate: Callable[[Tensor], Tensor], distance: DistanceMap | None, hr: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """The LR picture (3, h, w) of an HR picture (3, sh, sw), and its distance map before anything is rounded."""
+    lr = generate(hr[None])
+    return lr[0], None if distance is None else distance(lr)[0, 0]
+
+
 def _set_aside_other_pairs(job: DASRJob, folder: Path) -> None:
-    """Sets aside pairs that were made with other settings or weights."""
+    """Sets aside pairs that were made of other pictures, or with other settings or weights."""
     config = to_mapping(job.config)
     made = {key: config[key] for key in ("scale", "source", "maps")}
+    made["hr"] = fingerprint(job.inputs.hr)
     if job.config.source == "dsn":
         made |= {"input": config["dsn"]["input"], "view": config["dsn"]["discriminator"]["frequency"]}
         made |= {"weights": [_fingerprint(path) for path in _dsn_weights(job) if path is not None]}
     record = folder / "made_with.yaml"
     text = yaml.safe_dump(made, sort_keys=False)
-    if distributed.is_main() and folder.exists() and (not record.exists() or record.read_text("utf-8") != text):
-        job.run.say(f"  {folder} holds pairs made with other settings or weights: set aside")
+    other = not record.exists() or record.read_text("utf-8") != text
+    if distributed.is_main() and other and any(folder.glob("*/*")):
+        job.run.say(f"  {folder} holds pairs made of other pictures, or with other settings or weights: set aside")
         set_aside(folder)
     if distributed.is_main():
         folder.mkdir(exist_ok=True)
@@ -277,6 +289,7 @@ def _train(
         schedule=schedule.factor,
         batches=loader(dataset, options.batch, schedule.updates, run, device, f"--{name}.batch"),
         images=dataset.total,
+        pictures=dataset.fingerprints(),
         validate=judge,
         measures=("psnr", "ssim"),
         accepted=lambda: job.record(dump_yaml(config)),
@@ -327,7 +340,7 @@ def _bicubic_lr(scale: int) -> Callable[[Tensor], Tensor]:
     return lambda hr: bicubic(hr, 1 / scale).clamp(0, 1)
 
 
-def _whole_cells(hr: Picture, scale: int) -> Picture:
-    """The HR picture cropped to whole places of a Haar map: its sides become multiples of 2 * scale."""
-    height, width = (side - side % (2 * scale) for side in hr.shape[:2])
+def cut_to(hr: Picture, scale: int) -> Picture:
+    """The HR picture without what is left over at its right and lower border: its sides become multiples of `scale`."""
+    height, width = (side - side % scale for side in hr.shape[:2])
     return hr[:height, :width]

@@ -24,6 +24,7 @@ from models.data.images import (
     write_picture,
 )
 from models.data.inputs import HeldOut, Inputs, Pairs
+from models.data.lock import locked
 from models.data.patches import BadImage, BadImages, PatchDataset, Stream, Unusable, make_loader, read_usable
 from models.data.resize import imresize
 from models.data.sources import (
@@ -34,6 +35,7 @@ from models.data.sources import (
     Selected,
     Source,
     check_names,
+    fingerprint,
 )
 
 __all__ = [
@@ -64,8 +66,10 @@ __all__ = [
     "crop_to_multiple",
     "decode",
     "eight_bit_rgb",
+    "fingerprint",
     "imresize",
     "list_files",
+    "locked",
     "make_loader",
     "open_source",
     "read_image",

@@ -51,7 +51,8 @@ class LMDBSource:
         except ValueError as error:
             raise InputError(str(error)) from error
         # A line is "0001_s001.png (480,480,3) 1"; the extension is not part of the key.
-        self.names = [os.path.splitext(line.rsplit(" (", 1)[0])[0] for line in lines if line.strip()]
+        self._lines = [line for line in lines if line.strip()]
+        self.names = [os.path.splitext(line.rsplit(" (", 1)[0])[0] for line in self._lines]
         if not self.names:
             raise InputError(f"no image in {self._path / _META}")
         _check_tree(self._path)
@@ -71,6 +72,9 @@ class LMDBSource:
 
     def label(self, index: int) -> str:
         return readable(f"{self._path}/{self.names[index]}")
+
+    def mark(self, index: int) -> str:
+        return self._lines[index]
 
 
 def _check_tree(path: Path) -> None:
@@ -196,6 +200,7 @@ def write_lmdb(folder: Path, target: Path) -> None:
         if key.decode() != path.stem or "\n" in path.stem or len(key) > _LONGEST_KEY:
             raise InputError(f"{path}: a database takes names of UTF-8, of one line and {_LONGEST_KEY} bytes at most")
     temporary = target.with_name(target.name + ".part")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
     try:
         # An image takes whole pages of 4 KiB and part of the tree; the file grows only as it is written.
         environment = lmdb.open(str(temporary), map_size=2**24 + sum(2 * p.stat().st_size + 2**14 for p in paths))

@@ -11,6 +11,14 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+# What a disk says that has no room, or that fails.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+# Of `write_whole`, with the number of the process that writes.
+_TEMPORARY = re.compile(r"\..+\.(\d+)\.(csv|jpe?g|md|npy|png|pth|safetensors|state|tiff?|webp|bmp|yaml)")
+# Of safetensors' own save_file, which an earlier version left among a run's weights.
+_SAFETENSORS = re.compile(r"\.tmp\w{6}")
+
 
 def check_regular(path: Path) -> None:
     """Raises OSError, naming the path, unless it is a file that can be read to its end; a pipe could wait for ever."""
@@ -76,10 +84,26 @@ def write_text(path: Path, text: str) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Deletes the temporary files that killed processes left in `folder`; nobody else may be writing there."""
-    for path in folder.glob(".*"):
-        if re.fullmatch(r"\..+\.\d+\.\w+", path.name):
-            path.unlink(missing_ok=True)
+    """Deletes, at any depth, the temporary files of `write_whole` whose processes are dead.
+
+    Nothing may be in the making there. A file of this process's number is of an earlier one: containers count anew.
+    """
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            ours = _TEMPORARY.fullmatch(name)
+            dead = ours and (int(ours[1]) == os.getpid() or not _lives(int(ours[1])))
+            if dead or (Path(parent).name == "models" and _SAFETENSORS.fullmatch(name)):
+                Path(parent, name).unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _umask() -> int:

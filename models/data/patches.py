@@ -6,8 +6,10 @@ distributed run share out one global batch, and a run resumes by starting at ano
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Generator, Iterable
 from functools import lru_cache
 from itertools import chain
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from models.data.images import InputError, as_rgb, to_tensor
-from models.data.sources import Source
+from models.data.sources import Source, fingerprint
 
 Array = NDArray[np.generic]
 Batch = dict[str, Any]
@@ -142,6 +144,11 @@ class PatchDataset(Dataset[Batch]):
     def total(self) -> int:
         """Number of different images in all streams."""
         return len({label for stream in self.streams for index in range(len(stream)) for label in stream.labels(index)})
+
+    def fingerprints(self) -> dict[str, str]:
+        """Of every field, what tells whether its images are those of an earlier run."""
+        streams = (zip(stream.fields, stream.sources, strict=True) for stream in self.streams)
+        return {field: fingerprint(source) for field, source in chain.from_iterable(streams)}
 
     def __getitem__(self, n: int) -> Batch:
         sample: Batch = {"files": [], "bad": []}
@@ -275,15 +282,32 @@ def make_loader(
     )
 
 
+class ReaderKilled(Exception):
+    """A process that reads pictures was killed."""
+
+
 def _run(loader: DataLoader[Batch | InputError]) -> Generator[Batch, None, None]:
+    others, handler = set(multiprocessing.active_children()), signal.getsignal(signal.SIGCHLD)
     batches = iter(loader)
+    readers = set(multiprocessing.active_children()) - others
+    if threading.current_thread() is threading.main_thread():
+        # PyTorch's raises an error wherever the process happens to be, such as in the midst of writing a file.
+        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
     try:
         for batch in batches:
             if isinstance(batch, InputError):
                 raise batch
             yield batch
+    except RuntimeError as error:
+        if any(reader.exitcode for reader in readers):
+            raise ReaderKilled(
+                "a process that reads pictures was killed, perhaps because memory ran out (--run.workers)"
+            ) from error
+        raise
     finally:
-        del batches  # ends the workers now and not when the interpreter exits
+        del batches  # ends the readers now and not when the interpreter exits
+        for reader in readers:
+            reader.kill()  # one that hangs in a read hears nothing else, and would be waited for at exit
 
 
 class _Steps(Dataset[Batch | InputError]):

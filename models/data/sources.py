@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -32,6 +33,10 @@ class Source(Protocol):
         """Where the image is, for messages."""
         ...
 
+    def mark(self, index: int) -> str:
+        """The image's name and size, which tell other images from these wherever they are, and without reading them."""
+        ...
+
 
 class FolderSource:
     """The images directly in a folder, sorted by file name. Raises InputError if there are none.
@@ -51,6 +56,9 @@ class FolderSource:
 
     def label(self, index: int) -> str:
         return readable(str(self._paths[index]))
+
+    def mark(self, index: int) -> str:
+        return _mark_of_file(self._paths[index])
 
 
 class MapSource:
@@ -81,6 +89,9 @@ class MapSource:
     def label(self, index: int) -> str:
         return readable(str(self._paths[index]))
 
+    def mark(self, index: int) -> str:
+        return _mark_of_file(self._paths[index])
+
 
 def _names(paths: Sequence[Path], folder: Path) -> list[str]:
     return [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
@@ -106,6 +117,9 @@ class ArraySource:
     def label(self, index: int) -> str:
         return self.names[index]
 
+    def mark(self, index: int) -> str:
+        return f"{self.names[index]} {self._arrays[index].shape}"
+
 
 class Selected:
     """The images of `source` with these names, in its order."""
@@ -124,6 +138,9 @@ class Selected:
 
     def label(self, index: int) -> str:
         return self._source.label(self._indices[index])
+
+    def mark(self, index: int) -> str:
+        return self._source.mark(self._indices[index])
 
 
 class Cached:
@@ -156,6 +173,9 @@ class Cached:
     def label(self, index: int) -> str:
         return self._source.label(index)
 
+    def mark(self, index: int) -> str:
+        return self._source.mark(index)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": OrderedDict(), "_bytes": 0}
 
@@ -172,3 +192,16 @@ def check_names(source: Source) -> None:
         if name in seen:
             raise InputError(f"two pictures are named {name}: {source.label(seen[name])} and {source.label(index)}")
         seen[name] = index
+
+
+def fingerprint(source: Source) -> str:
+    """The number of images and a digest of their names and sizes, the same wherever they are moved to."""
+    marks = "\n".join(source.mark(index) for index in range(len(source)))
+    return f"{len(source)} images {hashlib.sha256(marks.encode(errors='surrogateescape')).hexdigest()[:16]}"
+
+
+def _mark_of_file(path: Path) -> str:
+    try:
+        return f"{path.name} {path.stat().st_size}"
+    except OSError:  # reading it will say why
+        return path.name

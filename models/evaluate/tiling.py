@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models.data import InputError, Pixels, to_pixels, to_tensor
 from models.data.resize import bicubic
+from models.train import distributed
 
 
 class _Span(NamedTuple):
@@ -60,6 +61,7 @@ def enlarge_tiled(
         if not bool(inner.isfinite().all()):
             raise InputError("the enlarged picture is not finite: the network's weights are too large for it")
         larger[_times(scale, y.given), _times(scale, x.given)] = to_pixels(inner, pixels.dtype)
+        distributed.get_on()
     return larger[: scale * height, : scale * width]
 
 
@@ -74,6 +76,7 @@ def shrink_tiled(shrink: Callable[[Tensor], Tensor], scale: int, image: Tensor, 
     for y, x in product(_spans(height, tile, overlap, 1), _spans(width, tile, overlap, 1)):
         small = shrink(image[..., _times(scale, y.seen), _times(scale, x.seen)])
         smaller[..., y.given, x.given] = small[..., y.inner, x.inner]
+        distributed.get_on()
     return smaller
 
 

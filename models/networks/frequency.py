@@ -47,25 +47,27 @@ class _Blur(nn.Module, ABC):
     """What a low-pass of an odd `kernel` leaves: `1 - gain + gain * (x - low-pass)`, in the size of x.
 
     The DSN of DASR's code has the gain 0.5. Its SR network scales the result by 0.5 and adds 0.5 once more, which is
-    the gain 0.25. `low` is the low-pass where the kernel lies inside, (N, 3, H - kernel + 1, W - kernel + 1).
+    the gain 0.25. `low` is the low-pass where the kernel lies inside, (N, 3, H - kernel + 1, W - kernel + 1); with
+    `padded`, as in that SR network, zeros continue the image and it has the size of x.
     """
 
     channels = 3
     stride = 1
 
-    def __init__(self, kernel: int = 5, *, gain: float = 0.5) -> None:
+    def __init__(self, kernel: int = 5, *, gain: float = 0.5, padded: bool = False) -> None:
         super().__init__()
         if kernel < 1 or kernel % 2 == 0:
             raise ValueError(f"{type(self).__name__}: kernel must be odd and positive, got {kernel}")
         self.kernel = kernel
         self.reach = kernel // 2
         self.gain = gain
+        self.padded = padded
 
     def low(self, x: Tensor) -> Tensor:
-        return self._smooth(x, padding=0)
+        return self._smooth(x, padding=self.reach if self.padded else 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        return 1 - self.gain + self.gain * (x - self._smooth(x, padding=self.kernel // 2))
+        return 1 - self.gain + self.gain * (x - self._smooth(x, padding=self.reach))
 
     @abstractmethod
     def _smooth(self, x: Tensor, padding: int) -> Tensor:
@@ -81,8 +83,8 @@ class Gaussian(_Blur):
 
     taps: Tensor
 
-    def __init__(self, kernel: int = 5, *, gain: float = 0.5) -> None:
-        super().__init__(kernel, gain=gain)
+    def __init__(self, kernel: int = 5, *, gain: float = 0.5, padded: bool = False) -> None:
+        super().__init__(kernel, gain=gain, padded=padded)
         at = torch.arange(kernel, dtype=torch.float64) - kernel // 2
         line = torch.exp(-0.5 * (at / (kernel / 6)).square())
         line /= line.sum()
@@ -96,17 +98,10 @@ class Gaussian(_Blur):
 
 
 class AveragePool(_Blur):
-    """High frequencies by a moving average, over the pixels inside the image or, with `count_include_pad`, zeros too.
-
-    The DSN of DASR's code leaves the padding out, its SR network counts it.
-    """
-
-    def __init__(self, kernel: int = 5, *, count_include_pad: bool = False, gain: float = 0.5) -> None:
-        super().__init__(kernel, gain=gain)
-        self.count_include_pad = count_include_pad
+    """High frequencies by a moving average, over the pixels inside the image or, `padded`, zeros too."""
 
     def _smooth(self, x: Tensor, padding: int) -> Tensor:
-        return F.avg_pool2d(x, self.kernel, stride=1, padding=padding, count_include_pad=self.count_include_pad)
+        return F.avg_pool2d(x, self.kernel, stride=1, padding=padding, count_include_pad=self.padded)
 
 
 class RGB(nn.Module):
@@ -126,18 +121,18 @@ class RGB(nn.Module):
 FrequencyFilter = Haar | Gaussian | AveragePool | RGB
 
 
-def frequency_filter(name: str, kernel: int = 5, gain: float = 0.5) -> FrequencyFilter:
+def frequency_filter(name: str, kernel: int = 5, gain: float = 0.5, padded: bool = False) -> FrequencyFilter:
     """The filter of a name: "haar", "haar_sum", "gbfs" (Gaussian), "average" or "rgb".
 
-    `kernel` and `gain` are those of the two blurs; the other filters ignore them.
+    `kernel`, `gain` and `padded` are those of the two blurs; the other filters ignore them.
 
     Raises ValueError for another name and for a blur whose kernel is not odd.
     """
     filters = {
         "haar": Haar,
         "haar_sum": HaarSum,
-        "gbfs": partial(Gaussian, kernel, gain=gain),
-        "average": partial(AveragePool, kernel, gain=gain),
+        "gbfs": partial(Gaussian, kernel, gain=gain, padded=padded),
+        "average": partial(AveragePool, kernel, gain=gain, padded=padded),
         "rgb": RGB,
     }
     if name not in filters:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from models.data.files import check_regular, write_whole
@@ -148,10 +148,8 @@ def save_weights(module: nn.Module, path: str | Path, *, family: str | None = No
     # One entry: safetensors writes several in random order, and equal weights should give equal files.
     record = {_RECORD: json.dumps({"network": type(module).__name__, **config})}
     if path.suffix == ".safetensors":
-        try:
-            write_whole(path, lambda temporary: save_file(state, temporary, metadata=record))
-        except SafetensorError as error:  # what it raises for a full disk
-            raise OSError(f"cannot write {path}: {error}") from error
+        # Not by save_file, whose own temporary file tells nobody which process a kill left it from.
+        write_whole(path, lambda temporary: temporary.write_bytes(save(state, metadata=record)))
     elif path.suffix == ".pth":
         try:
             write_whole(path, lambda temporary: torch.save({"params": state, "metadata": record}, temporary))

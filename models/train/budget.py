@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import torch
 
+from models.config import bytes_of
 from models.data import InputError
 from models.train import distributed
 from models.train.loop import LoopConfig
-from models.train.memory import MemoryCount, bytes_of, count_step, empty_batch, imagine, imagined, kept_networks
+from models.train.memory import MemoryCount, count_step, empty_batch, imagine, imagined, kept_networks
 from models.train.players import Step
 
 
@@ -41,7 +42,7 @@ def fit(
     """
     if run.memory is None:
         return run
-    budget, counts = bytes_of("--run.memory", run.memory), {}
+    budget, counts = round(bytes_of(run.memory)), {}
     for saving in _SAVINGS:
         useful = vgg or saving.feature_signs == run.feature_signs
         if not useful or saving.recompute < run.recompute or saving.feature_signs < run.feature_signs:

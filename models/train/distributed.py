@@ -7,7 +7,7 @@ one shared forward pass and never computes those that it would discard.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -15,9 +15,19 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from models.train.watch import Watch
+
 # A group on the CPU for what only hosts need to agree on.
 _flags: dist.ProcessGroup | None = None
+_watch: Watch | None = None
 _alone = False
+
+# Ranks may wait that long for the one that validates, as long as it gets on: the watch sees to that.
+_LONGEST = timedelta(hours=6)
+
+
+class LostRank(Exception):
+    """Another rank is gone, and with it the run; why is said there."""
 
 
 def _joined() -> bool:
@@ -48,28 +58,59 @@ def is_main() -> bool:
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[torch.device]:
-    """Joins the group that torchrun started, if it did: gloo on the CPU, NCCL on GPUs. Yields this rank's device."""
+def process_group(device: torch.device, minutes: float) -> Iterator[torch.device]:
+    """Joins the group that torchrun started, if it did: gloo on the CPU, NCCL on GPUs. Yields this rank's device.
+
+    A rank that does not get on for so many minutes ends the run, by its name.
+    """
     if "RANK" not in os.environ:
         yield device
         return
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    # Ranks wait for the one that validates or writes maps, which takes long on full-size photographs.
-    global _flags
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=6))
-    _flags = dist.new_group(backend="gloo")
+    global _flags, _watch
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_LONGEST)
+    _flags = dist.new_group(backend="gloo", timeout=_LONGEST)
+    # A connection of its own: a call in the main thread may hold the group's.
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    _watch = Watch(store, rank(), world_size(), minutes)
+    _watch.start()
     try:
         yield device
     finally:
-        _flags = None
+        _watch.close()
+        _flags = _watch = None
         dist.destroy_process_group()
+
+
+def get_on() -> None:
+    """Says that this rank gets on with work that the others wait for."""
+    if _watch is not None:
+        _watch.moves += 1
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Around what all ranks do together. Raises LostRank if one of them is gone."""
+    get_on()
+    if _watch is not None:
+        _watch.waiting = True
+    try:
+        yield
+    except RuntimeError as error:
+        first, *_ = str(error).splitlines() or [""]
+        raise LostRank(f"rank {rank()} ends because another one did: {first[:120]}") from error
+    finally:
+        if _watch is not None:
+            _watch.waiting = False
+        get_on()
 
 
 def barrier() -> None:
     if _joined():
-        dist.barrier()
+        with _together():
+            dist.barrier()
 
 
 def any_rank(flag: bool) -> bool:
@@ -77,16 +118,32 @@ def any_rank(flag: bool) -> bool:
     if not _joined():
         return flag
     value = torch.tensor([float(flag)])
-    dist.all_reduce(value, dist.ReduceOp.MAX, group=_flags)
+    with _together():
+        dist.all_reduce(value, dist.ReduceOp.MAX, group=_flags)
     return bool(value.item())
+
+
+def on_main(action: Callable[[], None]) -> None:
+    """Runs `action` on the main rank while the others wait for it; if it fails there, they leave without a word."""
+    if not is_main():
+        if any_rank(False):
+            raise SystemExit(2)
+        return
+    try:
+        action()
+    except BaseException:
+        any_rank(True)
+        raise
+    any_rank(False)
 
 
 def broadcast_weights(networks: Iterable[nn.Module]) -> None:
     """Copies the main rank's weights and buffers to every rank."""
     if _joined():
-        for network in networks:
-            for value in (*network.parameters(), *network.buffers()):
-                dist.broadcast(value.data, 0)
+        with _together():
+            for network in networks:
+                for value in (*network.parameters(), *network.buffers()):
+                    dist.broadcast(value.data, 0)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -100,7 +157,8 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     if not gradients:
         return
     message = torch.cat([gradient.reshape(-1) for gradient in gradients]).div_(world_size())
-    dist.all_reduce(message)
+    with _together():
+        dist.all_reduce(message)
     parts = message.split([gradient.numel() for gradient in gradients])
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view(gradient.shape))

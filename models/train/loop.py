@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import signal
 import time
@@ -11,7 +10,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +18,15 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import srkernels
+from models.config import Bound, Size, Updates
 from models.data import BadImages, InputError
-from models.data.files import remove_leftovers
-from models.data.patches import Batch
+from models.data.patches import Batch, ReaderKilled
 from models.networks import save_weights
 from models.train import distributed, graph
 from models.train.checkpoint import TrainingStates
 from models.train.device import to_device
-from models.train.memory import bytes_of
 from models.train.players import Losses
+from models.train.readings import NotFinite, Readings
 from models.train.run import Interrupted, Run, RunError, StepTable, peak_memory, read_table
 from models.train.schedule import Rates
 
@@ -41,7 +40,7 @@ _ASK_EVERY = 10
 class LoopConfig:
     """How training runs, whatever the method."""
 
-    seed: int = 0
+    seed: Annotated[int, Bound(0, 2**63 - 1)] = 0
     """Seed of the initial weights and of the patches that are drawn."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 is autocast: weights and losses stay fp32."""
@@ -51,7 +50,7 @@ class LoopConfig:
     """Blocks of the generator save only their input and recompute the rest in the backward pass: less memory."""
     feature_signs: bool = False
     """A perceptual loss's VGG-19 keeps one bit in place of each activation for the backward pass: less memory."""
-    memory: str | None = None
+    memory: Annotated[str, Size(1, 10**15)] | None = None
     """A size such as 24GB: takes --run.feature-signs, --run.recompute or both if a step needs them to fit, by count."""
     compile: bool = False
     """Compiles the generator with torch.compile."""
@@ -61,26 +60,30 @@ class LoopConfig:
     """Captures the training step as a CUDA graph and replays it: for small crops, which are bound by launches."""
     fused_adam: bool = True
     """One kernel for all weights of an optimiser."""
-    ema: float = 0.0
+    ema: Annotated[float, Bound(0, 1, below=True)] = 0.0
     """Decay of an exponential moving average of the generator's weights (BasicSR: 0.999); 0 keeps none."""
-    workers: int = 2
+    workers: Annotated[int, Bound(0, 128)] = 2
     """Processes that read pictures; 0 reads them in the training process."""
-    cache_megabytes: int = 0
+    cache_megabytes: Annotated[int, Bound(0, 10**6)] = 0
     """Decoded pictures kept per source and worker; small sets fit whole."""
     bad_images: Literal["skip", "stop"] = "skip"
     """What to do about a corrupt picture or one that is smaller than a patch."""
     grey_images: Literal["skip", "convert", "stop"] = "skip"
     """What to do about a picture of one channel; convert repeats it three times."""
-    max_bad_images: float = 0.01
+    other_pictures: Literal["refuse", "accept"] = "refuse"
+    """What to do when a run is resumed on pictures of other names or sizes than those it was trained on."""
+    max_bad_images: Annotated[float, Bound(0, 1)] = 0.01
     """The run stops when more than this share of its pictures had to be skipped."""
-    report_every: int = 100
-    """Updates between two reports; losses are read back from the device only then."""
-    validate_every: int = 5000
+    report_every: Updates = 100
+    """Updates between two reports; the device is waited for only then."""
+    validate_every: Updates = 5000
     """Updates between two validations."""
-    save_every: int = 5000
+    save_every: Updates = 5000
     """Updates between two checkpoints."""
-    keep_checkpoints: int = 3
+    keep_checkpoints: Annotated[int, Bound(1, 10**6)] = 3
     """Checkpoints kept, states and weights; older ones are deleted."""
+    rank_minutes: Annotated[float, Bound(0, 10**4, above=True)] = 10.0
+    """Under torchrun, the run ends when a rank has not got on for so long, and says which one."""
     tensorboard: bool = True
     """Writes TensorBoard events beside the CSV files."""
 
@@ -92,26 +95,6 @@ class LoopConfig:
     def autocast(self) -> torch.dtype | None:
         """What autocast computes in; None computes in fp32 throughout."""
         return torch.bfloat16 if self.precision == "bf16" else None
-
-    def check(self) -> None:
-        """Raises InputError naming the first option that cannot be used."""
-        for option, value, least in (
-            ("seed", self.seed, 0),
-            ("workers", self.workers, 0),
-            ("report-every", self.report_every, 1),
-            ("validate-every", self.validate_every, 1),
-            ("save-every", self.save_every, 1),
-            ("keep-checkpoints", self.keep_checkpoints, 1),
-            ("cache-megabytes", self.cache_megabytes, 0),
-        ):
-            if value < least:
-                raise InputError(f"--run.{option} must be at least {least}, got {value}")
-        if self.memory is not None:
-            bytes_of("--run.memory", self.memory)
-        if not 0 <= self.max_bad_images <= 1:
-            raise InputError(f"--run.max-bad-images must be from 0 to 1, got {self.max_bad_images}")
-        if not 0 <= self.ema < 1:
-            raise InputError(f"--run.ema must be from 0 to below 1, got {self.ema}")
 
 
 @dataclass
@@ -128,9 +111,10 @@ class Stage:
         schedule: factor of the learning rate at an update's number.
         batches: the batches from an update's number on, as `models.data.make_loader` yields them.
         images: number of different pictures in them.
+        pictures: by field, what tells other pictures from these (`PatchDataset.fingerprints`).
         validate: called with the generator to be judged (the average, if one is kept) and the number of updates done.
         measures: every name that `validate` returns.
-        watch: returns a warning about the means of a report, or nothing ("").
+        watch: returns a warning about the means of a report, or nothing; a resumed run first shows it the earlier ones.
         accepted: called once the folder's checkpoint, if any, is known to belong to this run.
         phase: of an update's number; all updates of one phase run the same operations.
     """
@@ -150,6 +134,7 @@ class Stage:
     statistics: Sequence[str] = ()
     accepted: Callable[[], None] | None = None
     phase: Callable[[int], object] = lambda done: None
+    pictures: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -192,21 +177,21 @@ class _Loop:
         distributed.broadcast_weights(stage.networks.values())
         generator = stage.networks["generator"]
         self._average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
-        self._unread: list[tuple[Losses, list[str]]] = []
-        self._read: list[dict[str, float]] = []
-        if distributed.is_main():
-            for each in ("training_states", "models"):
-                remove_leftovers(folder / each)
+        self._readings = Readings()
         self._done = self._restore()
         if self._step is not stage.step:
             self._make_capturable()  # a checkpoint may say otherwise
         if stage.accepted:
             stage.accepted()
         self._bad = BadImages(stage.images, config.max_bad_images, run.say_anywhere)
-        self._losses = StepTable(
-            folder / "losses.csv", (*stage.losses, *stage.statistics, "learning_rate", "seconds"), self._done
-        )
-        self._measured = StepTable(folder / "validation.csv", stage.measures, self._done)
+        # Without a checkpoint nothing that an earlier process wrote belongs to this run, not even update 0.
+        self._kept = self._done or -1
+        columns = (*stage.losses, *stage.statistics, "learning_rate", "seconds")
+        self._losses = StepTable(folder / "losses.csv", columns, self._kept)
+        self._measured = StepTable(folder / "validation.csv", stage.measures, self._kept)
+        if stage.watch and distributed.is_main():
+            for row in read_table(folder / "losses.csv"):
+                stage.watch(row)
         self._board = self._open_board()
 
     def _graphed(self) -> Callable[[int, Mapping[str, Tensor]], Losses]:
@@ -231,11 +216,11 @@ class _Loop:
             self._train()
         except InputError:
             if self._done and self._states.steps()[-1:] != [self._done]:
-                self._read_back()
+                self._readings.wait()
                 self._write_checkpoint()
             raise
-        except OSError as error:
-            raise RunError(f"{self._stage.name}: {error}\nlast good checkpoint: {self._last_good()}") from error
+        except (NotFinite, ReaderKilled, OSError) as error:
+            raise RunError(f"{self._stage.name}: {error}; last good checkpoint: {self._last_good()}") from error
         return self._history(start)
 
     def _train(self) -> None:
@@ -284,34 +269,18 @@ class _Loop:
         self._bad.note(batch["bad"])
         tensors = to_device(batch, self._device, self._config.layout)
         self._rates.set(self._done)
-        self._unread.append((self._step(self._done, tensors), batch["files"]))
+        losses = self._step(self._done, tensors)
         if self._average is not None:
             self._average.update_parameters(self._stage.networks["generator"])
         self._done += 1
-
-    def _read_back(self) -> None:
-        """Reads the losses since the last call; the only place where training waits for the device."""
-        if not self._unread:
-            return
-        first = self._done - len(self._unread) + 1
-        values = iter(torch.stack([value for losses, _ in self._unread for value in losses.values()]).tolist())
-        unread, self._unread = self._unread, []
-        for step, (losses, files) in enumerate(unread, first):
-            row = {name: next(values) for name in losses}
-            wrong = [name for name, value in row.items() if not math.isfinite(value)]
-            if wrong:
-                raise RunError(
-                    f"{self._stage.name}: the loss {', '.join(wrong)} is not finite at update {step}.\n"
-                    f"files of that batch: {', '.join(files)}\nlast good checkpoint: {self._last_good()}"
-                )
-            self._read.append(row)
+        self._readings.add(self._done, losses, batch["files"])
 
     def _means(self) -> dict[str, float]:
         """Means of the losses since the last call."""
-        self._read_back()
+        self._readings.wait()
         names = (*self._stage.losses, *self._stage.statistics)
-        columns = {name: [row[name] for row in self._read if name in row] for name in names}
-        self._read.clear()
+        columns = {name: [row[name] for row in self._readings.rows if name in row] for name in names}
+        self._readings.rows.clear()
         return {name: sum(values) / len(values) for name, values in columns.items() if values}
 
     def _report(self, rate: float, waiting: float) -> str:
@@ -351,7 +320,7 @@ class _Loop:
         return distributed.any_rank(wanted)
 
     def _save(self) -> None:
-        self._read_back()  # a state that follows a non-finite loss must not be saved
+        self._readings.wait()  # a state that follows a non-finite loss must not be saved
         self._write_checkpoint()
         distributed.barrier()  # the next stage reads these weights
 
@@ -365,15 +334,16 @@ class _Loop:
         for name, network in networks.items():
             if not all(bool(value.isfinite().all()) for value in network.state_dict().values()):
                 raise RunError(
-                    f"{stage.name}: weights of the {name} are not finite behind update {self._done}.\n"
+                    f"{stage.name}: weights of the {name} are not finite behind update {self._done}; "
                     f"last good checkpoint: {self._last_good()}"
                 )
         state = {
             "step": self._done,
             "settings": self._settings,
+            "pictures": dict(stage.pictures),
             "networks": {name: network.state_dict() for name, network in networks.items()},
             "optimizers": {name: each.state_dict() for name, each in stage.optimizers.items()},
-            "unreported": self._read,
+            "unreported": self._readings.rows,
             "rng": torch.get_rng_state(),
         }
         if self._average is not None:
@@ -386,7 +356,7 @@ class _Loop:
             self._states.save(self._done, state)
         except OSError as error:
             raise RunError(
-                f"{stage.name}: cannot write the checkpoint of update {self._done}: {error}\n"
+                f"{stage.name}: cannot write the checkpoint of update {self._done}: {error}; "
                 f"last good checkpoint: {self._last_good()}"
             ) from error
         kept = self._states.steps()
@@ -406,6 +376,13 @@ class _Loop:
                 f"settings: {'; '.join(changed)}. Start anew with --resume never, or in another folder."
             )
         stage = self._stage
+        pictures = _differences(state.get("pictures", stage.pictures), stage.pictures)  # older states have none
+        if pictures and self._config.other_pictures == "refuse":
+            raise RunError(
+                f"{stage.name}: the checkpoint {self._states.path(state['step'])} was trained on other pictures: "
+                f"{'; '.join(pictures)}. Go on with these by --run.other-pictures accept, or start anew with "
+                "--resume never, or in another folder."
+            )
         for name, network in stage.networks.items():
             network.load_state_dict(state["networks"][name])
         for name, optimizer in stage.optimizers.items():
@@ -413,7 +390,7 @@ class _Loop:
         if self._average is not None:
             self._average.module.load_state_dict(state["networks"]["generator_ema"])
             self._average.n_averaged.copy_(state["averaged"])
-        self._read = state["unreported"]
+        self._readings.rows = state["unreported"]
         torch.set_rng_state(state["rng"])
         if self._device.type == "cuda" and "cuda_rng" in state:
             torch.cuda.set_rng_state(state["cuda_rng"], self._device)
@@ -446,7 +423,7 @@ class _Loop:
             return None
         from torch.utils.tensorboard import SummaryWriter  # a second of imports that other commands do not need
 
-        return SummaryWriter(str(self._folder / "tensorboard"), purge_step=self._done + 1)
+        return SummaryWriter(str(self._folder / "tensorboard"), purge_step=self._kept + 1)
 
     def _write_board(self, values: Mapping[str, float]) -> None:
         if self._board is not None:

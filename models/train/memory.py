@@ -15,7 +15,6 @@ from __future__ import annotations
 import copy
 import functools
 import math
-import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +27,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.data import InputError
 from models.train.players import Batch, Step
 
 
@@ -125,18 +123,6 @@ def kept_networks(step: Step, *, average: bool) -> list[nn.Module]:
 def empty_batch(shapes: Mapping[str, Sequence[int]], layout: torch.memory_format) -> Batch:
     """An uninitialised batch."""
     return {name: torch.empty(*shape).contiguous(memory_format=layout) for name, shape in shapes.items()}
-
-
-_POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
-
-
-def bytes_of(option: str, size: str) -> int:
-    """Bytes of a size such as 24GB (of 1e9 bytes) or 22.5GiB. Raises InputError naming the option."""
-    match = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+) *([kmgt])(i?)b", size.strip().lower())
-    value = float(match[1]) * (1024 if match[3] else 1000) ** _POWERS[match[2]] if match else 0.0
-    if not 1 <= value < math.inf:
-        raise InputError(f"{option} must be a size such as 24GB or 22.5GiB, got {size!r}")
-    return round(value)
 
 
 @contextmanager

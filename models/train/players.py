@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 Batch = Mapping[str, Tensor]
 Losses = dict[str, Tensor]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -46,20 +48,56 @@ class Players:
         for L_G, and L_D does not travel back through G. Both players are judged as they were before the update. One
         without a loss (L_D is None or constant) gets no gradient and keeps its weights. Nothing waits for the device.
         """
-        both = ((self.discriminator, self.optimizer_d), (self.generator, self.optimizer_g))
-        # Before the forward pass, because that is where memory runs short.
-        for _, optimizer in both:
-            optimizer.zero_grad()
-        # One estimate of every spectral norm for all that a discriminator sees in a step.
-        with self.autocast(), cached():
+        self._clear()
+        with self._computing():
             loss_g, loss_d, terms = forward()
-        if loss_d is not None and loss_d.requires_grad:
-            loss_d.backward(inputs=_trainable(self.discriminator), retain_graph=True)
+        self._differentiate_d(loss_d)
         loss_g.backward(inputs=_trainable(self.generator))
-        for network, optimizer in both:
-            distributed.average_gradients(network.parameters())
-            optimizer.step()
+        self._apply(self.discriminator, self.optimizer_d)
+        self._apply(self.generator, self.optimizer_g)
         return {name: term.detach() for name, term in terms.items()}
+
+    def update_in_turn(
+        self,
+        make: Callable[[], Made],
+        judge_d: Callable[[Made], tuple[Tensor | None, Losses]],
+        judge_g: Callable[[Made], tuple[Tensor, Losses]],
+    ) -> Losses:
+        """`update`, but D first: G is judged by what D has become.
+
+        `make` runs G, whose outputs both L_D of `judge_d` and L_G of `judge_g` are of; each gives its terms too.
+        """
+        self._clear()
+        with self._computing():
+            made = make()
+            loss_d, terms = judge_d(made)
+        self._differentiate_d(loss_d)
+        self._apply(self.discriminator, self.optimizer_d)
+        with self._computing():
+            loss_g, terms_g = judge_g(made)
+        loss_g.backward(inputs=_trainable(self.generator))
+        self._apply(self.generator, self.optimizer_g)
+        return {name: term.detach() for name, term in {**terms, **terms_g}.items()}
+
+    def _clear(self) -> None:
+        """Drops both players' gradients, before the forward pass because that is where memory runs short."""
+        for optimizer in (self.optimizer_d, self.optimizer_g):
+            optimizer.zero_grad()
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """What losses are computed in; every spectral norm is estimated once for all that a discriminator sees."""
+        with self.autocast(), cached():
+            yield
+
+    def _differentiate_d(self, loss: Tensor | None) -> None:
+        if loss is not None and loss.requires_grad:
+            loss.backward(inputs=_trainable(self.discriminator), retain_graph=True)
+
+    @staticmethod
+    def _apply(network: nn.Module, optimizer: Optimizer) -> None:
+        distributed.average_gradients(network.parameters())
+        optimizer.step()
 
 
 class Step(ABC):

@@ -8,6 +8,7 @@ import itertools
 import os
 import resource
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from models.data import InputError
-from models.data.files import write_whole
+from models.data.files import FULL, write_whole
+from models.data.lock import locked
 from models.train import distributed
 
 
@@ -39,10 +41,12 @@ class Interrupted(Exception):
 class Run:
     """A run's folder and its messages, which are shown and written to `train_<name>_<time>.log`.
 
-    Only the main rank shows and writes. Raises InputError if the folder cannot be made, or has no name in UTF-8.
+    Only the main rank shows and writes, and it keeps other processes out of the folder until `close`. A folder `anew`,
+    which is the run's or one in it, is first set aside. Raises InputError if the folder cannot be made, has no name in
+    UTF-8, or is in use.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, anew: Path | None = None) -> None:
         self.folder = folder
         self.console = make_console(quiet=not distributed.is_main())
         self._log_file: io.TextIOBase = io.StringIO()
@@ -50,16 +54,31 @@ class Run:
             str(folder).encode()
         except UnicodeEncodeError as error:
             raise InputError(f"the run's folder {folder} must have a name in UTF-8, for TensorBoard's sake") from error
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if distributed.is_main():
-                now = datetime.now().strftime("%Y%m%d_%H%M%S")
-                self._log_file = (folder / f"train_{folder.name}_{now}.log").open(
-                    "a", encoding="utf-8", errors="backslashreplace"
-                )
-        except OSError as error:
-            raise InputError(f"cannot make the run's folder {folder}: {error.strerror}") from error
+        self._locked = ExitStack()
+        distributed.on_main(lambda: self._open(anew))
         self._log = Console(file=self._log_file, width=110, markup=False, emoji=False)
+        if distributed.is_main() and not self._exclusive:
+            self.say(f"the file system of {folder} has no locks: nothing keeps a second run out of it", style="yellow")
+
+    def _open(self, anew: Path | None) -> None:
+        folder = self.folder
+        try:
+            earlier = anew is not None and anew.exists()
+            self._exclusive = self._locked.enter_context(locked(folder))
+            if anew is not None and earlier:
+                whole = anew.samefile(folder)
+                set_aside(anew)
+                if whole:  # with its lock
+                    self._locked.close()
+                    self._exclusive = self._locked.enter_context(locked(folder))
+            now = datetime.now().strftime("%Y%m%d_%H%M%S")
+            self._log_file = (folder / f"train_{folder.name}_{now}.log").open(
+                "a", encoding="utf-8", errors="backslashreplace"
+            )
+        except OSError as error:
+            if error.errno in FULL:
+                raise
+            raise InputError(f"cannot write to the folder {folder}: {error.strerror}") from error
 
     def say(self, *renderables: RenderableType, style: str | None = None) -> None:
         """Prints lines, taken as they are, and tables."""
@@ -90,6 +109,7 @@ class Run:
 
     def close(self) -> None:
         self._log_file.close()
+        self._locked.close()
 
 
 def set_aside(folder: Path) -> None:

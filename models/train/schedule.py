@@ -9,18 +9,18 @@ from typing import Literal
 import torch
 from torch.optim import Optimizer
 
-from models.data import InputError
+from models.config import Updates
 
 
 @dataclass(frozen=True)
 class ScheduleConfig:
     """How long training takes, and how its learning rate falls."""
 
-    steps: int
+    steps: Updates
     """Updates with all losses."""
     falls: Literal["halve_every", "halve_at", "linear_from"]
     """Halved every `at[0]` updates, halved at each of `at`, or linear from update `at[0]` to zero at the end."""
-    at: tuple[int, ...]
+    at: tuple[Updates, ...]
     """Numbers of updates."""
 
     @property
@@ -35,13 +35,6 @@ class ScheduleConfig:
         if self.falls == "halve_at":
             return 0.5 ** sum(done >= each for each in self.at)
         return min(1.0, (self.steps - done) / max(1, self.steps - self.at[0]))
-
-    def check(self, option: str) -> None:
-        """Raises InputError naming what cannot be used; `option` names the schedule."""
-        if self.steps < 1:
-            raise InputError(f"{option}.steps must be at least 1, got {self.steps}")
-        if not self.at or min(self.at) < 1:
-            raise InputError(f"{option}.at must be positive numbers of updates, got {self.at}")
 
 
 class Rates:

@@ -74,6 +74,7 @@ def assemble(
         detach_source=config.detach_source,
         halve=config.halve,
         real_twice=config.real_twice,
+        discriminator_first=config.discriminator_first,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from models import config as config_files
-from models.config import check_betas, check_counts, check_crop, check_number, preset_names
+from models.config import Batch, Beta, Blocks, Features, Pixels, Rate, Weight, check_bounds, check_crop, preset_names
 from models.data import InputError
 from models.networks import PatchDiscriminator, VGG19Features, VGGDiscriminator
 from models.train import distributed
@@ -34,7 +33,7 @@ class DiscriminatorConfig:
     """A score for every patch (nlayer_s2 is PatchGAN, paper is DASR's), or vgg: one for a picture of fixed size."""
     norm: Literal["instance", "batch", "spectral", "none"] = "spectral"
     """The unofficial code has batch norm; its statistics are those of a rank's share of the batch."""
-    num_feat: int = 64
+    num_feat: Features = 64
     """Features of the first layer."""
 
     def build(self, in_channels: int, side: int) -> nn.Module:
@@ -66,17 +65,17 @@ class USRDAConfig:
 
     scale: Literal[1, 2, 4] = 4
     """HR over LR."""
-    num_feat: int = 64
+    num_feat: Features = 64
     """Features of encoder and decoders."""
-    decoder_feat: int | None = None
+    decoder_feat: Features | None = None
     """Features of the decoders, where they differ from the encoder's (unofficial code with --n_hidden_feats)."""
-    num_conv: int = 5
+    num_conv: Blocks = 5
     """Convolutions of the encoder E."""
-    num_block: int = 23
+    num_block: Blocks = 23
     """RRDB blocks of the decoder G_SR."""
-    num_block_t: int = 10
+    num_block_t: Blocks = 10
     """RRDB blocks of the decoder G_t."""
-    num_grow_ch: int = 32
+    num_grow_ch: Features = 32
     """Growth of the dense blocks."""
     init: Literal["default", "kaiming"] = "default"
     """First weights outside the dense blocks: PyTorch's (unofficial code), or normal, which keep the signal's scale."""
@@ -88,9 +87,9 @@ class USRDAConfig:
     discriminator_y: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     loss: LossWeights = field(default_factory=LossWeights)
-    perceptual_weight: float = 0.01
+    perceptual_weight: Weight = 0.01
     """alpha of Eqs. 3 and 8."""
-    adversarial_weight: float = 0.01
+    adversarial_weight: Weight = 0.01
     """beta of Eqs. 3 and 8."""
     detach_source: bool = False
     """f_s is constant in Eq. 7 (ours; the paper prints it trainable)."""
@@ -98,15 +97,17 @@ class USRDAConfig:
     """Half the discriminators' losses (unofficial code)."""
     real_twice: bool = False
     """D_y's loss counts y_s once for each of its two fakes (unofficial code)."""
-    crop: int = 512
+    discriminator_first: bool = False
+    """The discriminators are updated first, and the generator is judged by what they have become (unofficial code)."""
+    crop: Pixels = 512
     """Side of an HR crop in pixels."""
-    batch: int = 8
+    batch: Batch = 8
     """HR crops and as many real LR crops per update, over all ranks."""
     augment: bool = True
     """Random flips and transposes."""
-    learning_rate: float = 1e-4
+    learning_rate: Rate = 1e-4
     """Adam's, of generator and discriminators."""
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
     """Adam's."""
     amsgrad: bool = False
     """Adam's variant (unofficial code)."""
@@ -146,22 +147,11 @@ def load_preset(name: str) -> USRDAConfig:
 
 def check(config: USRDAConfig) -> None:
     """Raises InputError naming the first option that cannot be used."""
-    config.run.check()
-    config.schedule.check("--schedule")
-    check_counts(config, "num_feat", "num_conv", "num_block", "num_block_t", "num_grow_ch", "batch")
-    if config.decoder_feat is not None:
-        check_counts(config, "decoder_feat")
+    check_bounds(config)
     check_crop("--crop", config.crop, config.scale, 8 * config.scale)
-    check_betas("--betas", config.betas)
-    check_number("--learning-rate", config.learning_rate, positive=True)
-    check_number("--perceptual-weight", config.perceptual_weight)
-    check_number("--adversarial-weight", config.adversarial_weight)
-    for name, weight in vars(config.loss).items():
-        # Without L_rec nothing trains the SR network.
-        check_number(f"--loss.{name}", weight, positive=name == "rec")
     for name, (low, high) in (("blur", config.synthesis.blur), ("noise", config.synthesis.noise)):
-        if not 0 <= low <= high < math.inf:
-            raise InputError(f"--synthesis.{name} must be a range from 0 on, got {low} {high}")
+        if low > high:
+            raise InputError(f"--synthesis.{name} must be a range, the lower end first, got {low} {high}")
     for name, channels, side in (
         ("f", config.num_feat, config.lr_crop),
         ("t", 3, config.lr_crop),
@@ -187,7 +177,6 @@ def check_weightless(config: USRDAConfig) -> None:
 
 def _check_discriminator(name: str, options: DiscriminatorConfig, channels: int, side: int, batch: int) -> None:
     """Tries the discriminator on the shape of a rank's share of a batch, without computing anything."""
-    check_counts(options, "num_feat", prefix=f"discriminator-{name}.")
     share = max(1, batch // distributed.world_size())
     try:
         with torch.device("meta"):

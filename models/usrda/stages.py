@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from models.train.budget import count_run, fit
 from models.train.job import TrainingJob
 from models.train.loop import History, LoopConfig, Stage, train
 from models.train.memory import MemoryCount
-from models.train.run import read_table
 from models.usrda.build import WeightFiles, assemble, build_step, random_features
 from models.usrda.config import USRDAConfig
 from models.usrda.synthesis import SourceDataset, SourceLR
@@ -61,7 +60,7 @@ def train_usrda(job: USRDAJob) -> History:
     torch.manual_seed(config.run.seed)
     step = build_step(replace(config, run=run), job.weights, device)
     dataset = make_dataset(config, inputs)
-    folder, losses = job.folder() / "visualization", job.folder() / "losses.csv"
+    folder = job.folder() / "visualization"
 
     def judge(generator: nn.Module, done: int) -> dict[str, float]:
         if config.restyles:
@@ -85,9 +84,10 @@ def train_usrda(job: USRDAJob) -> History:
         schedule=config.schedule.factor,
         batches=loader(dataset, config.batch, config.schedule.updates, config.run, device, "--batch"),
         images=dataset.total,
+        pictures=dataset.fingerprints(),
         validate=judge,
         measures=("psnr", "ssim"),
-        watch=CollapseWatch(read_table(losses) if losses.exists() else ()),
+        watch=CollapseWatch(),
         accepted=lambda: job.record(dump_yaml(config)),
     )
     return train(stage, job.run, job.folder(), config.run, settings_of(config), device)
@@ -110,11 +110,8 @@ def fit_run(job: USRDAJob) -> LoopConfig:
 class CollapseWatch:
     """Warns, once, when features shrink: small ones meet alignment and feature identity most easily."""
 
-    def __init__(self, reports: Iterable[Mapping[str, float]] = ()) -> None:
-        """`reports` are those of the run before it was resumed."""
+    def __init__(self) -> None:
         self._highest, self._warned = 0.0, False
-        for report in reports:
-            self(report)
 
     def __call__(self, means: Mapping[str, float]) -> str:
         scale = means["scale_s"]

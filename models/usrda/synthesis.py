@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.config import Bound
 from models.data import PatchDataset, Stream
 from models.data.resize import bicubic
 
@@ -27,16 +28,16 @@ class SynthesisConfig:
 
     resize: Literal["matlab", "torch"] = "matlab"
     """MATLAB's bicubic, or F.interpolate's without antialiasing (the unofficial code)."""
-    blur: tuple[float, float] = (0.2, 2.0)
+    blur: tuple[Annotated[float, Bound(0, 100)], Annotated[float, Bound(0, 100)]] = (0.2, 2.0)
     """Range of the Gaussian blur's deviation, in LR pixels; uniform."""
-    noise: tuple[float, float] = (0.0, 10.0)
+    noise: tuple[Annotated[float, Bound(0, 255)], Annotated[float, Bound(0, 255)]] = (0.0, 10.0)
     """Range of the Gaussian noise's deviation, in 1/255; uniform."""
     eight_bit: bool = True
-    """Rounds to the 256 levels that a real LR picture has."""
+    """Rounds to the 256 levels from 0 to 1 that a real LR picture has; without it nothing is clamped either."""
 
 
 class SourceLR:
-    """Makes a (3, h, w) picture in [0, 1] from an HR picture (3, scale * h, scale * w): bicubic, then blur and noise.
+    """Makes a (3, h, w) picture from an HR picture in [0, 1], (3, scale * h, scale * w): bicubic, then blur and noise.
 
     What picture n gets is a function of (seed, n) alone, and no global random state is touched.
     """
@@ -55,8 +56,7 @@ class SourceLR:
         lr = lr[0]
         if config.noise[1] > 0:
             lr = lr + torch.from_numpy(rng.standard_normal(tuple(lr.shape), dtype=np.float32)) * (level / 255)
-        lr = lr.clamp(0, 1)
-        return (lr * 255).round() / 255 if config.eight_bit else lr
+        return (lr.clamp(0, 1) * 255).round() / 255 if config.eight_bit else lr
 
     def _small(self, hr: Tensor) -> Tensor:
         if self._config.resize == "matlab":

@@ -123,17 +123,18 @@ class Backend:
     def analysis(self, operands: Image, settings: Analysis) -> list[Tensor]:
         (x,), (plan, pad, wanted) = operands, settings
         guarded = Guarded()
-        out = [guarded(y) for y in haar_allocate.bands(x, plan, wanted)]
+        out = [guarded(y) for y in haar_allocate.bands(x, settings)]
         low, high = out[0] if wanted & LOW else None, out[-1] if wanted & HIGH else None
-        self.core.haar_analysis(x, low, high, *self.plan(plan), pad, 0)
+        self.core.haar_analysis(haar_allocate.covered(x, pad), low, high, *self.plan(plan), pad, 0)
         guarded.check()
         return out
 
     def synthesis(self, operands: Bands, settings: Synthesis) -> list[Tensor]:
-        (low, high), (rows, columns, plan, pad) = operands, settings
+        (low, high), (_, _, plan, pad) = operands, settings
         guarded = Guarded()
-        x = guarded(haar_allocate.image(low, high, rows, columns, plan))
-        self.core.haar_synthesis(x, low, high, *self.plan(plan), pad, 0)
+        x = guarded(haar_allocate.image(operands, settings))
+        self.core.haar_synthesis(haar_allocate.covered(x, pad), low, high, *self.plan(plan), pad, 0)
+        haar_allocate.clear_dropped(x, pad)
         guarded.check()
         return [x]
 

@@ -81,7 +81,7 @@ def test_images(x: Any, error: type[Exception], sentence: str) -> None:
 def test_bands_and_maps(x: Any, error: type[Exception], sentence: str) -> None:
     _says(error, f"haar_idwt2d: low {sentence}", lambda: haar_idwt2d(x, None))
     if isinstance(x, list):
-        sentence_for_high = "haar_idwt2d: high must be one tensor for convention 'dasr', got list"
+        sentence_for_high = "haar_idwt2d: high[0] must be one tensor for convention 'dasr', got list"
     else:
         sentence_for_high = f"haar_idwt2d: high {sentence}"
     _says(error, sentence_for_high, lambda: haar_idwt2d(None, x, "dasr"))
@@ -92,7 +92,9 @@ def test_bands_and_maps(x: Any, error: type[Exception], sentence: str) -> None:
 
 
 HAAR = "must be one of orthonormal, dasr, dasr_sum, mwcnn, irn, wct2, wavesnet, wtconv, got 'haar'"
-PAD = "must be one of reflect, zero, symmetric, periodization, got 'same'"
+PAD = "must be one of reflect, zero, symmetric, periodization, periodic, floor, got 'same'"
+
+SIZE = "must be (7 or 8, 7 or 8) for 4x4 bands, or (8 or 9, 8 or 9) after pad='floor'"
 
 
 @pytest.mark.parametrize(
@@ -158,14 +160,56 @@ PAD = "must be one of reflect, zero, symmetric, periodization, got 'same'"
             "got (2, 3, 4, 5) torch.float32 on cpu",
         ),
         (
-            lambda: haar_idwt2d(*BANDS, output_size=(9, 8)),
+            lambda: haar_idwt2d(*BANDS, output_size=(10, 8)),
             ValueError,
-            "haar_idwt2d: output_size must be (7 or 8, 7 or 8) for 4x4 bands, got (9, 8)",
+            f"haar_idwt2d: output_size {SIZE}, got (10, 8)",
+        ),
+        (
+            lambda: haar_idwt2d(*BANDS, output_size=(9, 7)),
+            ValueError,
+            f"haar_idwt2d: output_size {SIZE}, got (9, 7)",
         ),
         (
             lambda: haar_idwt2d(*BANDS, output_size=(0, 8)),
             ValueError,
-            "haar_idwt2d: output_size must be (7 or 8, 7 or 8) for 4x4 bands, got (0, 8)",
+            f"haar_idwt2d: output_size {SIZE}, got (0, 8)",
+        ),
+        (
+            lambda: haar_idwt2d(None, [image(2, 3, 3, 6, 8), BANDS[1]]),
+            ValueError,
+            f"haar_idwt2d: the size of high[0] {SIZE}, got (6, 8)",
+        ),
+        (lambda: haar_idwt2d(None, []), ValueError, "haar_idwt2d: high must hold at least one level, got []"),
+        (lambda: haar_idwt2d(None, [BANDS[1], None]), ValueError, "haar_idwt2d: low and high[1] are both None"),
+        (
+            lambda: haar_idwt2d(BANDS[0], [(BANDS[0],) * 3, (BANDS[0],) * 2], "wct2"),
+            ValueError,
+            "haar_idwt2d: high[1] must hold three tensors, got 2",
+        ),
+        (
+            lambda: haar_dwt2d(X[..., :1], pad="floor"),
+            ValueError,
+            "haar_dwt2d: x must have height and width of at least 2 for pad='floor', got shape (2, 3, 8, 1)",
+        ),
+        (
+            lambda: haar_highpass(X[:, :, :1], pad="floor"),
+            ValueError,
+            "haar_highpass: x must have height and width of at least 2 for pad='floor', got shape (2, 3, 1, 8)",
+        ),
+        (
+            lambda: haar_dwt2d(X[..., :5], levels=3, pad="floor"),
+            ValueError,
+            "haar_dwt2d: levels must be at most 2 here, where the low band is 2x1",
+        ),
+        (
+            lambda: haar_dwt2d(X[..., :5], levels=2**31 - 1),
+            ValueError,
+            "haar_dwt2d: levels must be at most 3 here, where the low band is 1x1",
+        ),
+        (
+            lambda: haar_dwt2d(X, levels=0),
+            ValueError,
+            "haar_dwt2d: levels must be at least 1 and below 2**31, got 0",
         ),
         (
             lambda: weighted_l1_loss(X, image(2, 3, 8, 9)),

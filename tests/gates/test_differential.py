@@ -36,7 +36,7 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LAYOUTS = ("contiguous", "channels_last", "sliced", "strided", "expanded", "permuted", "gray")
 VALUES = ("normal", "whole", "ties", "large")
-PADS = ("reflect", "zero", "symmetric", "periodization")
+PADS = ("reflect", "zero", "symmetric", "periodization", "periodic", "floor")
 ASKED = ("value", "backward", "grad", "create_graph", "func", "second")
 
 
@@ -304,17 +304,24 @@ def _analysis(draws: Draws, op: str, backend: str | None) -> Call:
     if dice.sometimes(0.03):
         shape[1] = 0
     x = draws.tensor("x", shape)
-    settings = {"convention": dice.choice(list(formulas.HAAR)), "pad": dice.choice(PADS)}
-    bands = "high"
+    least, largest = min(shape[2:]), max(shape[2:])
+    settings = {"convention": dice.choice(list(formulas.HAAR)), "pad": dice.choice(PADS[: 6 if least > 1 else 5])}
+    bands, levels = "high", 1
     if op == "haar_dwt2d":
         bands = settings["bands"] = dice.one("both", "both", "low", "high")
+        most = least.bit_length() - 1 if settings["pad"] == "floor" else max(1, (largest - 1).bit_length())
+        levels = settings["levels"] = min(most, dice.one(1, 1, 2, 3))
 
     def formula(xs: dict[str, Rounded]) -> list[Rounded]:
-        low, high = formulas.haar_analysis(xs["x"], settings["convention"], settings["pad"], _haar_eager(backend))
-        return [low] * (bands != "high") + high * (bands != "low")
+        low, highs = xs["x"], []
+        for _ in range(levels):
+            low, high = formulas.haar_analysis(low, settings["convention"], settings["pad"], _haar_eager(backend))
+            highs += high
+        return [low] * (bands != "high") + highs * (bands != "low")
 
     function = getattr(srkernels, op)
-    return Call(op, settings, {"x": x}, lambda ts: function(ts["x"], **settings), formula, ["x"] * 4)
+    like = ["x"] * (1 + 3 * levels)
+    return Call(op, settings, {"x": x}, lambda ts: function(ts["x"], **settings), formula, like)
 
 
 def _synthesis(draws: Draws, op: str, backend: str | None) -> Call:
@@ -331,7 +338,8 @@ def _synthesis(draws: Draws, op: str, backend: str | None) -> Call:
             tensors |= {f"high[{k}]": draws.tensor(f"high[{k}]", (n, c, h, w)) for k in range(3)}
         else:
             tensors["high"] = draws.tensor("high", (n, 3 * c, h, w) if layout == "band-major" else (n, c, 3, h, w))
-    size = dice.one(None, (2 * h - dice.randrange(2), 2 * w - dice.randrange(2)))
+    sign = dice.one(-1, 1)
+    size = dice.one(None, (2 * h + sign * dice.randrange(2), 2 * w + sign * dice.randrange(2)))
     settings = {"convention": convention, "output_size": size}
 
     def high(ts: dict[str, Any]) -> Any:

@@ -242,8 +242,9 @@ class Size(Kind):
         source, standing = dice.one(
             ("[8, 7]", RIGHT), ("torch.Size((7, 8))", RIGHT), ("(np.int64(8), 8)", RIGHT), ("None", RIGHT),
             ("8", WRONG), ("(8,)", WRONG), ("(8, 8, 8)", WRONG), ("'88'", WRONG), ("(8.0, 8)", WRONG),
-            ("(8, '8')", WRONG), ("(8, None)", WRONG), ("(True, 8)", WRONG), ("(9, 8)", WRONG), ("(-8, 8)", WRONG),
-            ("(8, 2**70)", WRONG), ("{7: 1, 8: 2}", WRONG), ("(8, float('nan'))", WRONG), ("((8,), 8)", WRONG),
+            ("(8, '8')", WRONG), ("(8, None)", WRONG), ("(True, 8)", WRONG), ("(9, 8)", RIGHT), ("(9, 7)", WRONG),
+            ("(-8, 8)", WRONG), ("(8, 2**70)", WRONG), ("{7: 1, 8: 2}", WRONG), ("(8, float('nan'))", WRONG),
+            ("((8,), 8)", WRONG),
             ("(torch.tensor(8), 8)", WRONG), ("torch.tensor([8, 8])", WRONG), ("np.array([8, 8])", EITHER),
             ("(np.float32(8), 8)", WRONG), ("iter((8, 8))", WRONG), ("object()", WRONG), ("(8j, 8)", WRONG),
             ("{8, 7}", WRONG),
@@ -300,7 +301,8 @@ def _called(module: type[nn.Module], *arguments: Any, **settings: Any) -> Callab
 def _signatures() -> Iterator[Signature]:
     x, filters, bias = of(2, 4, 8, 8), of(6, 4, 3, 3), of(6)
     bands = {"x": (x, IMAGE), "convention": ("irn", NAME), "pad": ("zero", NAME)}
-    yield Signature("haar_dwt2d", srkernels.haar_dwt2d, {**bands, "bands": ("both", NAME)})
+    several = {"levels": (2, COUNT), "bands": ("both", NAME)}
+    yield Signature("haar_dwt2d", srkernels.haar_dwt2d, {**bands, **several})
     yield Signature("haar_highpass", srkernels.haar_highpass, bands)
     for convention, high in (
         ("irn", of(2, 12, 4, 4)),
@@ -378,7 +380,7 @@ def _signatures() -> Iterator[Signature]:
     )
 
     pad = {"convention": ("irn", NAME), "pad": ("zero", NAME)}
-    yield Signature("HaarDWT2d", srkernels.nn.HaarDWT2d, {**pad, "bands": ("both", NAME)})
+    yield Signature("HaarDWT2d", srkernels.nn.HaarDWT2d, {**pad, **several})
     yield Signature("HaarHighPass", srkernels.nn.HaarHighPass, pad)
     yield Signature("WeightedL1Loss", srkernels.nn.WeightedL1Loss, {"loss_weight": (0.5, NUMBER), **settings})
     common = {

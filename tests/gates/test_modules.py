@@ -25,7 +25,7 @@ from srkernels.nn import (
 )
 
 MODULES = [
-    pytest.param(HaarDWT2d("mwcnn", bands="high", pad="zero"), id="HaarDWT2d"),
+    pytest.param(HaarDWT2d("mwcnn", levels=2, bands="high", pad="zero"), id="HaarDWT2d"),
     pytest.param(HaarHighPass("wct2", pad="symmetric"), id="HaarHighPass"),
     pytest.param(WeightedL1Loss(0.5, "sum", normalize="weight_sum", align_corners=True), id="WeightedL1Loss"),
     pytest.param(WeightedLoss("huber", 0.5, delta=0.2, interpolation="nearest"), id="WeightedLoss"),
@@ -67,6 +67,7 @@ def test_no_state(module: nn.Module) -> None:
 
 def test_repr_names_every_choice() -> None:
     assert repr(HaarDWT2d("mwcnn", bands="high", pad="zero")) == "HaarDWT2d('mwcnn', bands='high', pad='zero')"
+    assert repr(HaarDWT2d(levels=3)) == "HaarDWT2d('orthonormal', levels=3, bands='both', pad='reflect')"
     assert repr(HaarHighPass()) == "HaarHighPass('dasr', pad='reflect')"
     assert repr(WeightedL1Loss(0.5, "sum")) == (
         "WeightedL1Loss(loss_weight=0.5, reduction='sum', normalize='numel', align_corners=False)"
@@ -96,6 +97,7 @@ def test_modules_equal_functions() -> None:
     [
         (lambda: HaarDWT2d("db2"), "HaarDWT2d: convention must be one of orthonormal, .* got 'db2'"),
         (lambda: HaarDWT2d(bands="HH"), "HaarDWT2d: bands must be one of low, high, both, got 'HH'"),
+        (lambda: HaarDWT2d(levels=0), "HaarDWT2d: levels must be at least 1 and below 2\\*\\*31, got 0"),
         (lambda: HaarDWT2d(pad="wrap"), "HaarDWT2d: pad must be one of reflect, .* got 'wrap'"),
         (lambda: HaarHighPass("haar"), "HaarHighPass: convention must be one of .* got 'haar'"),
         (lambda: HaarHighPass(pad="same"), "HaarHighPass: pad must be one of .* got 'same'"),

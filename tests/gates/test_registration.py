@@ -20,7 +20,7 @@ def _raw_calls(spec: OpSpec, case: Case, target: Target, layout: str) -> list[Ra
     cots = cotangents(values(spec.eager, case, xs), layout)
     with srkernels.use_backend(target.backend), recorded() as calls:
         gradients(spec.op, case, xs, cots, present(xs))
-    assert len(calls) == 2, "one registered op forward, one backward"
+    assert len(calls) == 2 * case.kwargs.get("levels", 1), "for each level one registered op forward, one backward"
     return calls
 
 

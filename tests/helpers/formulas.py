@@ -55,10 +55,12 @@ def _along(x: Rounded, matrix: Tensor, axis: int, dtype: torch.dtype, error: Ten
 
 
 def _padding(size: int, pad: str) -> Tensor:
-    """Appends a sample to an odd number of them: the last but one, nothing, or the last."""
+    """Appends to an odd number of samples the last but one, zero, the first or the last; or drops the last."""
+    if pad == "floor":
+        return torch.eye(size - size % 2, size, dtype=torch.float64)
     matrix = torch.eye(size + size % 2, size, dtype=torch.float64)
     if size % 2 and pad != "zero":
-        matrix[size, max(size - 2, 0) if pad == "reflect" else size - 1] = 1
+        matrix[size, {"reflect": max(size - 2, 0), "periodic": 0}.get(pad, size - 1)] = 1
     return matrix
 
 
@@ -122,7 +124,8 @@ def haar_synthesis(
         if added:
             y = plus(stored(y, inside), number(-added, y))
         for axis, sign, length in zip((-2, -1), SIGNS[name], size, strict=True):
-            y = _along(y, _pairs(2 * y.shape[axis], sign).T[:length], axis, inside)
+            matrix = _pairs(2 * y.shape[axis], sign).T
+            y = _along(y, F.pad(matrix, (0, 0, 0, length - len(matrix))), axis, inside)
         part = scaled(y, 1 / (4 * k))
         image = part if image is None else plus(image, part)
     assert image is not None

@@ -20,6 +20,10 @@ EPS = torch.finfo(torch.float64).eps
 LOW, HIGH = torch.tensor([[1, 1], [1, -1]], dtype=torch.float64) / 2**0.5
 
 
+# Several levels of the small ones below, each on the low band before.
+LEVELS = 3
+
+
 def images(*shape: int) -> Tensor:
     return random(shape, torch.float64, 0)
 
@@ -190,6 +194,52 @@ def wtconv(x: Tensor) -> Tensor:
 
 def wtconv_inverse(bands: Tensor) -> Tensor:
     return unfiltered(bands.flatten(1, 2), WTCONV)
+
+
+# Odd sizes and several levels. Padding as PyWavelets documents it: index i of n samples is read at i mod n by
+# "periodic" and at 2 (n - 1) - i by "reflect"; a convolution of stride 2 leaves the last of an odd number out.
+
+
+def padded(x: Tensor, mode: str) -> Tensor:
+    for dim in (-2, -1):
+        n = x.shape[dim]
+        if n % 2:
+            source = {"periodic": n % n, "reflect": 2 * (n - 1) - n}[mode]
+            x = torch.cat((x, x.narrow(dim, source, 1)), dim)
+    return x
+
+
+def levels(x: Tensor, mode: str) -> tuple[Tensor, list[Tensor]]:
+    """``DWTForward(J=LEVELS)`` of pytorch_wavelets: the last low band, high bands from the finest on."""
+    high = []
+    for _ in range(LEVELS):
+        x, bands = pytorch_wavelets(padded(x, mode))
+        high.append(bands)
+    return x, high
+
+
+def levels_undone(low: Tensor, high: list[Tensor]) -> Tensor:
+    """``DWTInverse`` of pytorch_wavelets: what padding added to a low band is cut off before the next level."""
+    for bands in reversed(high):
+        low = pytorch_wavelets_inverse((low[..., : bands.shape[-2], : bands.shape[-1]], bands))
+    return low
+
+
+def coarsest_first(x: Tensor, mode: str) -> list[Any]:
+    """``wavedec2`` of PyWavelets and ptwt: the low band, then a tuple of three for each level, the coarsest first."""
+    low, high = levels(x, mode)
+    return [low, *(bands.unbind(2) for bands in reversed(high))]
+
+
+# What srkernels replaces at any size, by the row of the page's table.
+AT_ANY_SIZE: dict[str, Callable[[Tensor], Any]] = {
+    'pytorch_wavelets `DWTForward(J=3, wave="haar", mode="reflect")`': partial(levels, mode="reflect"),
+    'pytorch_wavelets `DWTInverse(wave="haar")((low, high))`': lambda x: levels_undone(*levels(x, "reflect")),
+    'PyWavelets, ptwt `wavedec2(x, "haar", mode="periodic", level=3)`': partial(coarsest_first, mode="periodic"),
+    "IRN `HaarDownsampling`": irn,
+    "WCT2 `WavePool`": wct2,
+    "WTConv `wavelet_transform`, after its padding": lambda x: wtconv(F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))),
+}
 
 
 class Published(NamedTuple):

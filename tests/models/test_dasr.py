@@ -58,7 +58,8 @@ def test_all_stages_leave_what_they_promise(folders, tmp_path):
         assert {row["step"] for row in read_table(out / stage / "losses.csv")} == {2, 4}
         assert (out / stage / "visualization" / "4.png").stat().st_size > 10_000
     assert sorted(path.name for path in (out / "generated" / "lr").iterdir()) == ["0.png", "1.png", "2.png"]
-    assert np.load(out / "generated" / "maps" / "0.npy").shape == (11, 12)  # 90 x 101 is cut to 88 x 96
+    assert cv2.imread(str(out / "generated" / "lr" / "0.png")).shape == (22, 25, 3)  # 90 x 101 is cut to 88 x 100
+    assert np.load(out / "generated" / "maps" / "0.npy").shape == (11, 12)
     assert yaml.safe_load((out / "config.yaml").read_text())["srn"]["num_grow_ch"] == 8
     assert parse([*SHORT, *folders, "--out=x", f"--preset={out / 'config.yaml'}"]).config.srn.num_grow_ch == 8
     # Again: everything is there, nothing is trained.
@@ -180,9 +181,7 @@ def test_refusals_name_what_is_wrong(folders, tmp_path, capsys):
             ["--srn.crop=32", "--scale=1", "--dsn.crop=8", "--srn.crop=16"],
             "--srn.discriminator does not work on crops of 16",
         ),
-        (["--srn.batch=0"], "--srn.batch must be at least 1, got 0"),
-        (["--run.validate-every=0"], "--run.validate-every must be at least 1, got 0"),
-        (["--dsn.betas", "2", "3"], "--dsn.betas must be from 0 to below 1"),
+        (["--srn.batch=0"], "--srn.batch must be from 1 to 4096, got 0"),
         (["--val-hr=x"], "--val-hr and --val-lr go together"),
         (["--stage=srn"], "no such folder: "),
         (["--stage=maps"], "no weights of a generator in "),
@@ -223,6 +222,26 @@ def test_other_settings_than_those_of_the_checkpoint_are_refused(folders, tmp_pa
     assert len(list((tmp_path / "out").glob("dsn_archived_*"))) == 1
     assert run(*SHORT, *folders, out, "--stage=dsn", "--dsn.learning-rate=0.5", "--dsn.schedule.steps=6") == 0
     assert weights(tmp_path / "out", "dsn", step=6)
+
+
+def test_other_pictures_are_noticed_and_moved_ones_are_not(folders, tmp_path, capsys):
+    """By stage dsn, by the pairs, and by stage srn that learns from them."""
+    arguments = [*SHORT, f"--lr={tmp_path / 'lr'}", f"--out={tmp_path / 'out'}"]
+    assert run(*arguments, f"--hr={tmp_path / 'hr'}") == 0
+    (tmp_path / "hr").rename(tmp_path / "moved")
+    arguments.append(f"--hr={tmp_path / 'moved'}")
+    assert run(*arguments, "--srn.schedule.steps=6") == 0
+    assert weights(tmp_path / "out", "srn", step=6)
+    write_noise(tmp_path / "moved" / "1.png", 90, 104, 9)
+    for stage in ("dsn", "srn"):
+        capsys.readouterr()
+        if stage == "srn":
+            assert run(*arguments, "--stage=maps") == 0
+            assert "holds pairs made of other pictures" in capsys.readouterr().out
+        assert run(*arguments, "--srn.schedule.steps=8", f"--stage={stage}") == 1
+        assert re.search(r"hr was 3 images \w{16}, is 3 images \w{16}", capsys.readouterr().err)
+    assert run(*arguments, "--srn.schedule.steps=8", "--run.other-pictures=accept") == 0
+    assert weights(tmp_path / "out", "srn", step=8)
 
 
 def test_pairs_of_other_settings_or_weights_are_made_anew(folders, tmp_path, capsys):
@@ -301,6 +320,7 @@ def test_the_presets_state_what_paper_and_code_state():
         0.125,
         0.0625,
     ]
+    assert [ntire.srn.schedule.factor(n) for n in (9_999, 10_000, 80_000, 150_000)] == [1, 0.5, 0.25, 0.0625]
     assert aim.dsn.schedule.factor(83_000) == 1 and aim.dsn.schedule.factor(132_799) < 1e-4
     assert (realsr.srn.perceptual.network, realsr.srn.perceptual_weight, realsr.srn.adversarial_weight) == (
         "vgg19",

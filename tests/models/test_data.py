@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -215,6 +216,30 @@ def test_a_cache_holds_what_was_read_last_within_its_limit():
     assert len(pickle.dumps(cached)) < len(pickle.dumps(counted)) + 300
 
 
+def test_other_images_are_told_from_these_by_name_and_size_wherever_they_are(tmp_path):
+    for index in range(3):
+        write(tmp_path / "images" / f"{index}.png", noise(8, 8, 3, seed=index))
+        np.save(tmp_path / "images" / f"{index}.npy", np.zeros((4, 4), np.float32))
+
+    def marks() -> tuple[str, ...]:
+        (folder,) = tmp_path.iterdir()
+        files, maps = FolderSource(folder), MapSource(folder)
+        return tuple(map(data.fingerprint, (files, Cached(files, 10**6), data.Selected(files, ("0", "2")), maps)))
+
+    first = marks()
+    assert first[0] == first[1] != first[2] and first[0].startswith("3 images ")
+    (tmp_path / "images").rename(tmp_path / "moved")
+    assert marks() == first
+    write(tmp_path / "moved" / "0.png", noise(8, 9, 3))
+    np.save(tmp_path / "moved" / "0.npy", np.zeros((4, 5), np.float32))
+    assert not set(marks()) & set(first)
+    write(tmp_path / "moved" / "0.png", noise(8, 8, 3))
+    (tmp_path / "moved" / "2.png").rename(tmp_path / "moved" / "02.png")
+    assert marks()[0] != first[0]
+    arrays = ArraySource(["a"], [noise(4, 4, 3)])
+    assert data.fingerprint(arrays) != data.fingerprint(ArraySource(["a"], [noise(4, 5, 3)]))
+
+
 def coordinates(height: int, width: int, cell: int, number: int) -> np.ndarray:
     """A map, as a float image, that tells of every pixel which picture and which cell it is from."""
     rows, columns = np.indices((height * cell, width * cell)) // cell
@@ -417,6 +442,43 @@ def test_steps_are_counted_without_end():
 def test_a_batch_must_be_shared_out_equally():
     with pytest.raises(ValueError, match="a batch of 5 cannot be shared out equally to 2"):
         data.make_loader(PatchDataset([pairs()], seed=0), 5, 0, 1, world_size=2)
+
+
+class Hanging(ArraySource):
+    """Its second read hears no signal and never ends, as on a file system that is gone."""
+
+    reads = 0
+
+    def read(self, index: int) -> np.ndarray:
+        self.reads += 1
+        if self.reads > 1:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGALRM})
+            time.sleep(1000)
+        return super().read(index)
+
+
+@pytest.mark.thorough
+def test_a_worker_that_hangs_ends_with_its_loader():
+    dataset = PatchDataset([Stream(("hr",), (Hanging(["a"], [noise(8, 8, 3)]),), (8,))], seed=0)
+    batches = data.make_loader(dataset, 1, 0, 2, workers=1)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    batches.close()
+    worker.join(timeout=30)  # the signal is on its way
+    assert worker.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.thorough
+def test_a_killed_worker_is_noticed_where_a_batch_is_wanted_and_nowhere_else():
+    """PyTorch would raise an error from a signal, in the midst of whatever is done meanwhile."""
+    batches = data.make_loader(PatchDataset([pairs()], seed=0), 2, 0, 50, workers=2)
+    next(batches)
+    for worker in multiprocessing.active_children():
+        worker.kill()
+        worker.join(timeout=30)
+    with pytest.raises(data.patches.ReaderKilled, match="a process that reads pictures was killed"):
+        list(batches)
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")

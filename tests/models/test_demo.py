@@ -88,13 +88,13 @@ def test_refusals_name_what_is_wrong_and_write_nothing(tmp_path, capsys):
         (["--scale=2"], "--scale must be 4, that of the bundled pictures, got 2"),
         (["--method=usrda", "--crop=66"], "--crop must be a multiple of 4"),
         (["--srn.crop=9"], "--srn.crop must be a multiple of 8"),
-        (["--dsn.schedule.steps=0"], "--dsn.schedule.steps must be at least 1, got 0"),
+        (["--dsn.schedule.steps=0"], "--dsn.schedule.steps must be from 1 to 1000000000, got 0"),
     ):
         assert main(["demo", f"--root={tmp_path / 'runs'}", *arguments]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match=r"cannot make the run's folder .*file/tiny"):
+    with pytest.raises(InputError, match=r"cannot write to the folder .*file/tiny"):
         run_demo(DemoOptions(tiny(), "dasr", "tiny", tmp_path / "file", "cpu"))
 
 

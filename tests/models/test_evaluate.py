@@ -86,7 +86,7 @@ def test_what_cannot_be_compared_is_named(folders, tmp_path):
         (EvaluateOptions(sr, alone), r"my_1_x4\.png has no HR picture of its name in .*alone"),
         (EvaluateOptions(tmp_path / "larger", alone), r"larger/my_0\.png with .*: pictures differ in shape"),
         (EvaluateOptions(tmp_path / "small", tmp_path / "small"), "11 x 11 pixels must be left"),
-        (EvaluateOptions(sr, hr, crop_border=-1), "--crop-border must not be negative, got -1"),
+        (EvaluateOptions(sr, hr, crop_border=-1), "--crop-border must be from 0 to 1024, got -1"),
         (EvaluateOptions(sr, hr, lpips_lin=text), "--lpips-alex is needed: torchvision's alexnet"),
         (
             EvaluateOptions(sr, hr, lpips_alex=text, lpips_lin=text),

@@ -31,7 +31,7 @@ def test_average_by_hand():
     inside = torch.tensor([[1 / 4, 1 / 6, 0.0], [1 / 6, 1 / 9, 0.0], [0.0, 0.0, 0.0]])
     torch.testing.assert_close(AveragePool(3)(image), 0.5 + 0.5 * (image - inside))
     counted = torch.tensor([[1 / 9, 1 / 9, 0.0], [1 / 9, 1 / 9, 0.0], [0.0, 0.0, 0.0]])
-    torch.testing.assert_close(AveragePool(3, count_include_pad=True)(image), 0.5 + 0.5 * (image - counted))
+    torch.testing.assert_close(AveragePool(3, padded=True)(image), 0.5 + 0.5 * (image - counted))
     torch.testing.assert_close(AveragePool(3).low(image), torch.full((1, 1, 1, 1), 1 / 9))
 
 
@@ -69,7 +69,11 @@ def test_blurs_by_their_definition(kernel):
     torch.testing.assert_close(
         AveragePool(kernel).low(x), F.unfold(x, kernel).view(2, 3, kernel**2, *low.shape[2:]).mean(2)
     )
-    padded = x - by_definition(x, kernel, kernel // 2)
+    continued = by_definition(x, kernel, kernel // 2)
+    torch.testing.assert_close(Gaussian(kernel, padded=True).low(x), continued)
+    average = F.unfold(x, kernel, padding=kernel // 2).view(2, 3, kernel**2, *x.shape[2:]).mean(2)
+    torch.testing.assert_close(AveragePool(kernel, padded=True).low(x), average)
+    padded = x - continued
     torch.testing.assert_close(Gaussian(kernel)(x), 0.5 + 0.5 * padded)
     # What the SR network of DASR's code does: 0.5 + 0.5 * (0.5 + 0.5 * high)
     torch.testing.assert_close(Gaussian(kernel, gain=0.25)(x), 0.5 + 0.5 * (0.5 + 0.5 * padded))
@@ -91,9 +95,10 @@ def test_a_flat_image_has_no_high_frequencies():
 )
 def test_filters_by_name(name, kind, channels):
     torch.manual_seed(0)
-    filtered = frequency_filter(name, 7, 0.25)
+    filtered = frequency_filter(name, 7, 0.25, True)
     assert type(filtered) is kind
-    assert (getattr(filtered, "kernel", 7), getattr(filtered, "gain", 0.25)) == (7, 0.25)
+    for option, value in (("kernel", 7), ("gain", 0.25), ("padded", True)):
+        assert getattr(filtered, option, value) == value
     assert filtered.channels == channels
     assert not filtered.state_dict()
     x = torch.rand(2, 3, 12, 16, dtype=torch.float64, requires_grad=True)

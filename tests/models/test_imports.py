@@ -15,9 +15,9 @@ SOURCES = sources("models")
 ARROWS = {
     "data": set(),
     "networks": {"data"},
-    "train": {"data", "networks"},
-    "evaluate": {"data", "networks", "train"},
     "config": {"data"},
+    "train": {"config", "data", "networks"},
+    "evaluate": {"data", "networks", "train"},
     "dasr": {"config", "data", "networks", "train", "evaluate"},
     "usrda": {"config", "data", "networks", "train", "evaluate"},
     "commands": {"config", "data", "networks", "train", "evaluate", "dasr", "usrda"},

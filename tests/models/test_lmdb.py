@@ -20,6 +20,7 @@ from models.data import (
     LMDBSource,
     PatchDataset,
     Stream,
+    fingerprint,
     make_loader,
     open_source,
     write_lmdb,
@@ -58,6 +59,8 @@ def test_a_database_gives_what_its_folder_gives(folder, database):
         for index in range(len(files)):
             np.testing.assert_array_equal(source.read(index), files.read(index))
     assert base.label(2) == f"{database}/02.s001"
+    database.rename(folder.parent / "moved.lmdb")
+    assert fingerprint(open_source(folder.parent / "moved.lmdb")) == fingerprint(base)
 
 
 def test_workers_read_a_database_that_is_open_here(folder, database):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 import os
 import pickle
 import signal
@@ -19,7 +20,7 @@ from torch import nn
 
 from models.data import InputError
 from models.networks import RRDBNet
-from models.train import checkpoint
+from models.train import checkpoint, readings
 from models.train.checkpoint import TrainingStates, write_whole
 from models.train.loop import LoopConfig, Stage, train
 from models.train.run import Interrupted, Run, RunError, read_table
@@ -106,6 +107,29 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
     assert history.losses["fit"][0] == [3, 6, 9]
 
 
+def test_a_run_that_died_before_its_first_checkpoint_leaves_no_row(tmp_path):
+    """What it wrote, update 0's row among it, is not this run's: neither twice nor at all."""
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    (folder / "losses.csv").write_text("step,fit,learning_rate,seconds\n3,77,77,77\n")
+    (folder / "validation.csv").write_text("step,norm\n0,77\n4,77\n")
+    seen = []
+    go(tmp_path, replace(make_stage(), watch=lambda means: seen.append(means["fit"]) or ""))
+    losses, measured = (read_table(folder / f"{name}.csv") for name in ("losses", "validation"))
+    assert [row["step"] for row in losses] == [3, 6, 9]
+    assert [row["step"] for row in measured] == [0, 4, 8, 9]
+    assert not any(77 in row.values() for row in losses + measured)
+    assert seen == [row["fit"] for row in losses]
+
+
+def test_what_watches_the_losses_sees_those_of_before_a_resume(tmp_path):
+    go(tmp_path, make_stage(steps=4))
+    seen = []
+    go(tmp_path, replace(make_stage(), watch=lambda means: seen.append(means["fit"]) or ""))
+    assert seen == [row["fit"] for row in read_table(tmp_path / "toy" / "losses.csv")]
+    assert len(seen) == 4
+
+
 @pytest.mark.parametrize(
     ("falls", "at"), [("halve_every", (2,)), ("halve_at", (2, 4)), ("linear_from", (3,)), ("linear_from", (5,))]
 )
@@ -142,11 +166,30 @@ def test_other_settings_are_refused_by_name(tmp_path):
         go(tmp_path, make_stage(), settings={"dsn": {"crop": 128, "batch": 4}})
 
 
+def test_other_pictures_are_refused_unless_they_are_accepted(tmp_path):
+    pictures = {"hr": "3 images aa", "real_lr": "5 images bb"}
+    go(tmp_path, replace(make_stage(steps=4), pictures=pictures))
+    other = replace(make_stage(), pictures={**pictures, "hr": "4 images cc"})
+    with pytest.raises(
+        RunError, match=r"hr was 3 images aa, is 4 images cc\. Go on with these by --run\.other-pictures"
+    ):
+        go(tmp_path, other)
+    go(tmp_path, other, replace(CONFIG, other_pictures="accept"))
+    go(tmp_path, other)  # these are the ones by now
+
+
+def test_a_state_that_says_nothing_of_pictures_is_resumed(tmp_path):
+    go(tmp_path, make_stage(steps=4))
+    path = tmp_path / "toy" / "training_states" / "4.state"
+    torch.save({key: value for key, value in torch.load(path).items() if key != "pictures"}, path)
+    go(tmp_path, replace(make_stage(), pictures={"hr": "3 images aa"}))
+
+
 def test_a_loss_that_is_not_finite_stops_with_step_files_and_checkpoint(tmp_path):
     with pytest.raises(RunError) as error:
         go(tmp_path, make_stage(break_at=6))
     message = str(error.value)
-    assert "the loss fit is not finite at update 7" in message
+    assert message.count("\n") == 0 and "the loss fit is not finite at update 7" in message
     assert "picture_6.png" in message and "picture_5.png" not in message
     assert str(tmp_path / "toy" / "training_states" / "6.state") in message
     assert TrainingStates(tmp_path / "toy" / "training_states", 2).steps() == [4, 6]
@@ -306,14 +349,49 @@ def test_too_many_bad_pictures_stop_the_run_behind_a_checkpoint(tmp_path):
     assert TrainingStates(tmp_path / "toy" / "training_states", 2).steps() == [3]
 
 
-def test_losses_are_read_back_only_at_reports(tmp_path, monkeypatch):
-    reads = []
-    tolist = torch.Tensor.tolist
-    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: reads.append(1) or tolist(self))
+class Transfer:
+    """A stand-in for a CUDA event: the losses of an update are there when `late` later ones have been sent."""
+
+    sent = waits = 0
+
+    def __init__(self, late: float) -> None:
+        Transfer.sent += 1
+        self.at = Transfer.sent + late
+
+    def query(self) -> bool:
+        return Transfer.sent >= self.at
+
+    def synchronize(self) -> None:
+        Transfer.waits += not self.query()
+
+
+@pytest.fixture
+def transfers(monkeypatch):
+    """Replaces the way to the host by one that takes so many updates."""
+    monkeypatch.setattr(Transfer, "sent", 0)
+    monkeypatch.setattr(Transfer, "waits", 0)
+    return lambda late: monkeypatch.setattr(readings, "_send", lambda values: (values, Transfer(late)))
+
+
+def test_the_device_is_waited_for_only_at_reports(tmp_path, transfers):
+    transfers(late=math.inf)
     config = replace(CONFIG, report_every=4, save_every=100, validate_every=100)
     stage = replace(make_stage(steps=8), validate=None)
     seen = []
     step = stage.step
-    stage.step = lambda done, batch: seen.append(len(reads)) or step(done, batch)
+    stage.step = lambda done, batch: seen.append(Transfer.waits) or step(done, batch)
     go(tmp_path, stage, config)
-    assert seen == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert seen == [0, 0, 0, 0, 4, 4, 4, 4]
+
+
+@pytest.mark.parametrize("late", [None, 0, 2])
+def test_a_loss_that_is_not_finite_is_found_without_waiting(late, tmp_path, transfers):
+    """On a CPU at once, on a GPU as soon as the losses have come: no report, no checkpoint is needed."""
+    if late is not None:
+        transfers(late)
+    seen = []
+    config = replace(CONFIG, report_every=1000, save_every=1000, validate_every=1000)
+    with pytest.raises(RunError, match=r"the loss fit is not finite at update 7; files of that batch: picture_6\.png;"):
+        go(tmp_path, make_stage(90, break_at=6, on_step=seen.append), config)
+    assert len(seen) == 7 + (late or 0)
+    assert Transfer.waits == 0

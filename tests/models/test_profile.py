@@ -100,11 +100,13 @@ def test_usrdas_parts_follow_each_other(tmp_path):
     assert told[between] == profile.REST
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_the_stopwatch_changes_nothing(tmp_path, stage):
+@pytest.mark.parametrize(
+    ("stage", "options"), [*((stage, ()) for stage in STAGES), ("usrda", ("--discriminator-first",))]
+)
+def test_the_stopwatch_changes_nothing(tmp_path, stage, options):
     losses = []
     for timed in (False, True):
-        found, _ = subject(tmp_path / str(timed), stage)
+        found, _ = subject(tmp_path / str(timed), stage, *options)
         watch = profile.Stopwatch(CPU)
         update = found.timed(watch) if timed else found.update
         batches = list(make_loader(found.dataset, found.batch, 0, 3))
@@ -134,7 +136,6 @@ def test_command(capsys):
         (["nothing"], "no method 'nothing'"),
         (["dasr", "--stage", "maps"], "--stage must be one of dsn, srn, all"),
         (["--hr", "somewhere"], "--hr and --lr go together"),
-        (["--steps", "0"], "--steps and --warmup must be at least 1"),
         (["--hr", "nowhere", "--lr", "nowhere"], "nowhere"),
     ):
         with pytest.raises(InputError, match=message):

@@ -25,11 +25,10 @@ def test_squares_cover_the_picture_and_end_at_its_border(tmp_path):
     assert np.array_equal(database.read(3), squares.read(3))
 
 
-@pytest.mark.parametrize("options", [["--size=8", "--step=9"], ["--step=0"]])
-def test_a_step_that_leaves_gaps_is_refused(tmp_path, options, capsys):
+def test_a_step_that_leaves_gaps_is_refused(tmp_path, capsys):
     write_picture(tmp_path / "in" / "a.png", np.zeros((20, 20, 3), np.uint8))
-    assert main(["subimages", str(tmp_path / "in"), str(tmp_path / "out"), *options]) == 2
-    assert "--size must be positive and --step from 1 to it" in capsys.readouterr().err
+    assert main(["subimages", str(tmp_path / "in"), str(tmp_path / "out"), "--size=8", "--step=9"]) == 2
+    assert "--step must be at most --size, got 9 and 8" in capsys.readouterr().err
     assert main(["subimages", str(tmp_path / "in"), str(tmp_path / "in")]) == 2
     assert "is the folder to read" in capsys.readouterr().err
 
@@ -57,7 +56,7 @@ def test_a_database_that_is_there_is_named_before_anything_is_cut(tmp_path, caps
 def test_no_worker_is_refused(tmp_path, capsys):
     write_picture(tmp_path / "in" / "a.png", np.zeros((20, 20, 3), np.uint8))
     assert main(["subimages", str(tmp_path / "in"), str(tmp_path / "out"), "--workers=0"]) == 2
-    assert "--workers must be at least 1, got 0" in capsys.readouterr().err
+    assert "--workers must be from 1 to 128, got 0" in capsys.readouterr().err
 
 
 def test_squares_of_an_earlier_run_do_not_stay_among_new_ones(tmp_path):

@@ -17,9 +17,14 @@ PLAIN = SynthesisConfig("matlab", (0, 0), (0, 0), eight_bit=False)
 
 def test_without_blur_and_noise_it_is_bicubic():
     hr = torch.rand(3, 32, 48)
-    torch.testing.assert_close(SourceLR(PLAIN, 4, 0)(hr, 7), bicubic(hr[None], 0.25)[0].clamp(0, 1))
-    eight = SourceLR(replace(PLAIN, eight_bit=True), 4, 0)(hr, 0)
-    torch.testing.assert_close(eight * 255, (eight * 255).round())
+    torch.testing.assert_close(SourceLR(PLAIN, 4, 0)(hr, 7), bicubic(hr[None], 0.25)[0])
+
+
+def test_eight_bits_are_levels_from_0_to_1():
+    hr = torch.rand(3, 32, 48, generator=torch.Generator().manual_seed(0)).round()
+    plain, eight = (SourceLR(replace(PLAIN, resize="torch", eight_bit=bits), 4, 0)(hr, 0) for bits in (False, True))
+    assert plain.min() < 0 and plain.max() > 1  # as in the unofficial code
+    torch.testing.assert_close(eight * 255, (plain.clamp(0, 1) * 255).round())
 
 
 def test_the_unofficial_resize_is_a_plain_interpolation():
@@ -27,7 +32,7 @@ def test_the_unofficial_resize_is_a_plain_interpolation():
     hr = torch.zeros(3, 16, 16)
     hr[..., 0::4] = 1  # columns that Keys's kernel at a quarter does not touch
     seen = SourceLR(replace(PLAIN, resize="torch"), 4, 0)(hr, 0)
-    wanted = nn.Upsample(scale_factor=0.25, mode="bicubic")(hr[None])[0].clamp(0, 1)
+    wanted = nn.Upsample(scale_factor=0.25, mode="bicubic")(hr[None])[0]
     torch.testing.assert_close(seen, wanted)
     assert not torch.allclose(seen, SourceLR(PLAIN, 4, 0)(hr, 0), atol=0.05)
 

@@ -181,21 +181,21 @@ def test_refusals_name_what_is_wrong(folders, tmp_path, capsys):
         (["--preset=nothing"], f"--preset must be one of {known}"),
         (["--crop=66"], "--crop must be a multiple of 4"),
         (["--crop=16"], "--crop must be a multiple of 4 and at least 32, got 16"),
-        (["--batch=0"], "--batch must be at least 1, got 0"),
-        (["--num-block-t=0"], "--num-block-t must be at least 1, got 0"),
-        (["--loss.rec=0"], "--loss.rec must be a number above 0, got 0"),
-        (["--loss.idt=-1"], "--loss.idt must be a number from 0 on, got -1"),
-        (["--loss.align=nan"], "--loss.align must be a number from 0 on, got nan"),
-        (["--learning-rate=inf"], "--learning-rate must be a number above 0, got inf"),
-        (["--synthesis.noise", "0", "inf"], "--synthesis.noise must be a range from 0 on, got 0.0 inf"),
-        (["--discriminator-t.num-feat=0"], "--discriminator-t.num-feat must be at least 1, got 0"),
+        (["--batch=0"], "--batch must be from 1 to 4096, got 0"),
+        (["--num-block-t=0"], "--num-block-t must be from 1 to 256, got 0"),
+        (["--loss.rec=0"], "--loss.rec must be above 0 and up to 1000000, got 0"),
+        (["--loss.idt=-1"], "--loss.idt must be from 0 to 1000000, got -1"),
+        (["--loss.align=nan"], "--loss.align must be from 0 to 1000000, got nan"),
+        (["--learning-rate=inf"], "--learning-rate must be above 0 and up to 1, got inf"),
+        (["--synthesis.noise", "0", "inf"], "--synthesis.noise must be from 0 to 255, got (0.0, inf)"),
+        (["--discriminator-t.num-feat=0"], "--discriminator-t.num-feat must be from 1 to 1024, got 0"),
         (["--perceptual.network=vgg19", "--perceptual.layers", "conv9_9"], "--perceptual.layers: "),
         (["--run.max-bad-images=nan"], "--run.max-bad-images must be from 0 to 1, got nan"),
         (["--crop=128", "--batch=1", "--discriminator-f.kind=vgg", "--discriminator-f.norm=batch"], "on 1 crops of 32"),
-        (["--synthesis.blur", "2", "1"], "--synthesis.blur must be a range from 0 on, got 2.0 1.0"),
+        (["--synthesis.blur", "2", "1"], "--synthesis.blur must be a range, the lower end first, got 2.0 1.0"),
         (["--discriminator-f.kind=vgg"], "--discriminator-f does not work on 2 crops of 16 pixels: VGGDiscriminator"),
-        (["--schedule.at", "0"], "--schedule.at must be positive numbers"),
-        (["--run.report-every=0"], "--run.report-every must be at least 1, got 0"),
+        (["--schedule.at", "0"], "--schedule.at must be from 1 to 1000000000, got (0,)"),
+        (["--run.report-every=0"], "--run.report-every must be from 1 to 1000000000, got 0"),
         (["--perceptual.network=vgg19"], "--weights.vgg is needed: torchvision's vgg19-dcbb9e9d.pth"),
         (["--val-lr=x"], "--val-hr and --val-lr go together"),
         (["--lr=/nowhere"], "no such folder: /nowhere"),
@@ -219,7 +219,8 @@ def test_other_settings_are_refused_and_more_updates_are_not(folders, tmp_path, 
 def test_a_collapse_of_the_features_is_warned_of_once():
     watch = CollapseWatch()
     assert [bool(watch({"scale_s": scale})) for scale in (0.1, 0.4, 0.05, 0.039, 0.01)] == [False] * 3 + [True, False]
-    again = CollapseWatch([{"scale_s": 2.0}])  # as a run that is resumed
+    again = CollapseWatch()
+    assert not again({"scale_s": 2.0})
     assert "mean |f| is 0.1, it was 2: they collapse" in again({"scale_s": 0.1})
 
 
@@ -245,6 +246,7 @@ def test_the_presets_state_what_paper_and_code_state():
     falls = [unpaired.schedule.factor(n) for n in (0, 249_999, 250_000, 350_000, 450_000, 550_000)]
     assert falls == [1, 1, 0.5, 0.25, 0.125, 0.0625]
     assert (code.lr_crop, code.batch, code.amsgrad, code.halve, code.real_twice) == (64, 4, True, True, True)
+    assert [each.discriminator_first for each in (unpaired, paired, bicubic, code)] == [False, False, False, True]
     assert code.schedule.factor(600_000) == 0.125
     assert (code.perceptual, code.discriminator_f) == (
         PerceptualConfig("vgg19", ("conv5_4",), False),
@@ -257,6 +259,7 @@ def test_what_the_options_say_is_built(tmp_path):
         "--detach-source",
         "--halve",
         "--real-twice",
+        "--discriminator-first",
         "--amsgrad",
         "--betas",
         "0.5",
@@ -266,7 +269,8 @@ def test_what_the_options_say_is_built(tmp_path):
     options += ["--run.recompute", "--run.precision=bf16", "--adversarial-weight=0.2", "--perceptual-weight=0.4"]
     config = parse([*SHORT, "--hr=x", "--lr=x", "--out=x", *options]).resolved()
     step = build_step(config, WeightFiles(), torch.device("cpu"))
-    assert step.detach_source and step.halve and step.real_twice and step.players.precision is torch.bfloat16
+    assert step.detach_source and step.halve and step.real_twice and step.discriminator_first
+    assert step.players.precision is torch.bfloat16
     assert (step.adversarial, step.perceptual, step.weights) == (0.2, 0.4, config.loss)
     for optimizer in (step.players.optimizer_g, step.players.optimizer_d):
         defaults = optimizer.defaults

@@ -222,6 +222,31 @@ def test_a_step_is_the_written_out_one(row, options):
     assert set(terms) == weighted | {name for name, given in {**players, **told}.items() if given}
 
 
+@pytest.mark.parametrize("row", TABLE_3)
+def test_discriminators_first(row):
+    """They learn from what the generator was; what they have become judges the same pictures of it."""
+    step, batch = make(TABLE_3[row], discriminator_first=True), make_batch()
+    generator, discriminators = step.players.generator, step.players.discriminator
+    before = copy.deepcopy((generator.state_dict(), discriminators.state_dict()))
+    terms = step(batch)
+    found = [[p.grad for p in network.parameters()] for network in (generator, discriminators)]
+    after = copy.deepcopy(discriminators.state_dict())
+    generator.load_state_dict(before[0])
+    discriminators.load_state_dict(before[1])
+    _, loss_d = naive(step, batch)
+    wanted_d = torch.autograd.grad(loss_d, list(discriminators.parameters()), allow_unused=True)
+    discriminators.load_state_dict(after)
+    loss_g, _ = naive(step, batch)
+    wanted_g = torch.autograd.grad(loss_g, list(generator.parameters()), allow_unused=True)
+    for gradients, wanted in zip(found, (wanted_g, wanted_d), strict=True):
+        for got, want in zip(gradients, wanted, strict=True):
+            assert (got is None) == (want is None or not want.any())
+            if got is not None:
+                torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
+    total = sum(weight * terms[name] for name, weight in vars(step.weights).items() if weight)
+    torch.testing.assert_close(total, loss_g.detach())
+
+
 def test_what_only_terms_of_weight_0_need_is_not_computed():
     """Sample-batches of E, G_t and G_SR."""
     wanted = {
@@ -252,9 +277,10 @@ def computed(step: USRDAStep) -> dict[str, int]:
     return seen
 
 
-def test_every_tensor_is_computed_once():
+@pytest.mark.parametrize("first", [False, True])
+def test_every_tensor_is_computed_once(first):
     """Three sample-batches of E, two of each decoder, the features of the target once."""
-    step = make()
+    step = make(discriminator_first=first)
     assert computed(step) == {"encoder": 3, "decoder_t": 2, "decoder_sr": 2}
     assert sorted(step.features.features.seen) == [2, 4]
 

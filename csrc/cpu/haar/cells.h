@@ -18,16 +18,18 @@ struct Factors {
       : low(T(p.low)), v(T(p.v)), h(T(p.h)), d(T(p.d)), shift(T(p.shift)) {}
 };
 
-// Element offsets of the bands of one (n, c) plane or one row.
+// Element offsets of the bands of one (n, c) plane, one row or one cell.
 struct Band {
   int64_t low, v, h, d;
 };
 
-SRK_HD Band band_offset(const HaarArguments& a, int64_t n, int64_t c, int64_t row) {
-  const int64_t high = n * a.high_stride.n + c * a.high_stride.c + row * a.high_stride.h;
-  return {n * a.low_stride.n + c * a.low_stride.c + row * a.low_stride.h,
-          high + a.plan.slot_v * a.high_stride.band, high + a.plan.slot_h * a.high_stride.band,
-          high + a.plan.slot_d * a.high_stride.band};
+SRK_HD Band band_offset(const HaarArguments& a, int64_t n, int64_t c, int64_t row,
+                        int64_t column = 0) {
+  const Strides& l = a.low_stride;
+  const BandStrides& h = a.high_stride;
+  const int64_t high = n * h.n + c * h.c + row * h.h + column * h.w;
+  return {n * l.n + c * l.c + row * l.h + column * l.w, high + a.plan.slot_v * h.band,
+          high + a.plan.slot_h * h.band, high + a.plan.slot_d * h.band};
 }
 
 // How much is handled at a time: one value, a vector, or three channels in a vector of four.

@@ -20,14 +20,14 @@ from rich.table import Table
 
 from models.commands.ablate import dasr, usrda
 from models.commands.ablate.parts import AblationParts, PaperTable, Row, Trial
-from models.config import dump_yaml, option_of
+from models.config import Bound, check_bounds, dump_yaml, option_of
 from models.data import InputError
 from models.data.files import write_text, write_whole
 from models.data.photographs import CAMERA, bundled_domains, check_bundled_scale
 from models.evaluate.pictures import Panel, save_comparison
 from models.evaluate.validation import Score
 from models.train.device import pick_device
-from models.train.run import Run, set_aside
+from models.train.run import Run
 
 C = TypeVar("C")
 Results = Mapping[str, Sequence[Score]]
@@ -53,7 +53,7 @@ class AblateCommand(Generic[C]):
     config: Annotated[C, tyro.conf.arg(name="")]
     preset: str = "tiny"
     """A preset's name, or a YAML file in the same form; any of its numbers can be overridden here."""
-    seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"])] = (0,)
+    seeds: Annotated[tuple[Annotated[int, Bound(0, 2**63 - 1)], ...], tyro.conf.arg(aliases=["--seed"])] = (0,)
     """Every row is trained once per seed, in place of --run.seed."""
     rows: tuple[str, ...] = ()
     """Rows to train, by name; all of them by default."""
@@ -78,9 +78,7 @@ def main(arguments: Sequence[str]) -> int:
     check_bundled_scale(command.config.scale)
     tables = _selected(method.tables(command.config), command.rows)
     device = pick_device(command.device)
-    if command.resume == "never":
-        set_aside(command.out)
-    run = Run(command.out)
+    run = Run(command.out, command.out if command.resume == "never" else None)
     try:
         write_text(run.folder / "config.yaml", dump_yaml(command.config))
         results = train_rows(tables, command.seeds, run, device)
@@ -103,8 +101,9 @@ def parse(name: str, method: AblationParts[C], arguments: Sequence[str]) -> Abla
         prog=f"python -m models ablate {name}",
         description=AblateCommand.__doc__,
     )
-    if not command.seeds or len(set(command.seeds)) < len(command.seeds) or min(command.seeds) < 0:
-        raise InputError(f"--seeds must be different numbers from 0 on, got {command.seeds}")
+    check_bounds(command)
+    if len(set(command.seeds)) < len(command.seeds):
+        raise InputError(f"--seeds must be different numbers, got {command.seeds}")
     return command
 
 

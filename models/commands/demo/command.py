@@ -18,13 +18,13 @@ import srkernels
 from models.commands.demo import dasr, report, usrda
 from models.commands.demo.parts import DemoJob, DemoParts
 from models.commands.demo.timing import Timing, compare
-from models.config import option_of
+from models.config import Bound, check_bounds, option_of
 from models.data import InputError, to_pixels, to_tensor
 from models.data.photographs import bundled_domains, check_bundled_scale
 from models.data.resize import bicubic
 from models.evaluate.validation import Picture, score
 from models.train.device import pick_device
-from models.train.run import Run, set_aside
+from models.train.run import Run
 
 C = TypeVar("C")
 
@@ -48,7 +48,7 @@ class DemoOptions(Generic[C]):
     """Where runs are kept."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU if there is one."""
-    timing_pairs: int = 12
+    timing_pairs: Annotated[int, Bound(0, 10**4)] = 12
     """Interleaved pairs of steps (reference ops, automatic choice) in the timing table; 0 leaves the table out."""
 
 
@@ -79,6 +79,7 @@ def run_demo(options: DemoOptions[Any]) -> int:
 
     Raises InputError if an option cannot be used; nothing is written in that case.
     """
+    check_bounds(options)
     method, config = load_method(options.method), options.config
     method.check(config)
     check_bundled_scale(config.scale)
@@ -86,8 +87,8 @@ def run_demo(options: DemoOptions[Any]) -> int:
         raise InputError(f"--name must be a plain folder name, got {options.name!r}")
     device = pick_device(options.device)
     domains = bundled_domains(config.run.seed)
-    set_aside(options.root / options.name)
-    run = Run(options.root / options.name)
+    folder = options.root / options.name
+    run = Run(folder, anew=folder)
     try:
         return _run(method, DemoJob(config, domains, run, device), options.timing_pairs)
     finally:

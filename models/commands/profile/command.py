@@ -19,7 +19,7 @@ import srkernels
 from models.commands.profile import dasr, usrda
 from models.commands.profile.parts import ProfileParts, Subject
 from models.commands.profile.stopwatch import END, REST, TRANSFER, WAIT, Stopwatch
-from models.config import option_of
+from models.config import Updates, check_bounds, option_of
 from models.data import InputError, Source, make_loader, open_source
 from models.data.patches import Batch
 from models.data.photographs import bundled_domains
@@ -61,9 +61,9 @@ class ProfileCommand(Generic[C]):
     """A preset's name, or a YAML file in the same form; any of its numbers can be overridden here."""
     stage: str = "all"
     """Stage to profile, such as dsn or srn, or all of them."""
-    steps: int = 20
+    steps: Updates = 20
     """Steps that are measured; the table shows medians over them."""
-    warmup: int = 3
+    warmup: Updates = 3
     """Steps before those."""
     hr: Path | None = None
     """HR pictures, folder or database; bundled photographs without it. Needs --lr."""
@@ -104,11 +104,10 @@ def parse(name: str, method: ProfileParts[C], arguments: Sequence[str]) -> Profi
         prog=f"python -m models profile {name}",
         description=ProfileCommand.__doc__,
     )
+    check_bounds(command)
     method.check(command.config)
     if command.stage not in (*method.stages, "all"):
         raise InputError(f"--stage must be one of {', '.join((*method.stages, 'all'))}, got {command.stage}")
-    if command.steps < 1 or command.warmup < 1:
-        raise InputError(f"--steps and --warmup must be at least 1, got {command.steps} and {command.warmup}")
     if (command.hr is None) != (command.lr is None):
         raise InputError("--hr and --lr go together")
     return command

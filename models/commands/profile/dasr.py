@@ -23,7 +23,7 @@ from models.dasr.build import (
     random_features,
 )
 from models.dasr.config import DASRConfig, PerceptualConfig, check, load_preset
-from models.dasr.stages import dsn_streams, srn_streams
+from models.dasr.stages import cut_to, dsn_streams, srn_streams
 from models.dasr.steps import DSNStep, SRNStep
 from models.data import (
     InputError,
@@ -102,8 +102,7 @@ def _write_pairs(hr: Source, scale: int, stride: int, folder: Path) -> None:
             pixels = eight_bit_rgb(hr.read(index))
         except InputError:
             continue
-        height, width = (side - side % (2 * scale) for side in pixels.shape[:2])
-        lr = bicubic(to_tensor(pixels[:height, :width])[None], 1 / scale)[0]
+        lr = bicubic(to_tensor(cut_to(pixels, scale))[None], 1 / scale)[0]
         write_picture(folder / "lr" / f"{hr.names[index]}.png", to_pixels(lr))
         constant = np.full([side // stride for side in lr.shape[1:]], 0.5, dtype=np.float32)
         write_whole(folder / "maps" / f"{hr.names[index]}.npy", partial(np.save, arr=constant))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -87,14 +88,17 @@ def timed_optimizer(watch: Stopwatch, optimizer: Optimizer) -> SimpleNamespace:
 
 def timed_update(watch: Stopwatch, step: Any) -> Callable[[Mapping[str, Tensor]], object]:
     """The update of a step whose parts are timed."""
+    players = step.players
 
-    def update(batch: Mapping[str, Tensor]) -> None:
-        def forward() -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
-            loss_g, loss_d, terms = step.forward(batch)
-            # D's backward pass, for its own loss, is followed by the generator's, which begins with a sum.
-            loss_g.register_hook(lambda gradient: watch.part(REST))
-            return loss_g, loss_d, terms
+    def marked(loss_g: Tensor, *others: Any) -> tuple[Any, ...]:
+        # D's backward pass, for its own loss, is followed by the generator's, which begins with a sum.
+        loss_g.register_hook(lambda gradient: watch.part(REST))
+        return loss_g, *others
 
-        step.players.update(forward)
+    def update(forward: Callable[[], Any]) -> object:
+        return players.update(lambda: marked(*forward()))
 
-    return update
+    def update_in_turn(make: Callable[[], Any], judge_d: Callable[..., Any], judge_g: Callable[..., Any]) -> object:
+        return players.update_in_turn(make, judge_d, lambda made: marked(*judge_g(made)))
+
+    return replace(step, players=SimpleNamespace(**vars(players), update=update, update_in_turn=update_in_turn))

@@ -1,5 +1,6 @@
-from .api import convert_haar_weight, haar_dwt2d, haar_highpass, haar_idwt2d
+from .api import haar_dwt2d, haar_highpass, haar_idwt2d
 from .conventions import CONVENTIONS as HAAR_CONVENTIONS
+from .convert import convert_haar_weight
 from .modules import HaarDWT2d, HaarHighPass
 
 __all__ = [

@@ -8,13 +8,36 @@ import torch
 from torch import Tensor
 
 from ..._layout import empty_nchw, in_layout, inside_vmap, is_channels_last
-from .conventions import HIGH, LOW, PLANS
+from .arguments import Analysis, Bands, Synthesis
+from .conventions import HIGH, LOW, PADS, PLANS
 
 
-def bands(x: Tensor, plan: int, wanted: int) -> list[Tensor]:
+def cells(size: int, pad: int) -> int:
+    """Along an axis of ``size`` samples, padded to whole cells or cut to them."""
+    return size // 2 if PADS[pad] == "floor" else (size + 1) // 2
+
+
+def covered(x: Tensor, pad: int) -> Tensor:
+    """What of the image the cells cover: under "floor" all but the last of an odd number of rows or columns, a view."""
+    if PADS[pad] != "floor":
+        return x
+    rows, columns = x.shape[-2:]
+    return x[..., : rows - rows % 2, : columns - columns % 2]
+
+
+def clear_dropped(x: Tensor, pad: int) -> None:
+    """Zeros in the row and column of a new image that ``covered`` leaves out: synthesis writes the rest."""
+    if PADS[pad] == "floor":
+        for dim in (-2, -1):
+            if x.shape[dim] % 2:
+                x.narrow(dim, -1, 1).zero_()
+
+
+def bands(x: Tensor, settings: Analysis) -> list[Tensor]:
     """Uninitialised [low][, high] for the bands wanted; high in its convention's layout, "tuple" as (3, N, C, h, w)."""
+    plan, pad, wanted = settings
     n, c, rows, columns = x.shape
-    h, w = (rows + 1) // 2, (columns + 1) // 2
+    h, w = cells(rows, pad), cells(columns, pad)
     out = []
     if wanted & LOW:
         out.append(empty_nchw(x, (n, c, h, w)))
@@ -53,8 +76,9 @@ def channels(low: Tensor | None, high: Tensor | None, plan: int) -> int:
     return high.shape[1] // 3 if layout == "band_major" else high.shape[2] if layout == "tuple" else high.shape[1]
 
 
-def image(low: Tensor | None, high: Tensor | None, rows: int, columns: int, plan: int) -> Tensor:
+def image(bands: Bands, settings: Synthesis) -> Tensor:
     """Uninitialised (N, C, rows, columns) image in the layout of the bands."""
+    (low, high), (rows, columns, plan, _) = bands, settings
     one = low if low is not None else high
     assert one is not None
     n = one.shape[1] if one.dim() == 5 and PLANS[plan].layout == "tuple" else one.shape[0]

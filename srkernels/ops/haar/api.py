@@ -9,16 +9,18 @@ from torch import Tensor
 
 from ..._dispatch import without_autocast
 from ..._layout import is_channels_last
-from ..._validate import check_image, check_vector, choice, describe, integer, shown
+from ..._validate import check_image, choice, describe, integer, shown
+from .allocate import cells
 from .arguments import Analysis, Bands, Image, Synthesis
-from .conventions import BANDS, CONVENTIONS, HIGH, PADS, Convention, plan_id
+from .conventions import BANDS, CONVENTIONS, HIGH, LOW, PADS, plan_id
 from .op import analysis, synthesis
 
 PAD_CODES = {name: code for code, name in enumerate(PADS)}
-_ZERO = PAD_CODES["zero"]
+_ZERO, _FLOOR = PAD_CODES["zero"], PAD_CODES["floor"]
 _ANALYSES = {name: (plan_id(name), c.layout == "tuple") for name, c in CONVENTIONS.items()}
 
 HighBands = Tensor | tuple[Tensor, Tensor, Tensor]
+HighLevels = list[HighBands | None]
 
 
 @without_autocast  # autocast does not stack halves of the dtype it does not cast to
@@ -29,14 +31,18 @@ def _stack(*bands: Tensor) -> Tensor:
     return torch.stack(bands)
 
 
-def convention_of(op: str, name: str, argument: str = "convention") -> Convention:
-    return choice(op, argument, name, CONVENTIONS)
-
-
+@overload
 def haar_dwt2d(
-    x: Tensor, convention: str = "orthonormal", *, bands: str = "both", pad: str = "reflect"
-) -> tuple[Tensor | None, HighBands | None]:
-    """One level of the 2-D Haar wavelet transform, in any of the conventions that published code uses.
+    x: Tensor, convention: str = ..., *, levels: Literal[1] = ..., bands: str = ..., pad: str = ...
+) -> tuple[Tensor | None, HighBands | None]: ...
+@overload
+def haar_dwt2d(
+    x: Tensor, convention: str = ..., *, levels: int, bands: str = ..., pad: str = ...
+) -> tuple[Tensor | None, HighBands | HighLevels | None]: ...
+def haar_dwt2d(
+    x: Tensor, convention: str = "orthonormal", *, levels: int = 1, bands: str = "both", pad: str = "reflect"
+) -> tuple[Tensor | None, HighBands | HighLevels | None]:
+    """The 2-D Haar wavelet transform, in any of the conventions that published code uses.
 
     For each 2x2 cell ``a b / c d``: S = a+b+c+d, V = a+b-c-d, H = a-b+c-d, D = a-b-c+d; ``low`` is a multiple of S,
     ``high`` holds multiples of V, H, D in the convention's order, plus its shift (see ``CONVENTIONS``).
@@ -46,31 +52,55 @@ def haar_dwt2d(
             N or C may be 0; H and W are at least 1.
         convention: "orthonormal" (as pytorch_wavelets), "dasr", "dasr_sum", "mwcnn", "irn", "wct2", "wavesnet" or
             "wtconv".
+        levels: how often; each level transforms the low band of the one before, padded by itself.
         bands: "both", "low" or "high"; only what is requested is computed, the other is returned as None.
         pad: what odd sizes append, with x[n-1] the last sample: "reflect" x[n-2] (DASR), "zero" 0 (WTConv),
-            "symmetric" x[n-1], "periodization" x[n-1] (as PyWavelets does before it wraps). Even sizes never pad.
+            "symmetric" x[n-1], "periodization" x[n-1] (as PyWavelets does before it wraps), "periodic" x[0]
+            (PyWavelets, ptwt). "floor" appends nothing and drops the last row and column, as a convolution of stride
+            2 does (IRN, WCT2); H and W are at least 2. Even sizes never pad.
 
     Returns:
-        ``(low, high)``: low (N, C, h, w) with h = ceil(H/2), w = ceil(W/2); high by the convention's layout:
-        (N, C, 3, h, w) "orthonormal", "wtconv"; (N, 3C, h, w) band-major "dasr", "mwcnn", "irn"; (N, C, h, w)
-        "dasr_sum"; three tensors (N, C, h, w) "wct2", "wavesnet". Dtype of ``x`` (also under autocast), computed
-        in fp32 registers (fp64 for fp64); channels_last in, channels_last out.
+        ``(low, high)``: low (N, C, h, w) with h = ceil(H/2), w = ceil(W/2), or rounded down by "floor"; high by the
+        convention's layout: (N, C, 3, h, w) "orthonormal", "wtconv"; (N, 3C, h, w) band-major "dasr", "mwcnn", "irn";
+        (N, C, h, w) "dasr_sum"; three tensors (N, C, h, w) "wct2", "wavesnet". Of several levels, the last one's low
+        and the list of all levels' high, finest first, as ``DWTForward(J=levels)`` of pytorch_wavelets returns them
+        (``wavedec2`` of PyWavelets and ptwt: coarsest first); a level that was not computed is None.
+        Dtype of ``x`` (also under autocast), computed in fp32 registers (fp64 for fp64); channels_last in,
+        channels_last out.
 
-    Differentiable in ``x`` to any order: the backward pass is the exact adjoint, padding included. Deterministic.
+    Differentiable in ``x`` to any order: the backward pass is the exact adjoint, padding included; a row that "floor"
+    drops gets zeros. Deterministic.
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what was passed.
     """
-    plan, in_tuple = choice("haar_dwt2d", "convention", convention, _ANALYSES)
-    wanted = choice("haar_dwt2d", "bands", bands, BANDS)
-    code = choice("haar_dwt2d", "pad", pad, PAD_CODES)
-    check_image("haar_dwt2d", "x", x)
-    out = analysis(Image(x), Analysis(plan, code, wanted))
-    low = out[0] if wanted != HIGH else None
-    if bands == "low":
-        return low, None
-    high = out[-1]
-    return low, (high.unbind(0) if in_tuple else high)  # type: ignore[return-value]
+    op = "haar_dwt2d"
+    plan, in_tuple = choice(op, "convention", convention, _ANALYSES)
+    wanted = choice(op, "bands", bands, BANDS)
+    code = choice(op, "pad", pad, PAD_CODES)
+    levels = integer(op, "levels", levels, least=1)
+    check_image(op, "x", x)
+    low, high = x, []
+    for level in range(levels):
+        _check_size(op, low, code, level)
+        out = analysis(Image(low), Analysis(plan, code, wanted | LOW if level < levels - 1 else wanted))
+        low = out[0]
+        high.append(None if wanted == LOW else out[-1].unbind(0) if in_tuple else out[-1])
+    return None if wanted == HIGH else low, high if levels > 1 else high[0]  # type: ignore[return-value]
+
+
+def _check_size(op: str, x: Tensor, pad: int, level: int) -> None:
+    """There is a cell in ``x``, and after ``level`` levels still something to transform."""
+    if level == 0 and pad != _FLOOR:
+        return
+    rows, columns = x.shape[-2:]
+    if (min if pad == _FLOOR else max)(rows, columns) >= 2:
+        return
+    if level == 0:
+        raise ValueError(
+            f"{op}: x must have height and width of at least 2 for pad='floor', got shape {tuple(x.shape)}"
+        )
+    raise ValueError(f"{op}: levels must be at most {level} here, where the low band is {rows}x{columns}")
 
 
 @overload
@@ -89,86 +119,114 @@ def haar_highpass(x: Tensor, convention: str = "dasr", *, pad: str = "reflect") 
     plan, in_tuple = choice("haar_highpass", "convention", convention, _ANALYSES)
     code = choice("haar_highpass", "pad", pad, PAD_CODES)
     check_image("haar_highpass", "x", x)
+    _check_size("haar_highpass", x, code, 0)
     (high,) = analysis(Image(x), Analysis(plan, code, HIGH))
     return high.unbind(0) if in_tuple else high  # type: ignore[return-value]
 
 
 def haar_idwt2d(
     low: Tensor | None,
-    high: HighBands | None,
+    high: HighBands | HighLevels | None,
     convention: str = "orthonormal",
     *,
     output_size: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Inverse of ``haar_dwt2d``: exact up to rounding, for odd sizes too, whatever the padding was.
+    """Inverse of ``haar_dwt2d``: takes what it returned; exact up to rounding, for odd sizes too, whatever the padding.
 
     Args:
-        low, high: as ``haar_dwt2d`` returns them; either may be None and then counts as zeros.
+        low, high: as ``haar_dwt2d`` returns them, ``high`` of several levels as a list, finest first. ``low``, ``high``
+            or a level in the list may be None and then counts as zeros.
         convention: the one they were made with; "dasr_sum" has no inverse.
-        output_size: (H, W) of the image, 2h or 2h-1 by 2w or 2w-1; (2h, 2w) if None.
+        output_size: (H, W) of the image, (2h, 2w) if None. For h x w bands, the finest ones, 2h or 2h-1 by 2w or 2w-1;
+            or 2h or 2h+1 by 2w or 2w+1 where pad="floor" dropped the last row or column: it comes back as zeros.
+            Between two levels the finer bands say the size.
 
     Returns:
-        (N, C, H, W), dtype and layout of the bands. Differentiable in both bands to any order; gradients of
+        (N, C, H, W), dtype and layout of the bands. Differentiable in all bands to any order; gradients of
         a tuple's three tensors have the layout of the first.
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what was passed.
     """
     op = "haar_idwt2d"
-    layout = convention_of(op, convention).layout
+    layout = choice(op, "convention", convention, CONVENTIONS).layout
     if layout == "sum":
         raise ValueError(f"{op}: convention 'dasr_sum' adds the high bands up and has no inverse")
-    if low is None and high is None:
-        raise ValueError(f"{op}: low and high are both None")
     if low is not None:
         check_image(op, "low", low)
-    if isinstance(high, (tuple, list)) != (layout == "tuple") and high is not None:
+    names, levels = ["high"], [high]
+    if isinstance(high, list) and not (layout == "tuple" and any(isinstance(band, Tensor) for band in high)):
+        if not high:
+            raise ValueError(f"{op}: high must hold at least one level, got []")
+        names, levels = [f"high[{j}]" for j in range(len(high))], high  # type: ignore[assignment]
+    size = None if output_size is None else _two_integers(op, "output_size", output_size)
+    stacked, sizes = [], []
+    for name, level in zip(names, levels, strict=True):
+        bands = None if level is None else _one_tensor(op, name, level, convention)
+        stacked.append(bands)
+        sizes.append(size)
+        if bands is not None:
+            size = bands.shape[-2], bands.shape[-1]
+        elif size is not None:
+            size = (size[0] + 1) // 2, (size[1] + 1) // 2
+    for j in reversed(range(len(stacked))):
+        sized = "output_size" if j == 0 else f"the size of {names[j - 1]}"
+        low = _one_level(op, (names[j], sized), Bands(low, stacked[j]), convention, sizes[j])
+    assert low is not None
+    return low
+
+
+def _one_tensor(op: str, name: str, high: Any, convention: str) -> Tensor:
+    """The high bands of one level, checked, a tuple's as (3, N, C, h, w)."""
+    layout = CONVENTIONS[convention].layout
+    if isinstance(high, (tuple, list)) != (layout == "tuple"):
         expected = "a tuple of three (N, C, h, w) tensors" if layout == "tuple" else "one tensor"
-        raise TypeError(f"{op}: high must be {expected} for convention {convention!r}, got {describe(high)}")
-    if isinstance(high, (tuple, list)):
+        raise TypeError(f"{op}: {name} must be {expected} for convention {convention!r}, got {describe(high)}")
+    if layout == "tuple":
         if len(high) != 3:
-            raise ValueError(f"{op}: high must hold three tensors, got {len(high)}")
+            raise ValueError(f"{op}: {name} must hold three tensors, got {len(high)}")
         for i, band in enumerate(high):
-            check_image(op, f"high[{i}]", band)
+            check_image(op, f"{name}[{i}]", band)
             if band.shape != high[0].shape or band.dtype != high[0].dtype or band.device != high[0].device:
-                raise ValueError(f"{op}: high[{i}] must match high[0] ({describe(high[0])}), got {describe(band)}")
-        stacked = _stack(*high)
-    elif high is not None:
-        stacked = high
-        if layout == "band_major":
-            check_image(op, "high", stacked)
-            if stacked.shape[1] % 3:
-                raise ValueError(f"{op}: high must be (N, 3C, h, w), got {tuple(stacked.shape)}")
-        elif not isinstance(stacked, Tensor) or stacked.dim() != 5 or (not stacked.is_nested and stacked.shape[2] != 3):
-            raise ValueError(f"{op}: high must be (N, C, 3, h, w), got {describe(stacked)}")
-        else:
-            check_image(op, "high", stacked, "(N, C, 3, h, w)", 5)
+                raise ValueError(f"{op}: {name}[{i}] must match {name}[0] ({describe(high[0])}), got {describe(band)}")
+        return _stack(*high)
+    if layout == "band_major":
+        check_image(op, name, high)
+        if high.shape[1] % 3:
+            raise ValueError(f"{op}: {name} must be (N, 3C, h, w), got {tuple(high.shape)}")
+    elif not isinstance(high, Tensor) or high.dim() != 5 or (not high.is_nested and high.shape[2] != 3):
+        raise ValueError(f"{op}: {name} must be (N, C, 3, h, w), got {describe(high)}")
     else:
-        stacked = None
-    if low is not None and stacked is not None:
+        check_image(op, name, high, "(N, C, 3, h, w)", 5)
+    return high
+
+
+def _one_level(op: str, names: tuple[str, str], bands: Bands, convention: str, size: tuple[int, int] | None) -> Tensor:
+    """The image of this size with these bands; ``names`` are those of the high bands and of the size."""
+    (low, high), (name, sized) = bands, names
+    if low is None and high is None:
+        raise ValueError(f"{op}: low and {name} are both None")
+    if low is not None and high is not None:
         n, c, h, w = low.shape
-        expected_shape = {"band_major": (n, 3 * c, h, w), "channel_major": (n, c, 3, h, w), "tuple": (3, n, c, h, w)}[
-            layout
-        ]
-        if tuple(stacked.shape) != expected_shape:
+        layout = CONVENTIONS[convention].layout
+        expected = {"band_major": (n, 3 * c, h, w), "channel_major": (n, c, 3, h, w), "tuple": (3, n, c, h, w)}[layout]
+        if tuple(high.shape) != expected:
+            raise ValueError(f"{op}: {name} must be {expected} for low {tuple(low.shape)}, got {tuple(high.shape)}")
+        if low.dtype != high.dtype or low.device != high.device:
             raise ValueError(
-                f"{op}: high must be {expected_shape} for low {tuple(low.shape)}, got {tuple(stacked.shape)}"
+                f"{op}: {name} must match low ({low.dtype}, {low.device}), got {high.dtype}, {high.device}"
             )
-        if low.dtype != stacked.dtype or low.device != stacked.device:
-            raise ValueError(
-                f"{op}: high must match low ({low.dtype}, {low.device}), got {stacked.dtype}, {stacked.device}"
-            )
-    one = low if low is not None else stacked
+    one = low if low is not None else high
     assert one is not None
     h, w = one.shape[-2:]
-    rows, columns = (2 * h, 2 * w) if output_size is None else _two_integers(op, "output_size", output_size)
-    if (rows + 1) // 2 != h or (columns + 1) // 2 != w:
+    rows, columns = size or (2 * h, 2 * w)
+    pad = _FLOOR if rows > 2 * h or columns > 2 * w else _ZERO
+    if cells(rows, pad) != h or cells(columns, pad) != w:
         raise ValueError(
-            f"{op}: output_size must be ({2 * h - 1} or {2 * h}, {2 * w - 1} or {2 * w}) for {h}x{w} bands, "
-            f"got ({rows}, {columns})"
+            f"{op}: {sized} must be ({2 * h - 1} or {2 * h}, {2 * w - 1} or {2 * w}) for {h}x{w} bands, or "
+            f"({2 * h} or {2 * h + 1}, {2 * w} or {2 * w + 1}) after pad='floor', got ({rows}, {columns})"
         )
-    settings = Synthesis(rows, columns, plan_id(convention, inverse=True), _ZERO)
-    return synthesis(Bands(low, stacked), settings)[0]
+    return synthesis(bands, Synthesis(rows, columns, plan_id(convention, inverse=True), pad))[0]
 
 
 def _two_integers(op: str, argument: str, value: Any) -> tuple[int, int]:
@@ -179,92 +237,3 @@ def _two_integers(op: str, argument: str, value: Any) -> tuple[int, int]:
     except (TypeError, ValueError):
         pass
     raise TypeError(f"{op}: {argument} must be two integers, got {shown(value)}")
-
-
-@overload
-def convert_haar_weight(weight: Tensor, source: str, target: str, *, bands: str = ...) -> Tensor: ...
-@overload
-def convert_haar_weight(
-    weight: Tensor, source: str, target: str, *, bias: Tensor, bands: str = ...
-) -> tuple[Tensor, Tensor]: ...
-def convert_haar_weight(
-    weight: Tensor, source: str, target: str, *, bias: Tensor | None = None, bands: str = "high"
-) -> Tensor | tuple[Tensor, Tensor]:
-    """Convert the weights of a first convolution from the Haar input of one convention to that of another.
-
-    The returned convolution gives on ``target`` bands what the given one gives on ``source`` bands. Input channels
-    are numbered as each package stacks them: band-major [all C of a band, next band, ...] ("dasr", "mwcnn", "irn",
-    and "wct2", "wavesnet" whose tuples are concatenated), channel-major [all bands of a channel, next channel, ...]
-    ("orthonormal", "wtconv"), C sums ("dasr_sum", as a source only).
-
-    Args:
-        weight: (O, I, kh, kw) with I = 3C ("high", C for "dasr_sum"), 4C ("both", low first) or C ("low").
-        bias: (O,), needed where the conventions differ in their constant shift ("dasr" adds 0.5): the constant
-            moves into it. Exact wherever the kernel does not overlap zero padding; where it does, pad the target
-            input with the image of the source's zero instead.
-        bands: which bands the convolution takes: "high", "both" or "low".
-
-    Returns:
-        The weight, same dtype, or ``(weight, bias)`` if a bias was given.
-
-    Raises:
-        TypeError, ValueError: naming the argument, what was expected and what was passed; "dasr_sum" as a target.
-    """
-    op = "convert_haar_weight"
-    src, dst = convention_of(op, source, "source"), convention_of(op, target, "target")
-    choice(op, "bands", bands, BANDS)
-    check_image(op, "weight", weight)
-    out_channels, in_channels = weight.shape[:2]
-    if bias is not None:
-        check_vector(op, "bias", bias, (out_channels,), weight.device)
-    n_low = int(bands != "high")
-    n_high = 0 if bands == "low" else 3
-    if n_high and dst.layout == "sum" and src.layout != "sum":
-        raise ValueError(f"{op}: target 'dasr_sum' adds the bands up and cannot carry weights that tell them apart")
-    if n_high and src.shift != dst.shift and bias is None:
-        raise ValueError(
-            f"{op}: {source!r} adds {src.shift} to the high bands and {target!r} adds {dst.shift}; the difference "
-            f"goes into the bias, so pass bias= (zeros({out_channels}) if the convolution has none)"
-        )
-    per_image = n_low + (1 if n_high and src.layout == "sum" else n_high)
-    if in_channels % per_image:
-        raise ValueError(f"{op}: weight must have {per_image}C input channels for bands={bands!r}, got {in_channels}")
-    if src == dst:
-        return weight.clone() if bias is None else (weight.clone(), bias.clone())
-
-    by_band = _split_bands(weight.double(), src, n_low, n_high)
-    constant = torch.zeros((), dtype=torch.float64, device=weight.device)
-    converted = {}
-    if n_low:
-        converted["S"] = by_band["S"] * (src.low / dst.low)
-    if n_high:
-        for band in "VHD":
-            converted[band] = by_band[band] * (src.factor(band) / dst.factor(band))
-        # source input = ratio * (target input - target shift) + source shift, band by band
-        share = src.shift / 3 if src.layout == "sum" else src.shift
-        for band in "VHD":
-            constant = constant + (share * by_band[band] - dst.shift * converted[band]).sum(dim=(1, 2, 3))
-    result = _join_bands(converted, dst, n_low, n_high).to(weight.dtype)
-    if bias is None:
-        return result
-    return result, (bias.double() + constant).to(bias.dtype)
-
-
-def _band_order(c: Convention, n_low: int, n_high: int) -> list[str]:
-    return ["S"] * n_low + ([b for b, _ in c.high] if n_high else [])
-
-
-def _split_bands(weight: Tensor, c: Convention, n_low: int, n_high: int) -> dict[str, Tensor]:
-    """Weights (O, C, kh, kw) of each band out of the convention's stacking."""
-    if n_high and c.layout == "sum":
-        low, high = weight.chunk(2, dim=1) if n_low else (None, weight)
-        return {**({"S": low} if low is not None else {}), "V": high, "H": high, "D": high}
-    order = _band_order(c, n_low, n_high)
-    if c.layout == "channel_major":
-        return dict(zip(order, weight.unflatten(1, (-1, len(order))).unbind(2), strict=True))
-    return dict(zip(order, weight.chunk(len(order), dim=1), strict=True))
-
-
-def _join_bands(by_band: dict[str, Tensor], c: Convention, n_low: int, n_high: int) -> Tensor:
-    parts = [by_band[b] for b in _band_order(c, n_low, n_high)]
-    return torch.stack(parts, dim=2).flatten(1, 2) if c.layout == "channel_major" else torch.cat(parts, dim=1)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-PADS = ("reflect", "zero", "symmetric", "periodization")
+PADS = ("reflect", "zero", "symmetric", "periodization", "periodic", "floor")
 
 LOW, HIGH, BOTH = 1, 2, 3
 BANDS = {"low": LOW, "high": HIGH, "both": BOTH}

@@ -4,28 +4,32 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..._validate import choice
-from .api import PAD_CODES, HighBands, convention_of, haar_dwt2d, haar_highpass
-from .conventions import BANDS
+from ..._validate import choice, integer
+from .api import PAD_CODES, HighBands, HighLevels, haar_dwt2d, haar_highpass
+from .conventions import BANDS, CONVENTIONS
 
 
 class HaarDWT2d(nn.Module):
     """Module form of ``haar_dwt2d``: ``module(x) -> (low, high)``. No parameters, no buffers, no state-dict keys."""
 
-    def __init__(self, convention: str = "orthonormal", *, bands: str = "both", pad: str = "reflect") -> None:
+    def __init__(
+        self, convention: str = "orthonormal", *, levels: int = 1, bands: str = "both", pad: str = "reflect"
+    ) -> None:
         super().__init__()
-        convention_of("HaarDWT2d", convention)
+        choice("HaarDWT2d", "convention", convention, CONVENTIONS)
         choice("HaarDWT2d", "pad", pad, PAD_CODES)
-        self.convention = convention
         choice("HaarDWT2d", "bands", bands, BANDS)
+        self.convention = convention
+        self.levels = integer("HaarDWT2d", "levels", levels, least=1)
         self.bands = bands
         self.pad = pad
 
-    def forward(self, x: Tensor) -> tuple[Tensor | None, HighBands | None]:
-        return haar_dwt2d(x, self.convention, bands=self.bands, pad=self.pad)
+    def forward(self, x: Tensor) -> tuple[Tensor | None, HighBands | HighLevels | None]:
+        return haar_dwt2d(x, self.convention, levels=self.levels, bands=self.bands, pad=self.pad)
 
     def extra_repr(self) -> str:
-        return f"{self.convention!r}, bands={self.bands!r}, pad={self.pad!r}"
+        levels = f"levels={self.levels}, " if self.levels > 1 else ""
+        return f"{self.convention!r}, {levels}bands={self.bands!r}, pad={self.pad!r}"
 
 
 class HaarHighPass(nn.Module):
@@ -33,7 +37,7 @@ class HaarHighPass(nn.Module):
 
     def __init__(self, convention: str = "dasr", *, pad: str = "reflect") -> None:
         super().__init__()
-        convention_of("HaarHighPass", convention)
+        choice("HaarHighPass", "convention", convention, CONVENTIONS)
         choice("HaarHighPass", "pad", pad, PAD_CODES)
         self.convention = convention
         self.pad = pad

@@ -24,7 +24,7 @@ def _plan(device_type: str, plan: int) -> tuple[Any, int]:
 
 def analysis(operands: Image, settings: Analysis) -> list[Tensor]:
     (x,) = operands
-    return analysis_into(x, allocate.bands(x, settings.plan, settings.wanted), settings)
+    return analysis_into(x, allocate.bands(x, settings), settings)
 
 
 def analysis_into(x: Tensor, out: list[Tensor], settings: Analysis) -> list[Tensor]:
@@ -32,13 +32,14 @@ def analysis_into(x: Tensor, out: list[Tensor], settings: Analysis) -> list[Tens
     plan, pad, wanted = settings
     low = out[0] if wanted & LOW else None
     high = out[-1] if wanted & HIGH else None
-    launch(x, "haar_analysis", x, low, high, *_plan(x.device.type, plan), pad)
+    launch(x, "haar_analysis", allocate.covered(x, pad), low, high, *_plan(x.device.type, plan), pad)
     return out
 
 
 def synthesis(operands: Bands, settings: Synthesis) -> list[Tensor]:
     low, high = operands
-    rows, columns, plan, pad = settings
-    x = allocate.image(low, high, rows, columns, plan)
-    launch(x, "haar_synthesis", x, low, high, *_plan(x.device.type, plan), pad)
+    plan, pad = settings.plan, settings.pad
+    x = allocate.image(operands, settings)
+    launch(x, "haar_synthesis", allocate.covered(x, pad), low, high, *_plan(x.device.type, plan), pad)
+    allocate.clear_dropped(x, pad)
     return [x]

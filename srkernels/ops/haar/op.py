@@ -62,7 +62,7 @@ analysis = fused_op(
     Image,
     Analysis,
     backend=Backend(__package__, "analysis"),
-    fake=lambda image, settings: allocate.bands(image.x, settings.plan, settings.wanted),
+    fake=lambda image, settings: allocate.bands(image.x, settings),
     gradient=Adjoint(_adjoint_of_analysis, _image),
 )
 synthesis = fused_op(
@@ -70,8 +70,6 @@ synthesis = fused_op(
     Bands,
     Synthesis,
     backend=Backend(__package__, "synthesis"),
-    fake=lambda bands, settings: [
-        allocate.image(bands.low, bands.high, settings.rows, settings.columns, settings.plan)
-    ],
+    fake=lambda bands, settings: [allocate.image(bands, settings)],
     gradient=Adjoint(_adjoint_of_synthesis, _layouts),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,18 +23,36 @@ def _filter(band: str, like: Tensor) -> Tensor:
     return torch.tensor(_FILTERS[band], dtype=like.dtype, device=like.device)[None, None]
 
 
+_MODES = {"zero": "constant", "reflect": "reflect", "periodic": "circular"}
+
+
 def _even(x: Tensor, pad: str) -> Tensor:
-    """One more row or column where their number is odd."""
+    """One more row or column where their number is odd; "floor": none, a strided convolution drops the last."""
     for dim, (right, below) in ((-1, (1, 0)), (-2, (0, 1))):
         size = x.shape[dim]
-        if size % 2:
-            mode = "constant" if pad == "zero" else "reflect" if pad == "reflect" and size > 1 else "replicate"
+        if size % 2 and pad != "floor":
+            mode = "replicate" if pad == "reflect" and size == 1 else _MODES.get(pad, "replicate")
             x = F.pad(x, (0, right, 0, below), mode)
     return x
 
 
-def dwt2d(x: Tensor, convention: str = "orthonormal", *, bands: str = "both", pad: str = "reflect") -> Any:
+def dwt2d(
+    x: Tensor, convention: str = "orthonormal", *, levels: int = 1, bands: str = "both", pad: str = "reflect"
+) -> Any:
     """As ``haar_dwt2d``."""
+    return over_levels(lambda x, bands: _level(x, convention, bands, pad), x, levels, bands)
+
+
+def over_levels(level: Callable[[Tensor, str], Any], x: Tensor, levels: int, bands: str) -> Any:
+    """``level(x, bands)``, then on its low band, and so on; what ``haar_dwt2d`` returns of them all."""
+    if levels == 1:
+        return level(x, bands)
+    inner, finest = level(x, "low" if bands == "low" else "both")
+    low, high = over_levels(level, inner, levels - 1, bands)
+    return low, [finest, *(high if levels > 2 else [high])]
+
+
+def _level(x: Tensor, convention: str, bands: str, pad: str) -> Any:
     c = CONVENTIONS[convention]
     planes = _even(x.flatten(0, 1)[:, None], pad)
 
@@ -68,5 +87,6 @@ def idwt2d(
         F.conv_transpose2d(value.flatten(0, 1)[:, None] / 4, _filter(name, low), stride=2)
         for name, value in sums.items()
     ]
-    rows, columns = output_size or (2 * low.shape[2], 2 * low.shape[3])
-    return sum(parts)[:, 0, :rows, :columns].unflatten(0, low.shape[:2])  # type: ignore[index]
+    image = sum(parts)[:, 0].unflatten(0, low.shape[:2])  # type: ignore[index]
+    rows, columns = output_size or image.shape[2:]
+    return F.pad(image, (0, columns - image.shape[3], 0, rows - image.shape[2]))

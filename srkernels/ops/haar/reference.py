@@ -17,7 +17,8 @@ def butterfly(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, Tenso
 
 
 def pad_to_even(x: Tensor, pad: int) -> Tensor:
-    """Append one row and/or column to odd sizes: reflect x[n-2], symmetric and periodization x[n-1], zero 0."""
+    """Append what the mode has to odd sizes, one row and/or column, or cut them ("floor")."""
+    x = allocate.covered(x, pad)
     rows, columns = x.shape[-2:]
     mode = PADS[pad]
     if rows % 2:
@@ -28,11 +29,17 @@ def pad_to_even(x: Tensor, pad: int) -> Tensor:
 
 
 def _appended(x: Tensor, size: int, mode: str, dim: int) -> Tensor:
-    # A single sample reflects onto itself, as in numpy.pad. PyWavelets' periodization repeats the last sample
-    # of an odd signal before it wraps.
-    source = max(size - 2, 0) if mode == "reflect" else size - 1
-    line = x.narrow(dim, source, 1)
+    line = x.narrow(dim, _source(size, mode), 1)
     return torch.zeros_like(line) if mode == "zero" else line
+
+
+def _source(size: int, mode: str) -> int:
+    """Which sample the appended one repeats."""
+    # A single sample reflects onto itself, as in numpy.pad. PyWavelets' periodization repeats the last sample
+    # of an odd signal before it wraps; its periodic mode wraps at once.
+    if mode == "periodic":
+        return 0
+    return max(size - 2, 0) if mode == "reflect" else size - 1
 
 
 @without_autocast
@@ -56,16 +63,16 @@ def analysis(operands: Image, settings: Analysis) -> list[Tensor]:
             else:
                 high = torch.stack(ordered, dim=2 if p.layout == "channel_major" else 0)
         out.append(high)
-    return [_conform(value, like) for value, like in zip(out, allocate.bands(x, plan, wanted), strict=True)]
+    return [_conform(value, like) for value, like in zip(out, allocate.bands(x, settings), strict=True)]
 
 
 @without_autocast
 def synthesis(operands: Bands, settings: Synthesis) -> list[Tensor]:
-    """Adjoint of ``analysis`` for the plan's factors; with inverse factors and "zero" padding, its inverse."""
+    """Adjoint of ``analysis`` for the plan's factors; with inverse factors and "zero" or "floor", its inverse."""
     (low, high), (rows, columns, plan, pad) = operands, settings
     p = PLANS[plan]
-    n, c = allocate.image(low, high, rows, columns, plan).shape[:2]
-    height, width = (rows + 1) // 2, (columns + 1) // 2
+    n, c = allocate.image(operands, settings).shape[:2]
+    height, width = allocate.cells(rows, pad), allocate.cells(columns, pad)
     one = low if low is not None else high
     assert one is not None
     zero = one.new_zeros((n, c, height, width))
@@ -86,18 +93,20 @@ def synthesis(operands: Bands, settings: Synthesis) -> list[Tensor]:
     x = cells.permute(0, 1, 2, 4, 3, 5).reshape(n, c, 2 * height, 2 * width)
     x = _fold(x, rows, pad, -2)
     x = _fold(x, columns, pad, -1)
-    return [_conform(x, allocate.image(low, high, rows, columns, plan))]
+    return [_conform(x, allocate.image(operands, settings))]
 
 
 def _fold(x: Tensor, size: int, pad: int, dim: int) -> Tensor:
-    """Adjoint of the padding: add the appended sample to the one it was copied from, then drop it."""
+    """Adjoint of the padding: add the appended sample to the one it was copied from, then drop it; and of the cut."""
     if x.shape[dim] == size:
         return x
-    appended, kept = x.narrow(dim, size, 1), x.narrow(dim, 0, size)
     mode = PADS[pad]
+    if mode == "floor":
+        return torch.cat((x, torch.zeros_like(x.narrow(dim, 0, 1))), dim=dim)
+    appended, kept = x.narrow(dim, size, 1), x.narrow(dim, 0, size)
     if mode == "zero":
         return kept
-    source = max(size - 2, 0) if mode == "reflect" else size - 1
+    source = _source(size, mode)
     before, at, after = (
         kept.narrow(dim, 0, source),
         kept.narrow(dim, source, 1),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..._parity import flat
 from ..._spec import BenchCase, Case, OpSpec
-from . import aot, oracle, reference
+from . import allocate, aot, oracle, reference
 from .api import HighBands, haar_dwt2d, haar_highpass, haar_idwt2d
 from .arguments import Analysis, Bands, Image, Synthesis
 from .conventions import BANDS, CONVENTIONS, HIGH, PADS, plan_id
@@ -38,9 +41,13 @@ def _half(n: int) -> int:
 
 
 def eager_dwt2d(
-    x: Tensor, convention: str = "orthonormal", *, bands: str = "both", pad: str = "reflect"
-) -> tuple[Tensor | None, HighBands | None]:
+    x: Tensor, convention: str = "orthonormal", *, levels: int = 1, bands: str = "both", pad: str = "reflect"
+) -> Any:
     """``haar_dwt2d`` by strided slices and eager arithmetic."""
+    return oracle.over_levels(lambda x, bands: _eager_level(x, convention, bands, pad), x, levels, bands)
+
+
+def _eager_level(x: Tensor, convention: str, bands: str, pad: str) -> tuple[Tensor | None, HighBands | None]:
     wanted = BANDS[bands]
     out = reference.analysis(Image(x), Analysis(plan_id(convention), PADS.index(pad), wanted))
     low = out[0] if wanted != HIGH else None
@@ -51,7 +58,7 @@ def eager_dwt2d(
 
 
 def eager_highpass(x: Tensor, convention: str = "dasr", *, pad: str = "reflect") -> HighBands:
-    high = eager_dwt2d(x, convention, bands="high", pad=pad)[1]
+    high = _eager_level(x, convention, "high", pad)[1]
     assert high is not None
     return high
 
@@ -61,7 +68,7 @@ _DWT_CASES = (
     *(
         Case(f"{pad}-{s}", (_SHAPES[s],), {"convention": "dasr", "pad": pad})
         for pad in PADS
-        for s in ("odd", "1-wide", "1-high", "1x1")
+        for s in ("odd", *(("1-wide", "1-high", "1x1") if pad != "floor" else ()))
     ),
     *(Case(f"orthonormal-{s}", (_SHAPES[s],)) for s in _SHAPES if s not in ("even", "odd")),
     *(
@@ -69,36 +76,43 @@ _DWT_CASES = (
         for c in ("orthonormal", "mwcnn")
         for bands in ("low", "high")
     ),
+    Case("levels", (_SHAPES["prime-63x127"],), {"levels": 3, "pad": "periodic"}),
+    Case("levels-floor", (_SHAPES["deep"],), {"convention": "wct2", "levels": 2, "bands": "high", "pad": "floor"}),
 )
-_DWT_SMALL = tuple(
-    Case(f"{c}-{pad}", ((1, 2, 3, 4),), {"convention": c, "pad": pad})
-    for c, pad in zip(CONVENTIONS, (*PADS, *PADS), strict=True)
+_DWT_SMALL = (
+    *(
+        Case(f"{c}-{pad}", ((1, 2, 3, 4),), {"convention": c, "pad": pad})
+        for c, pad in zip(CONVENTIONS, itertools.cycle(PADS), strict=False)
+    ),
+    Case("levels", ((1, 1, 5, 3),), {"levels": 2}),
 )
 
 
-def _bands_bytes(shape: tuple[int, ...], itemsize: int, low: bool, high_planes: int) -> int:
-    n, c, h, w = shape
-    cells = n * c * _half(h) * _half(w)
-    return itemsize * (n * c * h * w + cells * (int(low) + high_planes))
+def _cells(case: Case) -> list[int]:
+    """Of each level."""
+    assert case.shapes[0] is not None
+    n, c, h, w = case.shapes[0]
+    pad = PADS.index(case.kwargs.get("pad", "reflect"))
+    found = []
+    for _ in range(case.kwargs.get("levels", 1)):
+        h, w = allocate.cells(h, pad), allocate.cells(w, pad)
+        found.append(n * c * h * w)
+    return found
 
 
 def _dwt_bytes(case: Case, itemsize: int, passes: str) -> int:
+    """The image once, and of each level's bands those that are returned."""
     bands = case.kwargs.get("bands", "both")
     layout = CONVENTIONS[case.kwargs.get("convention", "orthonormal")].layout
     planes = 0 if bands == "low" else 1 if layout == "sum" else 3
+    cells = _cells(case)
     assert case.shapes[0] is not None
-    once = _bands_bytes(case.shapes[0], itemsize, bands != "high", planes)
-    return once * (2 if passes == "forward+backward" else 1)
-
-
-def _cells(case: Case) -> int:
-    assert case.shapes[0] is not None
-    n, c, h, w = case.shapes[0]
-    return n * c * _half(h) * _half(w)
+    values = math.prod(case.shapes[0]) + planes * sum(cells) + (cells[-1] if bands != "high" else 0)
+    return itemsize * values * (2 if passes == "forward+backward" else 1)
 
 
 def _dwt_flops(case: Case, passes: str) -> int:
-    return 12 * _cells(case) * (2 if passes == "forward+backward" else 1)
+    return 12 * sum(_cells(case)) * (2 if passes == "forward+backward" else 1)
 
 
 def published_highpass(x: Tensor, convention: str = "dasr", *, pad: str = "reflect") -> Tensor:
@@ -116,6 +130,23 @@ def published_highpass(x: Tensor, convention: str = "dasr", *, pad: str = "refle
     high = torch.stack((both[:, :, 0, 1], both[:, :, 1, 0], both[:, :, 1, 1]), dim=2)
     v, hor, d = (high[:, :, i] * 0.5 + 0.5 for i in range(3))
     return torch.cat((v, hor, d), dim=1)
+
+
+def _levels_pytorch_wavelets() -> Callable[..., Any]:
+    from pytorch_wavelets import DWTForward
+
+    transform = DWTForward(J=_LEVELS.kwargs["levels"], wave="haar", mode="reflect")
+    return lambda x, **_: transform.to(x.device)(x)
+
+
+def _levels_ptwt() -> Callable[..., Any]:
+    import ptwt
+
+    def transform(x: Tensor, levels: int, **_: Any) -> Any:
+        low, *details = ptwt.wavedec2(x, "haar", mode="reflect", level=levels)
+        return low, [torch.stack(tuple(level), 2) for level in reversed(details)]
+
+    return transform
 
 
 def _pytorch_wavelets() -> Callable[..., Any]:
@@ -138,6 +169,9 @@ def _ptwt() -> Callable[..., Any]:
         return torch.cat([band * 0.5 + 0.5 for band in details], dim=1)
 
     return highpass
+
+
+_LEVELS = Case("levels3-8x3x512x512", ((8, 3, 512, 512),), {"levels": 3})
 
 
 def _bench(passes: str, targets: dict[str, float]) -> tuple[BenchCase, ...]:
@@ -169,7 +203,8 @@ def eager_idwt2d(
 ) -> Tensor:
     bands = torch.stack(high.chunk(3, dim=1)) if CONVENTIONS[convention].layout == "tuple" else high
     rows, columns = output_size or (2 * low.shape[2], 2 * low.shape[3])
-    settings = Synthesis(rows, columns, plan_id(convention, inverse=True), PADS.index("zero"))
+    pad = "floor" if rows > 2 * low.shape[2] or columns > 2 * low.shape[3] else "zero"
+    settings = Synthesis(rows, columns, plan_id(convention, inverse=True), PADS.index(pad))
     return reference.synthesis(Bands(low, bands), settings)[0]
 
 
@@ -184,6 +219,7 @@ _INVERTIBLE = tuple(c for c in CONVENTIONS if CONVENTIONS[c].layout != "sum")
 _IDWT_CASES = (
     *(_idwt_case(c, s) for c in _INVERTIBLE for s in ("even", "odd")),
     *(_idwt_case("orthonormal", s) for s in _SHAPES if s not in ("even", "odd")),
+    Case("floor", ((2, 3, 3, 2), (2, 9, 3, 2)), {"convention": "irn", "output_size": (7, 5)}),
 )
 _IDWT_SMALL = tuple(
     Case(c, ((1, 2, 2, 2), _high_shape(c, 1, 2, 2, 2)), {"convention": c, "output_size": (3, 4)}) for c in _INVERTIBLE
@@ -211,7 +247,27 @@ def _perfect_reconstruction() -> None:
             x = _random(2, 3, 7, 10)
             low, high = haar_dwt2d(x, name, pad=pad)
             again = haar_idwt2d(low, high, name, output_size=(7, 10))
+            if pad == "floor":
+                assert not again[:, :, 6:].any()
+                again, x = again[:, :, :6], x[:, :, :6]
             torch.testing.assert_close(again, x, rtol=0, atol=1e-15)
+
+
+def _levels_undone() -> None:
+    for name in _INVERTIBLE:
+        for pad in PADS:
+            x = _random(2, 3, 21, 10)
+            low, high = haar_dwt2d(x, name, levels=3, pad=pad)
+            again = haar_idwt2d(low, high, name, output_size=(21, 10))
+            if pad == "floor":  # what was dropped is not known, but every band is that of what comes back
+                bands = haar_dwt2d(again, name, levels=3, pad=pad)
+                for one, other in zip(flat(bands), flat((low, high)), strict=True):
+                    torch.testing.assert_close(one, other, rtol=0, atol=4e-15)
+            else:
+                torch.testing.assert_close(again, x, rtol=0, atol=4e-15)
+                alone = (haar_dwt2d(x, name, levels=3, bands=bands, pad=pad) for bands in ("low", "high"))
+                parts = [haar_idwt2d(*bands, name, output_size=(21, 10)) for bands in alone]
+                torch.testing.assert_close(sum(parts), x, rtol=0, atol=4e-15)
 
 
 def _parseval() -> None:
@@ -248,12 +304,14 @@ HAAR_DWT2D = OpSpec(
     operands=("x",),
     cases=_DWT_CASES,
     small=_DWT_SMALL,
-    bench=(),
+    bench=(BenchCase(_LEVELS, "forward"), BenchCase(_LEVELS, "forward+backward", differentiable=("x",))),
     bytes_moved=_dwt_bytes,
     flops=_dwt_flops,
     published=eager_dwt2d,
+    peers={"pytorch_wavelets": _levels_pytorch_wavelets, "ptwt": _levels_ptwt},
     invariants={
         "perfect reconstruction": _perfect_reconstruction,
+        "levels undone": _levels_undone,
         "Parseval": _parseval,
         "adjointness": _adjointness,
     },

@@ -19,7 +19,10 @@ of the last cell is the appended one, and its value is added to
 
     repeat (symmetric, periodization, or n == 1):  x[n-1], the first sample of the same cell;
     reflect:                                       x[n-2], the second sample of the cell before;
+    wrap (periodic):                               x[0], the first sample of the first cell;
     zero:                                          nothing.
+
+Where the last row or column is dropped ("floor") the cells end before it, and the sizes say how far apart rows are.
 
 Each direction has two kernels. The *even* one takes dense images of even size, in accesses of 128 bits. The *any* one
 takes the rest, odd sizes and any strides, one cell per lane.
@@ -47,6 +50,7 @@ import triton.language as tl
 ZERO = tl.constexpr(1)
 REPEAT = tl.constexpr(2)
 REFLECT = tl.constexpr(3)
+WRAP = tl.constexpr(4)
 
 # PLAN, a compile-time tuple: factors of S, V, H, D (0-3), slots of V, H, D (4-6), the shift (7), "bands are added" (8).
 
@@ -244,7 +248,15 @@ def _second(i, size, EDGE: tl.constexpr):
         at = tl.where(at < size, at, 2 * i)
     if EDGE == REFLECT:
         at = tl.where(at < size, at, 2 * i - 1)
+    if EDGE == WRAP:
+        at = tl.where(at < size, at, 0)
     return at, exists
+
+
+@triton.jit
+def _to_last(size, EDGE: tl.constexpr):
+    """How many cells the last one of an odd axis is behind the one that its appended sample repeats."""
+    return (size // 2).to(tl.int64) if EDGE == WRAP else tl.full((), 1, tl.int64)
 
 
 _SIZES = ("cells", "channels", "height", "width", "rows", "columns")
@@ -319,15 +331,20 @@ def _folded_rows(
         last = 2 * i + 1 == rows
         a = tl.where(last, a + c, a)
         b = tl.where(last, b + d, b)
-    if EDGE_ROWS == REFLECT:
+    if EDGE_ROWS >= REFLECT:
+        far = _to_last(rows, EDGE_ROWS)
         if low is not None:
-            low_at = low_at + low_h
+            low_at = low_at + far * low_h
         if high is not None:
-            high_at = high_at + high_h
-        before_last = inside & (2 * i + 3 == rows)
-        _, _, below_c, below_d = _load_pixels(low, high, low_at, high_at, step, before_last, PLAN, T)
-        c += below_c
-        d += below_d
+            high_at = high_at + far * high_h
+        source = inside & (2 * (i + far) + 1 == rows)
+        _, _, last_c, last_d = _load_pixels(low, high, low_at, high_at, step, source, PLAN, T)
+        if EDGE_ROWS == REFLECT:
+            c += last_c
+            d += last_d
+        else:
+            a += last_c
+            b += last_d
     return a, b, c, d
 
 
@@ -376,17 +393,22 @@ def synthesis_any(
         last = 2 * j + 1 == columns
         a = tl.where(last, a + b, a)
         c = tl.where(last, c + d, c)
-    if EDGE_COLUMNS == REFLECT:
+    if EDGE_COLUMNS >= REFLECT:
+        far = _to_last(columns, EDGE_COLUMNS)
         if low is not None:
-            low_at += low_w
+            low_at += far * low_w
         if high is not None:
-            high_at += high_w
-        before_last = inside & (2 * j + 3 == columns)
-        _, beside_b, _, beside_d = _folded_rows(
-            low, high, low_at, high_at, low_h, high_h, step, before_last, i, rows, PLAN, EDGE_ROWS, T
+            high_at += far * high_w
+        source = inside & (2 * (j + far) + 1 == columns)
+        _, last_b, _, last_d = _folded_rows(
+            low, high, low_at, high_at, low_h, high_h, step, source, i, rows, PLAN, EDGE_ROWS, T
         )
-        b += beside_b
-        d += beside_d
+        if EDGE_COLUMNS == REFLECT:
+            b += last_b
+            d += last_d
+        else:
+            a += last_b
+            c += last_d
 
     y0, x0 = 2 * i, 2 * j
     if CHANNELS_LAST:

@@ -14,7 +14,7 @@ from ...._triton import WARPS_128, on_device
 from .. import allocate
 from ..arguments import Analysis, Bands, Image, Synthesis
 from ..conventions import HIGH, LOW, PADS, PLANS
-from .kernels import REFLECT, REPEAT, ZERO, analysis_any, analysis_even, synthesis_any, synthesis_even
+from .kernels import REFLECT, REPEAT, WRAP, ZERO, analysis_any, analysis_even, synthesis_any, synthesis_even
 
 # Chosen by machine code, not yet by timing: one 128-bit vector of every band per thread, 128 threads.
 _EVEN_BLOCK = 128
@@ -30,12 +30,12 @@ def plan_constant(plan: int) -> tuple[float | int | bool, ...]:
 
 
 def _edge(size: int, pad: int) -> int:
-    if size % 2 == 0:
-        return 0
     mode = PADS[pad]
+    if size % 2 == 0 or mode == "floor":
+        return 0
     if mode == "zero":
         return ZERO.value
-    return REFLECT.value if mode == "reflect" and size > 1 else REPEAT.value
+    return {"reflect": REFLECT, "periodic": WRAP}.get(mode if size > 1 else "", REPEAT).value
 
 
 def _high_layout(
@@ -67,9 +67,9 @@ def _vector(x: Tensor, channels_last: bool, channels: int, width: int, rows: int
 def analysis(operands: Image, settings: Analysis) -> list[Tensor]:
     """As ``reference.analysis``."""
     (x,), (plan, pad, wanted) = operands, settings
-    out = allocate.bands(x, plan, wanted)
+    out = allocate.bands(x, settings)
     n, c, rows, columns = x.shape
-    height, width = (rows + 1) // 2, (columns + 1) // 2
+    height, width = allocate.cells(rows, pad), allocate.cells(columns, pad)
     cells = n * c * height * width
     if cells == 0:
         return out
@@ -101,9 +101,9 @@ def analysis(operands: Image, settings: Analysis) -> list[Tensor]:
 def synthesis(operands: Bands, settings: Synthesis) -> list[Tensor]:
     """As ``reference.synthesis``."""
     (low, high), (rows, columns, plan, pad) = operands, settings
-    x = allocate.image(low, high, rows, columns, plan)
+    x = allocate.image(operands, settings)
     n, c = x.shape[:2]
-    height, width = (rows + 1) // 2, (columns + 1) // 2
+    height, width = allocate.cells(rows, pad), allocate.cells(columns, pad)
     cells = n * c * height * width
     if cells == 0:
         return [x]
@@ -130,6 +130,7 @@ def synthesis(operands: Bands, settings: Synthesis) -> list[Tensor]:
                 plan_constant(plan), channels_last, _edge(rows, pad), _edge(columns, pad),
                 cells >= _INT32, _ANY_BLOCK, num_warps=WARPS_128,
             )  # fmt: skip
+    allocate.clear_dropped(x, pad)
     return [x]
 
 
