@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
+import re
 import reprlib
 import typing
 from collections.abc import Mapping, Sequence
@@ -42,6 +44,25 @@ class Bound:
     def __str__(self) -> str:
         low = f"above {self.least} and up to" if self.above else f"from {self.least} to"
         return f"{low} {'below ' if self.below else ''}{self.most}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Size(Bound):
+    """A bound, in bytes, of an option that is a size such as 24GB."""
+
+    def __contains__(self, value: object) -> bool:
+        return super().__contains__(bytes_of(str(value)))
+
+    def __str__(self) -> str:
+        return "a size such as 24GB or 22.5GiB"
+
+
+def bytes_of(size: str) -> float:
+    """Bytes of 24GB (of 1e9 bytes) or 22.5GiB; NaN if it is no size."""
+    match = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+) *([kmgt])(i?)b", size.strip().lower())
+    if match is None:
+        return math.nan
+    return float(match[1]) * (1024 if match[3] else 1000) ** ("kmgt".index(match[2]) + 1)
 
 
 # Bounds that several options share. The upper ends are far beyond what is of use.

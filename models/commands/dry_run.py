@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import os
 from collections.abc import Sequence
@@ -17,8 +16,16 @@ from torch import nn
 from torch.optim import Optimizer
 
 import srkernels
-from models.train.memory import MemoryCount, count_step, imagine, imagined, largest_batch
-from models.train.players import Batch
+from models.train.budget import Saving
+from models.train.memory import (
+    MemoryCount,
+    count_step,
+    empty_batch,
+    imagine,
+    imagined,
+    kept_networks,
+    largest_batch,
+)
 from models.train.run import make_console
 from models.usrda.build import WeightFiles, assemble, random_features
 from models.usrda.config import USRDAConfig
@@ -30,7 +37,7 @@ class Option:
     """A way of saving memory. `backend` is srkernels' if it is requested by name, None if ops choose."""
 
     precision: str
-    recompute: bool
+    saving: Saving
     backend: str | None
 
 
@@ -46,14 +53,23 @@ class MemoryRow:
 def print_memory(config: USRDAConfig, preset: str, card: float) -> None:
     """Counts and prints; nothing is computed. `card` is a GPU's memory in GB of 1e9 bytes."""
     console = make_console()
-    rows = count_rows(config, 1e9 * card, options(), console)
+    rows = count_rows(config, 1e9 * card, options(config), console)
     console.print(table(rows, config, preset, card), *conditions(config), sep="\n", highlight=False)
 
 
-def options() -> list[Option]:
-    """All there are; the backend requested by name is the environment's or, without one, that for GPUs."""
-    named = _named_backend() or "triton"
-    return [Option(*each) for each in product(("fp32", "bf16"), (False, True), (None, named))]
+def options(config: USRDAConfig) -> list[Option]:
+    """The run as configured, and what else there is; the backend by name is the environment's or that for GPUs."""
+    savings = [Saving(), Saving(recompute=True)]
+    if config.perceptual.network == "vgg19":
+        savings.append(Saving(recompute=True, feature_signs=True))
+    found = [Option(*each) for each in product(("fp32", "bf16"), savings, (None, _named_backend() or "triton"))]
+    chosen = _chosen(config)
+    return found if chosen in found else [chosen, *found]
+
+
+def _chosen(config: USRDAConfig) -> Option:
+    run = config.run
+    return Option(run.precision, Saving(run.recompute, run.feature_signs), _named_backend())
 
 
 def count_rows(
@@ -61,13 +77,13 @@ def count_rows(
 ) -> list[MemoryRow]:
     """Counts the configuration with each option, for a card of `limit` bytes; the console shows progress."""
     rows = []
-    built = {recompute: _build(config, recompute) for recompute in {option.recompute for option in wanted}}
+    built = {saving: _build(config, saving) for saving in {option.saving for option in wanted}}
     shown = console is not None and console.is_terminal
     with imagined():
         for step, networks in built.values():
             imagine(networks, _optimizers(step))
         for option in track(wanted, "counting", console=console, transient=True, disable=not shown):
-            step, networks = built[option.recompute]
+            step, networks = built[option.saving]
             # fp16 stands in for bf16, which has the same size, because some CPUs choose ops of their own for bf16.
             step = step.in_precision(torch.float16 if option.precision == "bf16" else None)
             with srkernels.use_backend(option.backend):
@@ -76,18 +92,13 @@ def count_rows(
     return rows
 
 
-def _build(config: USRDAConfig, recompute: bool) -> tuple[USRDAStep, list[nn.Module]]:
+def _build(config: USRDAConfig, saving: Saving) -> tuple[USRDAStep, list[nn.Module]]:
     """The step on the meta device, and all networks that a run keeps."""
-    config = replace(config, run=replace(config.run, recompute=recompute, compile=False))
+    config = replace(config, run=replace(config.run, **saving._asdict(), compile=False))
     with torch.device("meta"):
         features = random_features(config)
         step = assemble(config, features, WeightFiles(), torch.device("meta"))
-    networks = [step.players.generator, step.players.discriminator]
-    if features is not None:
-        networks.append(features)
-    if config.run.ema:
-        networks.append(copy.deepcopy(step.players.generator))
-    return step, networks
+    return step, kept_networks(step, average=config.run.ema > 0)
 
 
 def _optimizers(step: USRDAStep) -> tuple[Optimizer, Optimizer]:
@@ -95,14 +106,8 @@ def _optimizers(step: USRDAStep) -> tuple[Optimizer, Optimizer]:
 
 
 def _count(config: USRDAConfig, step: USRDAStep, networks: Sequence[nn.Module], batch: int) -> MemoryCount:
-    return count_step(step, make_batch(config, batch), networks, _optimizers(step))
-
-
-def make_batch(config: USRDAConfig, batch: int) -> Batch:
-    """An uninitialised batch of the shapes that a step is given."""
-    sides = {"source_lr": config.lr_crop, "hr": config.crop, "real_lr": config.lr_crop}
-    layout = config.run.layout
-    return {name: torch.empty(batch, 3, side, side).contiguous(memory_format=layout) for name, side in sides.items()}
+    given = empty_batch(config.batch_shapes(batch), config.run.layout)
+    return count_step(step, given, networks, _optimizers(step))
 
 
 def _named_backend() -> str | None:
@@ -111,8 +116,9 @@ def _named_backend() -> str | None:
 
 def table(rows: Sequence[MemoryRow], config: USRDAConfig, preset: str, card: float) -> Table:
     """Gigabytes of 1e9 bytes; the run as configured is marked."""
-    chosen = Option(config.run.precision, config.run.recompute, _named_backend())
-    shown = Table("", "precision", "recompute", "ops", title=f"{preset}: GB of a step on a batch of {config.batch}")
+    chosen = _chosen(config)
+    title = f"{preset}: GB of a step on a batch of {config.batch}"
+    shown = Table("", "precision", "recompute", "signs", "ops", title=title)
     for name in ("networks", "gradients", "optimiser", "activations", "peak", f"batch in\n{card:g} GB"):
         shown.add_column(name, justify="right", no_wrap=True)
     for row in rows:
@@ -121,7 +127,8 @@ def table(rows: Sequence[MemoryRow], config: USRDAConfig, preset: str, card: flo
         shown.add_row(
             ">" if option == chosen else "",
             option.precision,
-            "yes" if option.recompute else "no",
+            "yes" if option.saving.recompute else "no",
+            "yes" if option.saving.feature_signs else "no",
             option.backend or "automatic",
             *(f"{size / 1e9:.2f}" for size in sizes),
             str(row.largest or "none"),
@@ -139,5 +146,6 @@ def conditions(config: USRDAConfig) -> list[str]:
         "not counted: cuDNN's workspaces, the CUDA context, what the allocator loses between blocks",
         "ops: automatic is eager PyTorch for convolutions on a GPU, whatever they keep; kernels asked for by name,",
         f"SRKERNELS_BACKEND={named}, keep less and have not been timed against cuDNN yet",
+        "recompute: --run.recompute; signs: --run.feature-signs",
     ]
     return [*lines, "--run.compile is left out of the count"] if config.run.compile else lines

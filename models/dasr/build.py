@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,11 +12,13 @@ from torch.optim import Adam
 
 from models.dasr.config import DASRConfig, DiscriminatorConfig, DSNConfig, PerceptualConfig, SRNConfig
 from models.dasr.losses import Perceptual
+from models.dasr.maps import DistanceMap
 from models.dasr.steps import DSNStep, SRNStep
 from models.data import InputError
-from models.networks import DSN, DeResNet, PatchDiscriminator, RRDBNet
+from models.networks import DSN, LPIPS, DeResNet, PatchDiscriminator, RRDBNet, VGG19Features
 from models.networks.blocks import kaiming_init, recompute_blocks, zero_init
 from models.networks.frequency import FrequencyFilter, frequency_filter
+from models.networks.vgg import keep_signs
 from models.networks.weight_options import load_lpips, load_network, load_vgg
 from models.train.loop import LoopConfig
 from models.train.losses import DistanceLoss, FeatureLoss, GANLoss
@@ -108,14 +110,49 @@ def build_srn_step(
 def build_features(
     perceptual: PerceptualConfig, weights: WeightFiles, run: LoopConfig, device: torch.device
 ) -> Perceptual | None:
-    """phi with its published weights. Raises InputError naming the option whose file is missing or wrong."""
+    """phi with its published weights, which the meta device does without.
+
+    Raises InputError naming the option whose file is missing or wrong.
+    """
+    if perceptual.network == "none" or device.type == "meta":
+        return random_features(perceptual, run, device)
+    if perceptual.network == "vgg19":
+        features: VGG19Features | LPIPS = load_vgg(perceptual.layers, weights.vgg, "--weights.vgg")
+    else:
+        features = load_lpips(weights.lpips_alex, weights.lpips_lin, "--weights.lpips")
+    return assemble_features(perceptual, features, run, device)
+
+
+def random_features(perceptual: PerceptualConfig, run: LoopConfig, device: torch.device) -> Perceptual | None:
+    """phi with random weights, where values do not matter."""
     if perceptual.network == "none":
         return None
-    if perceptual.network == "vgg19":
-        features = load_vgg(perceptual.layers, weights.vgg, "--weights.vgg")
-        return FeatureLoss(features.to(device, memory_format=run.layout), perceptual.map_resize)
-    distance = load_lpips(weights.lpips_alex, weights.lpips_lin, "--weights.lpips")
-    return DistanceLoss(distance.to(device, memory_format=run.layout))
+    with device:
+        features = VGG19Features(perceptual.layers) if perceptual.network == "vgg19" else LPIPS()
+    return assemble_features(perceptual, features, run, device)
+
+
+def random_distance(config: DASRConfig, device: torch.device) -> DistanceMap | None:
+    """What computes maps on the fly, if the run does, with random weights."""
+    if not config.weighted or not config.maps.on_the_fly:
+        return None
+    bare = replace(config, dsn=replace(config.dsn, perceptual=PerceptualConfig("none")))
+    discriminator = build_dsn_step(bare, WeightFiles(), device).players.discriminator
+    assert isinstance(discriminator, PatchDiscriminator)
+    distance = DistanceMap(discriminator, build_filter(config.dsn.discriminator), config.maps)
+    return distance.to(device).requires_grad_(False).eval()
+
+
+def assemble_features(
+    perceptual: PerceptualConfig, features: VGG19Features | LPIPS, run: LoopConfig, device: torch.device
+) -> Perceptual:
+    """The loss on a given network."""
+    features.to(device, memory_format=run.layout)
+    if isinstance(features, LPIPS):
+        return DistanceLoss(features)
+    if run.feature_signs:
+        keep_signs(features)
+    return FeatureLoss(features, perceptual.map_resize)
 
 
 def check_scale_of_file(network: nn.Module, option: str, scale: int) -> None:

@@ -207,6 +207,21 @@ class DASRConfig:
         """Whether losses are weighted: a bicubic source has no discriminator to ask."""
         return self.weighting and self.source == "dsn"
 
+    def batch_shapes(self, stage: str, batch: int) -> dict[str, tuple[int, ...]]:
+        """What a step of stage dsn or srn is given."""
+        hr = self.dsn.crop if stage == "dsn" else self.srn.crop
+        lr = hr // self.scale
+        if stage == "dsn":
+            return {"hr": (batch, 3, hr, hr), "real_lr": (batch, 3, lr, lr)}
+        shapes = {"fake_lr": (batch, 3, lr, lr), "hr": (batch, 3, hr, hr)}
+        if self.weighted and not self.maps.on_the_fly:
+            options = self.dsn.discriminator
+            side = lr // frequency_filter(options.frequency, options.frequency_kernel).stride
+            shapes["weight"] = (batch, 1, side, side)
+        if self.domain_gap:
+            shapes |= {"real_lr": (batch, 3, lr, lr), "other_hr": (batch, 3, hr, hr)}
+        return shapes
+
 
 def presets() -> list[str]:
     return preset_names(PRESETS)

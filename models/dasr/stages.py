@@ -14,7 +14,14 @@ import yaml
 from torch import Tensor, nn
 
 from models.config import dump_yaml, to_mapping
-from models.dasr.build import WeightFiles, build_dsn_step, build_filter, build_srn_step, check_scale_of_file
+from models.dasr.build import (
+    WeightFiles,
+    build_dsn_step,
+    build_filter,
+    build_srn_step,
+    check_scale_of_file,
+    random_distance,
+)
 from models.dasr.config import DASRConfig, DSNConfig, SRNConfig
 from models.dasr.maps import DistanceMap
 from models.dasr.steps import DSNStep, SRNStep
@@ -47,9 +54,11 @@ from models.networks import DSN, DeResNet, PatchDiscriminator
 from models.networks.weight_options import load_network
 from models.train import distributed
 from models.train.batches import loader, with_cache
+from models.train.budget import count_run, fit
 from models.train.checkpoint import newest_weights
 from models.train.job import TrainingJob
-from models.train.loop import History, Stage, train
+from models.train.loop import History, LoopConfig, Stage, train
+from models.train.memory import MemoryCount
 from models.train.run import set_aside
 
 DASRJob = TrainingJob[DASRConfig, WeightFiles]
@@ -60,15 +69,19 @@ def run_stages(job: DASRJob, which: Literal["dsn", "maps", "srn", "all"]) -> dic
     run, config = job.run, job.config
     check_names(job.inputs.hr)
     histories = {}
-    if which == "dsn" or (which == "all" and config.source == "dsn" and job.weights.dsn is None):
+    trains_dsn = which == "dsn" or (which == "all" and config.source == "dsn" and job.weights.dsn is None)
+    # Before any stage trains: a later one that does not fit is known at once.
+    dsn_run = fit_run(job, "dsn") if trains_dsn else None
+    srn_run = fit_run(job, "srn") if which in ("srn", "all") else None
+    if trains_dsn:
         run.say("Stage dsn: the down-sampling network learns the look of the real LR pictures", style="bold")
-        histories["dsn"] = train_dsn(job)
+        histories["dsn"] = train_dsn(job, dsn_run)
     if which in ("maps", "all"):
         run.say("Stage maps: an LR picture and a domain-distance map for every HR picture", style="bold")
         write_pairs(job)
     if which in ("srn", "all"):
         run.say("Stage srn: the SR network learns from those pairs and from real LR", style="bold")
-        histories["srn"] = train_srn(job)
+        histories["srn"] = train_srn(job, srn_run)
     return histories
 
 
@@ -81,11 +94,32 @@ def dsn_streams(config: DASRConfig, inputs: Inputs) -> list[Stream]:
     ]
 
 
-def train_dsn(job: DASRJob) -> History:
-    """Stage dsn: the down-sampling network, and the discriminator that will judge its pictures."""
-    config, inputs = job.config, job.inputs
+def fit_run(job: DASRJob, stage: Literal["dsn", "srn"]) -> LoopConfig:
+    """How a stage trains within `run.memory`. Raises InputError if no step fits."""
+    config, meta = job.config, torch.device("meta")
+    options = config.dsn if stage == "dsn" else config.srn
+    shapes = config.batch_shapes(stage, max(1, options.batch // distributed.world_size()))
+
+    def count(run: LoopConfig) -> MemoryCount:
+        tried = replace(config, run=replace(run, compile=False))
+        step: DSNStep | SRNStep
+        if stage == "dsn":
+            step = build_dsn_step(tried, job.weights, meta)
+        else:
+            step = build_srn_step(tried, job.weights, meta, random_distance(tried, meta))
+        return count_run(step, shapes, run, job.device)
+
+    return fit(config.run, options.perceptual.network == "vgg19", count, stage, job.run.say)
+
+
+def train_dsn(job: DASRJob, run: LoopConfig | None = None) -> History:
+    """Stage dsn: the down-sampling network, and the discriminator that will judge its pictures.
+
+    `run` is what `fit_run` gave, if it was called before.
+    """
+    config, inputs, run = job.config, job.inputs, run or fit_run(job, "dsn")
     torch.manual_seed(config.run.seed)
-    step = build_dsn_step(config, job.weights, job.device)
+    step = build_dsn_step(replace(config, run=run), job.weights, job.device)
     streams = dsn_streams(config, inputs)
 
     def examples() -> Iterator[Example]:
@@ -206,12 +240,12 @@ def srn_streams(config: DASRConfig, inputs: Inputs, generated: Path) -> list[Str
     return streams
 
 
-def train_srn(job: DASRJob) -> History:
-    """Stage srn: the SR network."""
-    config, inputs = job.config, job.inputs
+def train_srn(job: DASRJob, run: LoopConfig | None = None) -> History:
+    """Stage srn: the SR network; `run` as in `train_dsn`."""
+    config, inputs, run = job.config, job.inputs, run or fit_run(job, "srn")
     torch.manual_seed(config.run.seed)
     distance = load_distance(job) if config.weighted and config.maps.on_the_fly else None
-    step = build_srn_step(config, job.weights, job.device, distance)
+    step = build_srn_step(replace(config, run=run), job.weights, job.device, distance)
     streams = srn_streams(config, inputs, job.folder("generated"))
 
     def examples() -> Iterator[Example]:

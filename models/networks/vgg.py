@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import srkernels
+from models.networks import frozen
 
 # Channels of a stage and its convolutions; a 2x2 max pooling lies between two stages.
 _STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
@@ -25,6 +26,8 @@ class VGG19Features(nn.Module):
 
     Input (N, 3, H, W), RGB in [0, 1], H and W at least 16; output of stage s (N, 64 ... 512, H / 2^(s-1), W / 2^(s-1)).
     With `input_norm` it is normalised by ImageNet's mean and standard deviation first (ESRGAN, DASR; USR-DA does not).
+
+    `save` says what is kept for the backward pass: "activations", or "signs", one bit in place of each (`frozen.py`).
     """
 
     mean: Tensor
@@ -34,6 +37,7 @@ class VGG19Features(nn.Module):
         super().__init__()
         self.layers = tuple(dict.fromkeys(layers))
         self.input_norm = input_norm
+        self.save = "activations"
         self.features = nn.ModuleDict()
         self._name_of: dict[str, str] = {}  # key of each convolution to its stage and number, "5_4"
         at, channels = 0, 3
@@ -77,9 +81,14 @@ class VGG19Features(nn.Module):
         for key, conv in self.features.items():
             name = self._name_of[key]
             if name.endswith("_1") and name != "1_1":
-                x = F.max_pool2d(x, 2)
+                x = frozen.max_pool2d(x, 2, 2) if self.save == "signs" else F.max_pool2d(x, 2)
             before, after = "conv" + name, "relu" + name
-            if before in self.layers:
+            if self.save == "signs":
+                x = frozen.convolution(x, conv.weight, conv.bias)
+                if before in self.layers:
+                    yield before, x
+                x = frozen.relu(x, inplace=before not in self.layers)
+            elif before in self.layers:
                 z = srkernels.conv2d_act(x, conv.weight, conv.bias, activation="none")
                 yield before, z
                 x = F.relu(z)
@@ -87,3 +96,10 @@ class VGG19Features(nn.Module):
                 x = srkernels.conv2d_act(x, conv.weight, conv.bias)
             if after in self.layers:
                 yield after, x
+
+
+def keep_signs(network: nn.Module) -> None:
+    """Makes every VGG-19 in the network keep signs in place of activations for the backward pass."""
+    for module in network.modules():
+        if isinstance(module, VGG19Features):
+            module.save = "signs"

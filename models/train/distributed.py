@@ -20,6 +20,7 @@ from models.train.watch import Watch
 # A group on the CPU for what only hosts need to agree on.
 _flags: dist.ProcessGroup | None = None
 _watch: Watch | None = None
+_alone = False
 
 # Ranks may wait that long for the one that validates, as long as it gets on: the watch sees to that.
 _LONGEST = timedelta(hours=6)
@@ -29,12 +30,27 @@ class LostRank(Exception):
     """Another rank is gone, and with it the run; why is said there."""
 
 
+def _joined() -> bool:
+    return dist.is_initialized() and not _alone
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, this process is the only rank: nothing is sent."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
+
+
 def rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if _joined() else 0
 
 
 def world_size() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if _joined() else 1
 
 
 def is_main() -> bool:
@@ -92,14 +108,14 @@ def _together() -> Iterator[None]:
 
 
 def barrier() -> None:
-    if dist.is_initialized():
+    if _joined():
         with _together():
             dist.barrier()
 
 
 def any_rank(flag: bool) -> bool:
     """Whether the flag is set anywhere. Waits for the other ranks' hosts, and for no device."""
-    if not dist.is_initialized():
+    if not _joined():
         return flag
     value = torch.tensor([float(flag)])
     with _together():
@@ -123,7 +139,7 @@ def on_main(action: Callable[[], None]) -> None:
 
 def broadcast_weights(networks: Iterable[nn.Module]) -> None:
     """Copies the main rank's weights and buffers to every rank."""
-    if dist.is_initialized():
+    if _joined():
         with _together():
             for network in networks:
                 for value in (*network.parameters(), *network.buffers()):
@@ -135,7 +151,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
     With losses that are means over a rank's share, this is the gradient of the mean over the global batch.
     """
-    if not dist.is_initialized():
+    if not _joined():
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:

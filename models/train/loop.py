@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import srkernels
-from models.config import Bound, Updates
+from models.config import Bound, Size, Updates
 from models.data import BadImages, InputError
 from models.data.patches import Batch, ReaderKilled
 from models.networks import save_weights
@@ -48,6 +48,10 @@ class LoopConfig:
     """Layout of networks and batches; bf16 is fast only in this one."""
     recompute: bool = False
     """Blocks of the generator save only their input and recompute the rest in the backward pass: less memory."""
+    feature_signs: bool = False
+    """A perceptual loss's VGG-19 keeps one bit in place of each activation for the backward pass: less memory."""
+    memory: Annotated[str, Size(1, 10**15)] | None = None
+    """A size such as 24GB: takes --run.feature-signs, --run.recompute or both if a step needs them to fit, by count."""
     compile: bool = False
     """Compiles the generator with torch.compile."""
     tune: bool = False

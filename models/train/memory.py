@@ -12,6 +12,7 @@ allocator loses between blocks.
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import weakref
@@ -26,7 +27,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.train.players import Batch
+from models.train.players import Batch, Step
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,22 @@ def largest_batch(count: Callable[[int], MemoryCount], limit: float, near: int) 
     while count(found + 1).peak <= limit:
         found += 1
     return found
+
+
+def kept_networks(step: Step, *, average: bool) -> list[nn.Module]:
+    """All networks that a run of this step has in memory, those of its losses and an average of the generator too."""
+    players = step.players
+    found = [players.generator, players.discriminator]
+    for value in vars(step).values():
+        owner = getattr(value, "__self__", value)  # of a network's method
+        if isinstance(owner, nn.Module):
+            found.append(owner)
+    return list(dict.fromkeys(found)) + ([copy.deepcopy(players.generator)] if average else [])
+
+
+def empty_batch(shapes: Mapping[str, Sequence[int]], layout: torch.memory_format) -> Batch:
+    """An uninitialised batch."""
+    return {name: torch.empty(*shape).contiguous(memory_format=layout) for name, shape in shapes.items()}
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from torch.optim import Adam
 from models.data import InputError
 from models.networks import USRDAGenerator, VGG19Features
 from models.networks.blocks import recompute_blocks
+from models.networks.vgg import keep_signs
 from models.networks.weight_options import load_network, load_vgg
 from models.train.losses import FeatureLoss
 from models.train.players import Players
@@ -49,6 +50,8 @@ def assemble(
     )
     if run.recompute:
         recompute_blocks(generator)
+    if run.feature_signs and features is not None:
+        keep_signs(features)
     for network in (generator, discriminators, features):
         if network is not None:
             network.to(device, memory_format=run.layout)

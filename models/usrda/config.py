@@ -124,6 +124,11 @@ class USRDAConfig:
         """Side of an LR crop in pixels."""
         return self.crop // self.scale
 
+    def batch_shapes(self, batch: int) -> dict[str, tuple[int, ...]]:
+        """What a step is given."""
+        sides = {"source_lr": self.lr_crop, "hr": self.crop, "real_lr": self.lr_crop}
+        return {name: (batch, 3, side, side) for name, side in sides.items()}
+
     def without(self, *terms: str) -> USRDAConfig:
         """The same without these terms of Eq. 9."""
         return replace(self, loss=replace(self.loss, **dict.fromkeys(terms, 0.0)))

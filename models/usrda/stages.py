@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,10 +15,13 @@ from models.evaluate import pictures
 from models.evaluate.examples import enlarged, middle, sr_examples, tried
 from models.evaluate.validation import validate
 from models.networks import USRDAGenerator
+from models.train import distributed
 from models.train.batches import loader, with_cache
+from models.train.budget import count_run, fit
 from models.train.job import TrainingJob
-from models.train.loop import History, Stage, train
-from models.usrda.build import WeightFiles, build_step
+from models.train.loop import History, LoopConfig, Stage, train
+from models.train.memory import MemoryCount
+from models.usrda.build import WeightFiles, assemble, build_step, random_features
 from models.usrda.config import USRDAConfig
 from models.usrda.synthesis import SourceDataset, SourceLR
 
@@ -52,8 +56,9 @@ def make_dataset(config: USRDAConfig, inputs: Inputs) -> SourceDataset:
 def train_usrda(job: USRDAJob) -> History:
     """Trains all networks to the end of the schedule. Raises what `models.train.loop.train` raises."""
     config, inputs, device = job.config, job.inputs, job.device
+    run = fit_run(job)
     torch.manual_seed(config.run.seed)
-    step = build_step(config, job.weights, device)
+    step = build_step(replace(config, run=run), job.weights, device)
     dataset = make_dataset(config, inputs)
     folder = job.folder() / "visualization"
 
@@ -86,6 +91,20 @@ def train_usrda(job: USRDAJob) -> History:
         accepted=lambda: job.record(dump_yaml(config)),
     )
     return train(stage, job.run, job.folder(), config.run, settings_of(config), device)
+
+
+def fit_run(job: USRDAJob) -> LoopConfig:
+    """How it trains within `run.memory`. Raises InputError if no step fits."""
+    config, meta = job.config, torch.device("meta")
+    shapes = config.batch_shapes(max(1, config.batch // distributed.world_size()))
+
+    def count(run: LoopConfig) -> MemoryCount:
+        tried = replace(config, run=replace(run, compile=False))
+        with meta:
+            features = random_features(tried)
+        return count_run(assemble(tried, features, job.weights, meta), shapes, run, job.device)
+
+    return fit(config.run, config.perceptual.network == "vgg19", count, "usrda", job.run.say)
 
 
 class CollapseWatch:

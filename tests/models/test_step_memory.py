@@ -12,15 +12,18 @@ from torch import Tensor, nn
 import srkernels
 from bench.timing import peak_bytes
 from models.commands import dry_run
-from models.commands.dry_run import Option, count_rows, make_batch, options
+from models.commands.dry_run import Option, count_rows, options
 from models.commands.usrda import main, parse
 from models.data import InputError
-from models.train.memory import MemoryCount, count_step, imagine, imagined, largest_batch
+from models.networks import VGG19Features
+from models.train.budget import Saving
+from models.train.memory import MemoryCount, count_step, empty_batch, imagine, imagined, largest_batch
 from models.usrda.build import WeightFiles, assemble, random_features
 from models.usrda.config import DiscriminatorConfig, PerceptualConfig, USRDAConfig, load_preset
 from srkernels.ops.conv.support import onednn_runs
 
 N = 100_000
+NOTHING = Saving()
 
 
 class Scale(nn.Module):
@@ -65,9 +68,9 @@ def test_gradients_are_told_apart():
 
 def test_only_what_is_trained_has_a_state():
     """Without its regularisation USR-DA trains no G_t, and no D_t and D_f."""
-    config = reconstruction_alone(config_of("fp32", False))
+    config = reconstruction_alone(config_of("fp32"))
     step, networks, optimizers = build(config, "cpu")
-    batch = {name: torch.rand_like(value) for name, value in make_batch(config, config.batch).items()}
+    batch = {name: torch.rand_like(value) for name, value in a_batch(config).items()}
     found = count_step(step, batch, networks, optimizers).optimizer
     trained = [*step.players.generator.encoder.parameters(), *step.players.generator.decoder_sr.parameters()]
     assert found == sum(2 * parameter.nbytes + 4 for parameter in trained)
@@ -106,7 +109,7 @@ def test_what_an_op_makes_inside_is_counted(save):
         assert count == pytest.approx(measured(step, batch, []), rel=0.1)
 
 
-def config_of(precision: str, recompute: bool, kind: str = "nlayer_s2", norm: str = "spectral") -> USRDAConfig:
+def config_of(precision: str, saving: Saving = NOTHING, kind: str = "nlayer_s2", norm: str = "spectral") -> USRDAConfig:
     """A small one, of numbers of channels for which no CPU has ops that are chosen before eager PyTorch."""
     config = load_preset("paper-unpaired")
     critic = DiscriminatorConfig(kind, norm, 8)
@@ -123,7 +126,7 @@ def config_of(precision: str, recompute: bool, kind: str = "nlayer_s2", norm: st
         perceptual=PerceptualConfig("none"),
         crop=64,
         batch=2,
-        run=replace(config.run, precision=precision, recompute=recompute),
+        run=replace(config.run, precision=precision, **saving._asdict()),
     )
 
 
@@ -141,6 +144,10 @@ def build(config: USRDAConfig, device: str):
     return step, networks, [step.players.optimizer_g, step.players.optimizer_d]
 
 
+def a_batch(config: USRDAConfig) -> Mapping[str, Tensor]:
+    return empty_batch(config.batch_shapes(config.batch), config.run.layout)
+
+
 def imagined_count(
     config: USRDAConfig, backend: str | None = None, precision: torch.dtype | None = None
 ) -> MemoryCount:
@@ -148,30 +155,31 @@ def imagined_count(
     with imagined(), srkernels.use_backend(backend):
         imagine(networks, optimizers)
         step = step.in_precision(precision or step.players.precision)
-        return count_step(step, make_batch(config, config.batch), networks, optimizers)
+        return count_step(step, a_batch(config), networks, optimizers)
 
 
 @pytest.mark.parametrize(
-    ("kind", "norm", "perceptual", "backend", "precision", "recompute"),
+    ("kind", "norm", "perceptual", "backend", "precision", "saving"),
     [
-        ("nlayer_s2", "spectral", "none", None, "fp32", False),
-        ("nlayer_s2", "spectral", "none", None, "fp32", True),
-        ("nlayer_s2", "spectral", "none", None, "bf16", False),
-        ("nlayer_s2", "spectral", "none", None, "bf16", True),
-        ("vgg", "batch", "none", None, "fp32", True),
-        ("vgg", "batch", "none", None, "bf16", False),
-        ("nlayer_s2", "instance", "vgg19", "reference", "fp32", True),
-        ("vgg", "spectral", "vgg19", "reference", "bf16", False),
+        ("nlayer_s2", "spectral", "none", None, "fp32", Saving()),
+        ("nlayer_s2", "spectral", "none", None, "fp32", Saving(True)),
+        ("nlayer_s2", "spectral", "none", None, "bf16", Saving()),
+        ("nlayer_s2", "spectral", "none", None, "bf16", Saving(True)),
+        ("vgg", "batch", "none", None, "fp32", Saving(True)),
+        ("vgg", "batch", "none", None, "bf16", Saving()),
+        ("nlayer_s2", "instance", "vgg19", "reference", "fp32", Saving(True)),
+        ("vgg", "spectral", "vgg19", "reference", "bf16", Saving()),
+        ("nlayer_s2", "instance", "vgg19", "reference", "fp32", Saving(feature_signs=True)),
     ],
 )
-def test_count_is_what_is_allocated(kind, norm, perceptual, backend, precision, recompute):
+def test_count_is_what_is_allocated(kind, norm, perceptual, backend, precision, saving):
     if precision == "bf16" and not onednn_runs(torch.bfloat16):
         pytest.skip("without oneDNN's, PyTorch's convolutions of bf16 unfold their images on this processor")
-    config = config_of(precision, recompute, kind, norm)
+    config = config_of(precision, saving, kind, norm)
     config = replace(config, perceptual=PerceptualConfig(perceptual, ("conv3_1",)))
     with srkernels.use_backend(backend):
         step, networks, optimizers = build(config, "cpu")
-        batch = {name: torch.rand_like(value) for name, value in make_batch(config, config.batch).items()}
+        batch = {name: torch.rand_like(value) for name, value in a_batch(config).items()}
         real = count_step(step, batch, networks, optimizers)
         assert of_the_step(real, batch) == pytest.approx(measured(step, batch, optimizers), rel=0.1)
     fake = imagined_count(config, backend)
@@ -181,7 +189,7 @@ def test_count_is_what_is_allocated(kind, norm, perceptual, backend, precision, 
 
 def test_fp16_counts_as_bf16():
     """In which the dry run counts, so that no CPU's own ops are in the way."""
-    config = reconstruction_alone(config_of("bf16", False))
+    config = reconstruction_alone(config_of("bf16"))
     assert imagined_count(config).peak == imagined_count(config, precision=torch.float16).peak
 
 
@@ -200,16 +208,17 @@ def test_largest_batch_fits_where_memory_grows_faster_than_a_line():
 
 
 def test_options_that_save_memory_do():
-    config, limit = reconstruction_alone(config_of("fp32", False)), 1e9
-    first = Option("fp32", False, None)
-    others = [replace(first, precision="bf16"), replace(first, recompute=True), replace(first, backend="triton")]
+    config, limit = reconstruction_alone(config_of("fp32")), 1e9
+    first = Option("fp32", Saving(), None)
+    recompute = Saving(recompute=True)
+    others = [replace(first, precision="bf16"), replace(first, saving=recompute), replace(first, backend="triton")]
     found, *saving = count_rows(config, limit, [first, *others])
     for row in saving:
         assert row.count.activations < 0.9 * found.count.activations
         assert row.largest > found.largest
     constant = found.count.peak - found.count.activations
     assert found.largest == pytest.approx((limit - constant) / found.count.activations * config.batch, rel=0.1)
-    assert set(others) < set(options())
+    assert set(others) < set(options(config))
 
 
 @pytest.mark.parametrize(
@@ -231,6 +240,50 @@ def test_what_dense_blocks_keep(save, backend, channels):
     assert (peak(6) - peak(3)) / (3 * 4 * n * side * side) == pytest.approx(channels, rel=0.01)
 
 
+@pytest.mark.parametrize(("n", "side"), [(2, 32), (16, 512)], ids=["small", "paper"])
+@pytest.mark.parametrize(
+    ("save", "precision", "backend"),
+    [
+        ("activations", torch.float32, "native"),
+        ("activations", torch.float16, None),
+        ("signs", torch.float32, None),
+        ("signs", torch.float16, None),
+    ],
+)
+def test_what_vgg_keeps_by_hand(save, precision, backend, n, side):
+    """To the byte: 3.8 GB at the paper's size in half precision, of which 1.0 are indices; 0.28 with signs."""
+    pixels, size = n * side**2, precision.itemsize
+    activations = (64 * 2 + 128 * 2 // 4 + 256 * 4 // 16 + 512 * 4 // 64) * pixels + 512 * 3 * pixels // 256
+    windows = sum(c * pixels // 4**s for s, c in enumerate((64, 128, 256, 512), 1))
+    with torch.device("meta"):
+        network = VGG19Features()
+    network.save = save
+    filters = sum(conv.weight.numel() for conv in network.features.values())
+    if save == "signs":
+        wanted = activations // 8 + windows
+    elif backend is None:  # eager PyTorch: every convolution's input, and filters and picture as autocast rounded them
+        wanted = (activations + windows + 3 * pixels + filters) * size + 8 * windows
+    else:
+        wanted = activations * size + 8 * windows
+    between = 10**13  # so large that the step needs the most when this is there
+
+    def step(batch):
+        with torch.autocast("cpu", precision, enabled=precision.itemsize == 2):
+            found = network(batch["x"])
+        torch.empty(between, dtype=torch.uint8)
+        del found
+
+    with imagined(), srkernels.use_backend(backend):
+        imagine([network], [])
+        layout = torch.channels_last
+        batch = {"x": torch.empty(n, 3, side, side, requires_grad=True).contiguous(memory_format=layout)}
+        found = count_step(step, batch, [network], []).activations
+    features = 512 * pixels // 256 * size
+    assert found == between + wanted + features + 12 * pixels
+    if side == 512 and size == 2:
+        assert f"{wanted / 1e9:.2f}" == ("0.28" if save == "signs" else "3.79")
+
+
 @pytest.mark.thorough
 def test_papers_batch_fits_24_gb():
     config = load_preset("paper-unpaired")
@@ -239,7 +292,9 @@ def test_papers_batch_fits_24_gb():
 
 
 def test_command_prints_and_needs_no_pictures(monkeypatch, capsys):
-    monkeypatch.setattr(dry_run, "options", lambda: [Option("fp32", False, None), Option("bf16", False, None)])
+    monkeypatch.setattr(
+        dry_run, "options", lambda config: [Option(precision, Saving(), None) for precision in ("fp32", "bf16")]
+    )
     monkeypatch.delenv("SRKERNELS_BACKEND", raising=False)
     small = ["--preset", "tiny", "--num-feat", "8", "--num-block", "1", "--num-block-t", "1", "--run.precision", "bf16"]
     assert main(["--dry-run", "--base", *small, "--card-gb", "0.01", "--batch", "1"]) == 0
@@ -251,7 +306,15 @@ def test_command_prints_and_needs_no_pictures(monkeypatch, capsys):
 
 def test_backend_of_the_environment_is_the_one_asked_for_by_name(monkeypatch):
     monkeypatch.setenv("SRKERNELS_BACKEND", "reference")
-    assert {option.backend for option in options()} == {None, "reference"}
+    assert {option.backend for option in options(load_preset("tiny"))} == {None, "reference"}
+
+
+@pytest.mark.parametrize("saving", [Saving(), Saving(True), Saving(True, True), Saving(feature_signs=True)])
+def test_the_run_as_configured_is_among_the_options(saving, monkeypatch):
+    monkeypatch.delenv("SRKERNELS_BACKEND", raising=False)
+    config = load_preset("paper-unpaired")
+    config = replace(config, run=replace(config.run, **saving._asdict()))
+    assert options(config).count(Option("fp32", saving, None)) == 1
 
 
 def test_flag_can_be_taken_back():

@@ -131,7 +131,7 @@ def test_killed_at_any_moment_and_resumed_the_weights_are_the_same(folders, tmp_
 def test_two_ranks_are_one(folders, tmp_path):
     """The same global batch, its noise included, on two ranks and on one: the same weights but for a sum's order."""
     # A network that starts as bicubic starts with an L1 of rounding errors, whose sign is chance.
-    command = ["-m", "models", "usrda", *SHORT, *folders, "--no-bicubic-skip"]
+    command = ["-m", "models", "usrda", *SHORT, *folders, "--no-bicubic-skip", "--run.memory=1GB"]
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29578"]
     for name, launcher, more in (("one", [], []), ("two", torchrun, []), ("other", [], ["--run.seed=1"])):
         finish([*launcher, *command, *more, f"--out={tmp_path / name}"])

@@ -14,10 +14,15 @@ from torch import Tensor
 
 from models.commands.profile.parts import ProfileParts, Subject, random_weights
 from models.commands.profile.stopwatch import Stopwatch, Timed, timed_both_ways, timed_optimizer, timed_update
-from models.dasr.build import WeightFiles, build_dsn_step, build_filter, build_srn_step
+from models.dasr.build import (
+    WeightFiles,
+    build_dsn_step,
+    build_filter,
+    build_srn_step,
+    random_distance,
+    random_features,
+)
 from models.dasr.config import DASRConfig, PerceptualConfig, check, load_preset
-from models.dasr.losses import Perceptual
-from models.dasr.maps import DistanceMap
 from models.dasr.stages import cut_to, dsn_streams, srn_streams
 from models.dasr.steps import DSNStep, SRNStep
 from models.data import (
@@ -33,9 +38,6 @@ from models.data import (
 )
 from models.data.files import write_whole
 from models.data.resize import bicubic
-from models.networks import LPIPS, VGG19Features
-from models.train.loop import LoopConfig
-from models.train.losses import DistanceLoss, FeatureLoss
 
 # Generated pairs that are made up for stage srn; patches are drawn from these again and again.
 _PAIRS = 16
@@ -51,12 +53,12 @@ def prepare(stage: str, config: DASRConfig, hr: Source, real_lr: Source, folder:
         options, step = config.dsn, build_dsn_step(bare, WeightFiles(), device)
         streams = dsn_streams(bare, Inputs(hr, real_lr))
     else:
-        options, step = config.srn, build_srn_step(bare, WeightFiles(), device, _distance(bare, device))
+        options, step = config.srn, build_srn_step(bare, WeightFiles(), device, random_distance(bare, device))
         _write_pairs(hr, config.scale, build_filter(config.dsn.discriminator).stride, folder)
         streams = srn_streams(bare, Inputs(hr, real_lr), folder)
         notes += ("bicubic LR pictures and constant maps stand in for generated ones: the time is the same",)
     if options.perceptual.network != "none":
-        step = replace(step, features=_random_features(options.perceptual, config.run, device))
+        step = replace(step, features=random_features(options.perceptual, config.run, device))
         notes += (random_weights(options.perceptual.network),)
     return Subject(
         PatchDataset(streams, config.run.seed, grey_images="convert"),
@@ -92,14 +94,6 @@ def timed(step: DSNStep | SRNStep, watch: Stopwatch) -> Callable[[Mapping[str, T
     return timed_update(watch, inside)
 
 
-def _distance(config: DASRConfig, device: torch.device) -> DistanceMap | None:
-    if not config.weighted or not config.maps.on_the_fly:
-        return None
-    discriminator = build_dsn_step(config, WeightFiles(), device).players.discriminator
-    view = build_filter(config.dsn.discriminator)
-    return DistanceMap(discriminator, view, config.maps).to(device).requires_grad_(False).eval()
-
-
 def _write_pairs(hr: Source, scale: int, stride: int, folder: Path) -> None:
     """Bicubic LR pictures and constant maps of the first HR pictures, in the form that stage maps writes."""
     check_names(hr)
@@ -112,13 +106,6 @@ def _write_pairs(hr: Source, scale: int, stride: int, folder: Path) -> None:
         write_picture(folder / "lr" / f"{hr.names[index]}.png", to_pixels(lr))
         constant = np.full([side // stride for side in lr.shape[1:]], 0.5, dtype=np.float32)
         write_whole(folder / "maps" / f"{hr.names[index]}.npy", partial(np.save, arr=constant))
-
-
-def _random_features(perceptual: PerceptualConfig, run: LoopConfig, device: torch.device) -> Perceptual:
-    if perceptual.network == "vgg19":
-        features = VGG19Features(perceptual.layers).to(device, memory_format=run.layout)
-        return FeatureLoss(features, perceptual.map_resize)
-    return DistanceLoss(LPIPS().to(device, memory_format=run.layout))
 
 
 PROFILE = ProfileParts(config=DASRConfig, load_preset=load_preset, check=check, stages=("dsn", "srn"), prepare=prepare)
