@@ -149,6 +149,8 @@ def _layouts(row: dict[str, Any], reduced: bool) -> list[tuple[tuple[str, ...], 
         chosen = tuple(layout for layout in chosen if layout in REFERENCE_LAYOUTS)
     if reduced and row["spec"].composed and "dtype" in row:
         chosen = ("sliced",) if row["dtype"] is torch.float32 else ("channels_last",)
+    if reduced:
+        return [((layout,), layout) for layout in chosen]
     dense = tuple(layout for layout in chosen if layout in ("contiguous", "channels_last"))
     others = tuple(layout for layout in chosen if layout not in dense)
     return [(layouts, id) for layouts, id in ((dense, "dense"), (others, "strided")) if layouts]

@@ -15,7 +15,7 @@ from helpers.process import ROOT, environment, python
 from srkernels import _triton
 
 VALUES = "parity.py::test_values_and_gradients"
-USUAL = "fp32 and strided or bf16 and dense"
+USUAL = "fp32 and sliced or bf16 and channels_last"
 REST = [
     "parity.py::test_expanded_cotangents",
     "parity.py::test_nan_and_inf_propagate",
