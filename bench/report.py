@@ -215,6 +215,7 @@ def plot_scaling(results: Mapping[str, Any], path: Path) -> None:
         axis.grid(which="major", linewidth=0.4, color="#dddddd")
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.yaxis.set_minor_formatter(NullFormatter())
         axis.tick_params(labelsize=8)
     figure.supxlabel("pixels", fontsize=9)
