@@ -299,7 +299,8 @@ def _run(loader: DataLoader[Batch | InputError]) -> Generator[Batch, None, None]
                 raise batch
             yield batch
     except RuntimeError as error:
-        if any(reader.exitcode for reader in readers):
+        # One that was killed as soon as it was there is none of the children any more.
+        if len(readers) < loader.num_workers or any(reader.exitcode for reader in readers):
             raise ReaderKilled(
                 "a process that reads pictures was killed, perhaps because memory ran out (--run.workers)"
             ) from error

@@ -481,6 +481,23 @@ def test_a_killed_worker_is_noticed_where_a_batch_is_wanted_and_nowhere_else():
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.thorough
+def test_a_worker_killed_before_it_is_listed_is_noticed_too(monkeypatch):
+    listed, calls = multiprocessing.active_children, []
+
+    def kill_and_list():
+        calls.append(None)
+        if len(calls) == 2:  # behind the fork
+            for worker in listed():
+                worker.kill()
+                worker.join(timeout=30)
+        return listed()
+
+    monkeypatch.setattr(data.patches.multiprocessing, "active_children", kill_and_list)
+    with pytest.raises(data.patches.ReaderKilled, match="a process that reads pictures was killed"):
+        list(data.make_loader(PatchDataset([pairs()], seed=0), 2, 0, 50, workers=2))
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_workers_outlive_the_signals_that_ask_a_run_to_stop():
     batches = iter(data.make_loader(PatchDataset([pairs()], seed=0), 2, 0, 12, workers=1))
