@@ -7,10 +7,11 @@ distributed run share out one global batch, and a run resumes by starting at ano
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import lru_cache
 from itertools import chain
 from math import gcd
@@ -288,19 +289,24 @@ class ReaderKilled(Exception):
 
 def _run(loader: DataLoader[Batch | InputError]) -> Generator[Batch, None, None]:
     others, handler = set(multiprocessing.active_children()), signal.getsignal(signal.SIGCHLD)
-    batches = iter(loader)
-    readers = set(multiprocessing.active_children()) - others
-    if threading.current_thread() is threading.main_thread():
-        # PyTorch's raises an error wherever the process happens to be, such as in the midst of writing a file.
-        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
+    batches: Iterator[Batch | InputError] | None = None
+    readers: set[Any] = set()
     try:
+        batches = iter(loader)
+        readers = set(multiprocessing.active_children()) - others
+        if threading.current_thread() is threading.main_thread():
+            # PyTorch's raises an error wherever the process happens to be, such as in the midst of writing a file.
+            signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
         for batch in batches:
             if isinstance(batch, InputError):
                 raise batch
             yield batch
-    except RuntimeError as error:
-        # One that was killed as soon as it was there is none of the children any more.
-        if len(readers) < loader.num_workers or any(reader.exitcode for reader in readers):
+    except (RuntimeError, OSError, EOFError) as error:  # PyTorch's, or what a connection to nobody gives
+        for reader in readers:
+            if multiprocessing.connection.wait([reader.sentinel], timeout=1):
+                reader.join(timeout=1)
+        # PyTorch names one that was killed as soon as it was there, and is none of the children any more.
+        if "DataLoader worker" in str(error) or any(reader.exitcode for reader in readers):
             raise ReaderKilled(
                 "a process that reads pictures was killed, perhaps because memory ran out (--run.workers)"
             ) from error

@@ -498,6 +498,28 @@ def test_a_worker_killed_before_it_is_listed_is_noticed_too(monkeypatch):
         list(data.make_loader(PatchDataset([pairs()], seed=0), 2, 0, 50, workers=2))
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()], ids=repr)
+def test_a_connection_that_a_killed_worker_breaks_off_tells_of_it(error):
+    """Tensors come through sockets, which may end before the process is known to have."""
+
+    class Loader:
+        num_workers = 1
+
+        def __iter__(self):
+            self.reader = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+            self.reader.start()
+            return self.batches()
+
+        def batches(self):
+            self.reader.kill()
+            raise error
+            yield {}
+
+    batches = data.patches._run(Loader())
+    with pytest.raises(data.patches.ReaderKilled, match="a process that reads pictures was killed"):
+        next(batches)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_workers_outlive_the_signals_that_ask_a_run_to_stop():
     batches = iter(data.make_loader(PatchDataset([pairs()], seed=0), 2, 0, 12, workers=1))
