@@ -6,7 +6,7 @@ cannot run leaves one skipped test per gate, with its reason. A test without ``t
 what it runs on.
 
 A whole run (``pytest``) uses all cores (pytest-xdist), long tests first; those marked ``thorough`` only with
-``--thorough``; CI takes a third of them by turns. A run that names files or tests takes whatever it names.
+``--thorough``; CI takes a quarter of them by turns. A run that names files or tests takes whatever it names.
 """
 
 from __future__ import annotations
