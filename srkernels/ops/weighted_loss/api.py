@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from ..._dispatch import autocasts
-from ..._validate import boolean, choice, number
-from .arguments import BILINEAR, BILINEAR_CORNERS, L1, MEAN, REDUCTIONS, Operands, Settings
+from ..._validate import choice, number
+from .arguments import MEAN, REDUCTIONS, Operands, Settings
 from .checks import NORMALIZE, as_map, check_images, form_of
 from .op import weighted_loss as _op
 
@@ -77,8 +77,7 @@ def weighted_l1_loss(
 ) -> Tensor:
     """``w * |input - target|``, summed up: ``weighted_loss`` of the kind "l1", with a bilinear resize."""
     name = "weighted_l1_loss"
-    form = BILINEAR_CORNERS if boolean(name, "align_corners", align_corners) else BILINEAR, L1, 0.0
-    return _loss(name, (input, target, weight), reduction, normalize, form)
+    return _loss(name, (input, target, weight), reduction, normalize, form_of(name, align_corners=align_corners))
 
 
 def _loss(
@@ -89,7 +88,7 @@ def _loss(
     by_weight = choice(name, "normalize", normalize, NORMALIZE) and code == MEAN
     check_images(name, input, target)
     factor = None
-    if isinstance(weight, Real) and not isinstance(weight, bool):
+    if not isinstance(weight, Tensor) and isinstance(weight, Real) and not isinstance(weight, bool):
         factor, weight = number(name, "weight", weight), None
         if by_weight:  # it cancels
             factor = factor / factor if factor else nan

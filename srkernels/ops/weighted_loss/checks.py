@@ -18,7 +18,12 @@ _AXES = "(N or 1, 1 or C, h, w)"
 
 
 def form_of(
-    name: str, kind: str, eps: float, delta: float, interpolation: str, align_corners: bool
+    name: str,
+    kind: str = "l1",
+    eps: float = 1e-12,
+    delta: float = 1.0,
+    interpolation: str = "bilinear",
+    align_corners: bool = False,
 ) -> tuple[int, int, float]:
     """(resize, kind, its parameter), as ``Settings`` has them."""
     code, parameter = choice(name, "kind", kind, KINDS), 0.0

@@ -22,18 +22,14 @@ def eager(
     target: Tensor,
     weight: Tensor | None = None,
     *,
-    kind: str = "l1",
-    eps: float = 1e-12,
-    delta: float = 1.0,
     reduction: str = "mean",
     normalize: str = "numel",
-    interpolation: str = "bilinear",
-    align_corners: bool = False,
+    **form: Any,
 ) -> Tensor:
-    """``weighted_loss`` by ``F.interpolate`` and eager arithmetic."""
+    """``weighted_loss`` by ``F.interpolate`` and eager arithmetic; ``form``: its other settings."""
     code = REDUCTIONS[reduction]
     by_weight = normalize == "weight_sum" and code == MEAN
-    resize, number, parameter = form_of("weighted_loss", kind, eps, delta, interpolation, align_corners)
+    resize, number, parameter = form_of("weighted_loss", **form)
     return reference.loss(Operands(input, target, weight), Settings(code, by_weight, resize, False, number, parameter))
 
 

@@ -17,10 +17,19 @@ from srkernels._parity import present
 from srkernels._spec import Case, OpSpec
 from srkernels.ops import specs
 from srkernels.ops.conv.spec import CONV2D_ACT, block_case, dense_case
-from srkernels.ops.weighted_loss.spec import WEIGHTED_L1
+from srkernels.ops.weighted_loss.spec import WEIGHTED_LOSS
 
 LAYOUTS = ("contiguous", "channels_last")
-REDUCTIONS = ({}, {"normalize": "weight_sum"}, {"reduction": "sum"}, {"reduction": "none"})
+REDUCTIONS = (
+    {},
+    {"normalize": "weight_sum"},
+    {"reduction": "sum", "kind": "charbonnier"},
+    {"reduction": "none", "interpolation": "nearest"},
+    {"kind": "mse", "interpolation": "nearest"},
+    {"kind": "huber", "normalize": "weight_sum"},
+    {"reduction": "sum"},
+    {"reduction": "none"},
+)
 # Image and map: one whose signs are kept, and one with fewer elements than a vector in its rows.
 LOSSES = (((2, 3, 4, 8), (2, 1, 2, 3)), ((2, 3, 5, 7), (1, 3, 7, 5)))
 # A pixel, and a row and a column of each kind: signs kept, and one element left over; and one channel.
@@ -58,7 +67,7 @@ def mixed_losses() -> None:
         ]
         for j, needs in enumerate(((), *subsets(present(drawn)))):
             case = Case("mixed", shapes, REDUCTIONS[(i + j + k) % len(REDUCTIONS)])
-            both_passes(WEIGHTED_L1, case, drawn, needs)
+            both_passes(WEIGHTED_LOSS, case, drawn, needs)
 
 
 def mixed_residuals() -> None:
