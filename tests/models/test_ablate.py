@@ -15,7 +15,6 @@ from models.commands.ablate import dasr, usrda
 from models.dasr.config import load_preset
 from models.data import InputError, Photo
 from models.data.photographs import CAMERA, Domains
-from models.evaluate.validation import Score
 from models.usrda import config as usrda_config
 
 TINY = [
@@ -149,7 +148,9 @@ def test_order_is_compared_seed_by_seed():
     table = replace(table, rows=table.rows[:3])  # by PSNR the paper has hr-gbfs > bicubic-gbfs > hr-rgb
 
     def notes(**psnr: tuple[float, ...]) -> str:
-        scores = {name.replace("_", "-"): [Score(value, 0.5) for value in values] for name, values in psnr.items()}
+        scores = {
+            name.replace("_", "-"): [{"psnr": value, "ssim": 0.5} for value in values] for name, values in psnr.items()
+        }
         return ablate.order_notes(table, scores)[0]
 
     one = notes(bicubic_gbfs=(25.0,), hr_rgb=(26.0,), hr_gbfs=(27.0,))

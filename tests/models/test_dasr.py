@@ -344,7 +344,7 @@ def made_up_weights(vgg_file, tmp_path_factory) -> WeightFiles:
     alex = {key.removeprefix("net."): value for key, value in alexnet_state(lpips).items()}
     torch.save(alex, folder / "alex.pth")
     torch.save({f"lin{k}.model.1.weight": torch.rand(1, c, 1, 1) for k, c in enumerate(channels)}, folder / "lin.pth")
-    return WeightFiles(vgg_file, folder / "alex.pth", folder / "lin.pth")
+    return WeightFiles(vgg_file, lpips_alex=folder / "alex.pth", lpips_lin=folder / "lin.pth")
 
 
 def alexnet_state(lpips: LPIPS) -> dict[str, torch.Tensor]:

@@ -211,7 +211,7 @@ def test_vgg_features_before_and_after_the_activation():
     theirs = torchvision_features()
     state = {f"features.{key}": value for key, value in theirs.state_dict().items()}
     ours = VGG19Features(("relu5_4", "conv5_4", "conv1_1", "relu3_2"), input_norm=False)
-    ours.load_torchvision({**state, "classifier.0.weight": torch.zeros(2, 2)})
+    ours.load_state_dict(state)
     image = torch.rand(1, 3, 32, 40)
     found = ours(image)
     assert list(found) == ["relu5_4", "conv5_4", "conv1_1", "relu3_2"]
@@ -252,7 +252,7 @@ def test_vgg_is_frozen_and_says_what_it_does_not_know():
         *(f"features.{k}" for k in (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34))
     )
     with pytest.raises(RuntimeError, match=r"features\.36\.weight"):
-        network.load_torchvision({**network.state_dict(), "features.36.weight": torch.zeros(1)})
+        network.load_state_dict({**network.state_dict(), "features.36.weight": torch.zeros(1)})
     for layers in ((), ("conv6_1",), ("pool1",)):
         with pytest.raises(ValueError, match=r"layers must be some of conv1_1, relu1_1 \.\.\. relu5_4"):
             VGG19Features(layers)

@@ -14,16 +14,15 @@ from models.commands.ablate.parts import (
     Row,
     Trial,
     last_score,
-    mean_score,
     score_bicubic_hr,
 )
 from models.dasr.build import WeightFiles
-from models.dasr.config import DASRConfig, Frequency, check_weightless, load_preset
+from models.dasr.config import DASRConfig, Frequency, check_weights, load_preset
 from models.dasr.stages import DASRJob, train_dsn, train_srn, write_pairs
 from models.data.photographs import SCALE
 from models.evaluate import metrics
 from models.evaluate.examples import resized
-from models.evaluate.validation import Score, score
+from models.evaluate.validation import Judge, Score, mean_score
 
 _DIGITS = {"psnr": 3, "ssim": 4, "lpips": 3}
 
@@ -112,7 +111,7 @@ def _whole(config: DASRConfig) -> DASRConfig:
 
 def _job(config: DASRConfig, trial: Trial, folders: Mapping[str, Path]) -> DASRJob:
     """Stages in folders of their own or, where several rows have the same, in a shared one."""
-    return DASRJob(config, trial.domains.inputs, WeightFiles(), trial.run, trial.device, folders)
+    return DASRJob(config, trial.domains.inputs, WeightFiles(**vars(trial.weights)), trial.run, trial.device, folders)
 
 
 def _train_dsn(row: Row, trial: Trial) -> Score:
@@ -133,7 +132,8 @@ def _train_srn(row: Row, trial: Trial) -> Score:
 
 
 def _score_bicubic_lr(trial: Trial) -> Score:
-    return mean_score([score(resized(hr.pixels, 1 / SCALE), lr.pixels, 0) for lr, hr in trial.domains.held_out])
+    judge = Judge(0, trial.lpips)
+    return mean_score([judge(resized(hr.pixels, 1 / SCALE), lr.pixels) for lr, hr in trial.domains.held_out])
 
 
 def _setting(config: DASRConfig) -> str:
@@ -151,7 +151,7 @@ ABLATION = AblationParts(
     title="DASR",
     config=DASRConfig,
     load_preset=load_preset,
-    check=check_weightless,
+    check=check_weights,
     tables=tables,
     setting=_setting,
     paper_setting=(

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import numpy as np
 import torch
 
 from models.data.photographs import SCALE, Domains
 from models.evaluate import metrics
 from models.evaluate.examples import resized
-from models.evaluate.validation import Score, score
+from models.evaluate.validation import Judge, Score, mean_score
+from models.networks import LPIPS
+from models.networks.weight_options import PerceptualFiles
 from models.train.loop import History
 from models.train.run import Run
 
@@ -32,6 +33,8 @@ class Trial:
     folder: Path
     run: Run
     device: torch.device
+    weights: PerceptualFiles
+    lpips: LPIPS | None  # by those weights
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class AblationParts(Generic[C]):
     title: str
     config: type[C]
     load_preset: Callable[[str], C]
-    check: Callable[[C], None]
+    check: Callable[[C, PerceptualFiles], None]
     tables: Callable[[C], tuple[PaperTable, ...]]
     setting: Callable[[C], str]
     paper_setting: str
@@ -93,13 +96,10 @@ class AblationParts(Generic[C]):
 
 def last_score(history: History) -> Score:
     """What the loop measured after the last update."""
-    return Score(**history.measured[-1][1])
-
-
-def mean_score(scores: Sequence[Score]) -> Score:
-    return Score(*(float(values) for values in np.mean(scores, axis=0)))
+    return history.measured[-1][1]
 
 
 def score_bicubic_hr(trial: Trial) -> Score:
     """The baseline of SR networks: held-out LR, enlarged."""
-    return mean_score([score(resized(lr.pixels, SCALE), hr.pixels, SCALE) for lr, hr in trial.domains.held_out])
+    judge = Judge(SCALE, trial.lpips)
+    return mean_score([judge(resized(lr.pixels, SCALE), hr.pixels) for lr, hr in trial.domains.held_out])

@@ -5,8 +5,9 @@ from __future__ import annotations
 from models.commands.ablate.parts import JUDGED_SR, AblationParts, PaperTable, Row, Trial, last_score, score_bicubic_hr
 from models.data import InputError
 from models.evaluate.validation import Score
+from models.networks.weight_options import PerceptualFiles
 from models.usrda.build import WeightFiles
-from models.usrda.config import REGULARISATION, USRDAConfig, check_weightless, load_preset
+from models.usrda.config import REGULARISATION, USRDAConfig, check_weights, load_preset
 from models.usrda.stages import USRDAJob, train_usrda
 
 
@@ -40,14 +41,14 @@ def _row(config: USRDAConfig, name: str, psnr: float, ssim: float, lpips: float)
 
 
 def _train(row: Row, trial: Trial) -> Score:
-    folders = {"": trial.folder / row.name}
+    folders, weights = {"": trial.folder / row.name}, WeightFiles(**vars(trial.weights))
     return last_score(
-        train_usrda(USRDAJob(row.config, trial.domains.inputs, WeightFiles(), trial.run, trial.device, folders))
+        train_usrda(USRDAJob(row.config, trial.domains.inputs, weights, trial.run, trial.device, folders))
     )
 
 
-def _check(config: USRDAConfig) -> None:
-    check_weightless(config)
+def _check(config: USRDAConfig, weights: PerceptualFiles) -> None:
+    check_weights(config, weights)
     for term in ("align", *REGULARISATION):
         if getattr(config.loss, term) == 0:
             raise InputError(f"--loss.{term} must be positive: the rows of Table 3 are with it and without it")
