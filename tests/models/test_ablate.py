@@ -143,6 +143,43 @@ def test_a_run_of_usrda_is_written_and_not_trained_again(tmp_path, monkeypatch, 
     assert "were done before" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
+def test_perceptual_weights_judge_finished_rows_too(tmp_path, monkeypatch, hed_lpips):
+    """A row that was trained without them is measured again, not trained again, and nothing is called LPIPS."""
+    monkeypatch.setattr(ablate, "bundled_domains", small_domains)
+    command = ["usrda", "--out", str(tmp_path), *TINY_USRDA, "--run.precision", "fp32", "--rows", "base"]
+    assert ablate.main(command) == 0
+    before = written_weights(tmp_path)
+    validation = tmp_path / "seed0" / "base" / "validation.csv"
+    first = list(csv.DictReader(validation.open(encoding="utf-8")))
+    for _ in range(2):  # the second finds everything measured
+        assert ablate.main([*command, *(f"--weights.{each}" for each in hed_lpips)]) == 0
+        assert written_weights(tmp_path) == before
+        rows = list(csv.DictReader(validation.open(encoding="utf-8")))
+        assert [row["step"] for row in rows] == ["0", "2"] and float(rows[1]["hed-lpips"]) > 0
+        assert rows[1]["psnr"] == first[1]["psnr"]
+    with (tmp_path / "usrda_ablation.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert [bool(float(line["hed-lpips"])) for line in lines] == [True, True]
+    assert lines[1]["hed-lpips"] == rows[1]["hed-lpips"] and "lpips" not in lines[1]
+    text = (tmp_path / "usrda_ablation.md").read_text(encoding="utf-8")
+    assert "| row | L_align | regularisation | PSNR (dB) | SSIM | HED-LPIPS | PSNR (dB), paper |" in text
+    assert "its values are not the paper's LPIPS" in text
+    # Without them again, what was measured stays in the row's own table alone.
+    assert ablate.main(command) == 0
+    assert "HED-LPIPS" not in (tmp_path / "usrda_ablation.md").read_text(encoding="utf-8")
+    assert "hed-lpips" in validation.read_text(encoding="utf-8")
+
+
+def test_less_is_better_by_a_distance():
+    table = dasr.tables(load_preset("tiny"))[0]
+    table = replace(table, rows=table.rows[:2])  # by LPIPS the paper has bicubic-gbfs > hr-rgb
+    scores = {row.name: [{"hed-lpips": value}] for row, value in zip(table.rows, (0.1, 0.2), strict=True)}
+    (note,) = ablate.order_notes(table, scores)
+    assert note.startswith("HED-LPIPS, best first: here bicubic-gbfs > hr-rgb; in the paper by LPIPS bicubic-gbfs > ")
+    assert "1 of 1 pairs of rows stand as in the paper" in note
+
+
 def test_order_is_compared_seed_by_seed():
     table = dasr.tables(load_preset("tiny"))[0]
     table = replace(table, rows=table.rows[:3])  # by PSNR the paper has hr-gbfs > bicubic-gbfs > hr-rgb
@@ -173,6 +210,8 @@ def test_unusable_options(tmp_path, capsys):
         (["dasr", *out, "--seeds", "1", "1"], "--seeds must be different numbers"),
         (["dasr", *out, "--scale", "2"], "--scale must be 4"),
         (["usrda", *out, "--loss.idt", "0"], "--loss.idt must be positive"),
+        (["dasr", *out, "--srn.perceptual.network", "vgg19"], "--srn.perceptual.network vgg19 needs --weights.vgg"),
+        (["dasr", *out, "--weights.lpips-lin", "none.pth"], "--weights.lpips-alex is needed: torchvision's alexnet"),
         (["dasr", *out, "--preset", "huge"], "--preset must be one of"),
         (["dasr", *out, "--srn.crop", "30"], "--srn.crop must be a multiple of 8"),
     ):

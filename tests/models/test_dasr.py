@@ -185,6 +185,7 @@ def test_refusals_name_what_is_wrong(folders, tmp_path, capsys):
         (["--val-hr=x"], "--val-hr and --val-lr go together"),
         (["--stage=srn"], "no such folder: "),
         (["--stage=maps"], "no weights of a generator in "),
+        (["--srn.perceptual.network=vgg16"], "--srn.perceptual.layers: VGG16Features: layers must be some of conv1_1"),
         (["--dsn.perceptual.network=vgg19"], "--weights.vgg is needed: torchvision's vgg19-dcbb9e9d.pth"),
         (["--hr=/nowhere"], "no such folder: /nowhere"),
     ):
