@@ -10,6 +10,7 @@ import cv2
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
 from models.data import Picture
@@ -106,6 +107,8 @@ def save_curves(path: Path, stages: Mapping[str, History], baseline: Mapping[str
         for loss, (steps, values) in history.losses.items():
             axis.plot(steps, values, label=loss)
         axis.set(title=f"stage {name}", xlabel="update", ylabel="loss (before its weight)", yscale="log")
+        for each in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            each(LogFormatter())  # the scale's own writes formulas, which are shown as they are
         axis.legend(fontsize=9, ncols=1 + len(history.losses) // 6)
     for axis, name in zip(axes[len(stages) :], names, strict=True):
         points = [(done, values[name]) for done, values in last.measured if name in values]

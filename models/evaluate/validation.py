@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +47,14 @@ class Judge:
 
     crop_border: int
     lpips: LPIPS | None = None
+    _baselines: dict[str, Score] = field(default_factory=dict, repr=False)
+
+    def of_baseline(self, example: Example) -> Score:
+        """Of the last picture of `example.shown`, kept by the example's name: it is the same at every validation."""
+        if example.name not in self._baselines:
+            *_, baseline = example.shown.values()
+            self._baselines[example.name] = self(baseline, example.reference)
+        return self._baselines[example.name]
 
     def __call__(self, ours: Picture, reference: Picture) -> Score:
         """NaN for a distance of pictures that are too small for it."""
@@ -144,7 +152,7 @@ def _cells(example: Example, ours: Picture, found: Score | None, judge: Judge) -
         return [*cells, pictures.SheetCell(title, baseline, ""), pictures.SheetCell("ours", ours, "")]
     return [
         *cells,
-        pictures.SheetCell(title, baseline, caption(judge(baseline, example.reference))),
+        pictures.SheetCell(title, baseline, caption(judge.of_baseline(example))),
         pictures.SheetCell("ours", ours, caption(found)),
         pictures.SheetCell("reference", example.reference, judge.titles),
     ]

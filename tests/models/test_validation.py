@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 import tyro
+from matplotlib.figure import Figure
 
 from models.data import InputError
-from models.evaluate import metrics
+from models.evaluate import metrics, pictures
 from models.evaluate.examples import Example
-from models.evaluate.pictures import save_curves
 from models.evaluate.validation import Judge, load_judge, load_perceptual, mean_score, validate
 from models.networks import LPIPS
 from models.networks.weight_options import PerceptualFiles
@@ -48,6 +48,8 @@ def test_a_judge_measures_what_it_can(hed_lpips, tmp_path):
     ratios = [metrics.psnr(each.given, each.reference, crop_border=0, y_channel=False) for each in examples]
     assert found["psnr"] == pytest.approx(np.mean(ratios))
     assert (tmp_path / "sheet.png").stat().st_size > 1000
+    by_hand = judge(examples[2].shown["bicubic"], examples[2].reference)
+    assert judge.of_baseline(examples[2]) == by_hand != judge.of_baseline(examples[0])
     assert "hed-lpips" not in mean_score([judge(examples[1].given, examples[1].reference)])
 
 
@@ -93,5 +95,16 @@ def test_what_only_an_earlier_run_measured_stays_in_its_table(tmp_path):
     assert read_table(path) == [{"step": 0, "psnr": 20.0, "lpips": 0.5}, {"step": 5, "psnr": 21.0, "hed-lpips": 0.25}]
     measured = [(int(row.pop("step")), row) for row in read_table(path)]
     history = History({"l1": ([1, 5], [1.0, 0.5])}, measured)
-    save_curves(tmp_path / "curves.png", {"srn": history}, {"psnr": 19.0, "hed-lpips": 0.3})
+    pictures.save_curves(tmp_path / "curves.png", {"srn": history}, {"psnr": 19.0, "hed-lpips": 0.3})
     assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_the_ticks_of_a_curve_are_numbers(tmp_path, monkeypatch):
+    drawn: list[Figure] = []
+    monkeypatch.setattr(pictures, "write_whole", lambda path, save: drawn.append(save.__self__))
+    for values in ([1.0, 1e-3], [0.5, 0.4]):  # decades, and less than one
+        pictures.save_curves(tmp_path / "curves.png", {"srn": History({"l1": ([1, 5], values)})}, {})
+        drawn[-1].canvas.draw()
+        (axis,) = drawn[-1].axes
+        labels = [tick.get_text() for minor in (False, True) for tick in axis.get_yticklabels(minor=minor)]
+        assert any(labels) and all(float(label.replace("\N{MINUS SIGN}", "-")) for label in labels if label)
