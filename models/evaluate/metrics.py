@@ -1,6 +1,6 @@
 """PSNR and SSIM as the super-resolution literature reports them (BasicSR's definition), numpy float64; LPIPS.
 
-All take uint8 RGB pictures. The first two cut `crop_border` pixels from each side (the scale, by convention) and compare
+All take uint8 RGB pictures. The first two cut `crop_border` pixels from each side (by convention the scale) and compare
 either the Y channel of BT.601 in studio range or the three RGB channels. Numbers of different conventions differ by up
 to 2 dB for the same picture, so every number is shown together with its `convention`.
 """

@@ -140,9 +140,11 @@ def mean_score(scores: Sequence[Score]) -> dict[str, float]:
 
 
 def caption(score: Score) -> str:
-    """The line under a picture."""
+    """The line under a picture, with a dash for what could not be measured."""
     shown = ((MEASURES[name], value) for name, value in score.items())
-    return " / ".join(f"{value:.{measure.digits}f}{measure.unit}" for measure, value in shown)
+    return " / ".join(
+        "-" if math.isnan(value) else f"{value:.{measure.digits}f}{measure.unit}" for measure, value in shown
+    )
 
 
 def _cells(example: Example, ours: Picture, found: Score | None, judge: Judge) -> list[pictures.SheetCell]:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from models.data import InputError
 from models.evaluate import metrics, pictures
 from models.evaluate.examples import Example
-from models.evaluate.validation import Judge, load_judge, load_perceptual, mean_score, validate
+from models.evaluate.validation import Judge, caption, load_judge, load_perceptual, mean_score, validate
 from models.networks import LPIPS
 from models.networks.weight_options import PerceptualFiles
 from models.train.loop import History
@@ -50,6 +50,7 @@ def test_a_judge_measures_what_it_can(hed_lpips, tmp_path):
     assert (tmp_path / "sheet.png").stat().st_size > 1000
     by_hand = judge(examples[2].shown["bicubic"], examples[2].reference)
     assert judge.of_baseline(examples[2]) == by_hand != judge.of_baseline(examples[0])
+    assert caption(judge(examples[1].given, examples[1].reference)).endswith(" / -")
     assert "hed-lpips" not in mean_score([judge(examples[1].given, examples[1].reference)])
 
 

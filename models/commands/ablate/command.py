@@ -231,8 +231,8 @@ def _setting(method: AblationParts[C], command: AblateCommand[C], measures: Sequ
 def _perceptual_note(measures: Sequence[str]) -> str:
     if "hed-lpips" in measures:
         return (
-            " HED-LPIPS, of which less is better, is LPIPS on a VGG-16 that was trained on edges after ImageNet; its "
-            "values are not the paper's LPIPS."
+            " HED-LPIPS, of which less is better, has LPIPS's form and linear weights on a VGG-16 that was trained on "
+            "edges after ImageNet: its values are not the paper's LPIPS."
         )
     if "lpips" in measures:
         return " Of LPIPS less is better."
