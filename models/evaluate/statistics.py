@@ -1,0 +1,38 @@
+"""How sure a number is, by resampling what it was measured on, and how well two measures agree."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+REPLICATES = 2000
+
+
+def resample(count: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """How often each of `count` items is drawn in every replicate of a bootstrap, (REPLICATES, count).
+
+    What is drawn is what was sampled independently, a picture or a person, never one of its crops or answers.
+    """
+    return rng.multinomial(count, np.full(count, 1 / count), REPLICATES).astype(np.float64)
+
+
+def interval(replicates: NDArray[np.float64]) -> tuple[float, float]:
+    """The 95 % percentile interval of a bootstrap; a replicate that holds nothing measured is NaN and left out."""
+    low, high = np.nanquantile(replicates, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def spearman(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
+    """Rank correlation of two arrays, value by value; NaN for fewer than three values and for equal ones."""
+    first, second = _ranks(a), _ranks(b)
+    if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return math.nan
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def _ranks(values: NDArray[np.generic]) -> NDArray[np.float64]:
+    """1 for the least; equal values share the mean of their ranks."""
+    _, places, counts = np.unique(np.ravel(values), return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[places.ravel()]
