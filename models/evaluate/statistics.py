@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 REPLICATES = 2000
 
+Interval = tuple[float, float]
+
 
 def resample(count: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """How often each of `count` items is drawn in every replicate of a bootstrap, (REPLICATES, count).
@@ -18,10 +20,15 @@ def resample(count: int, rng: np.random.Generator) -> NDArray[np.float64]:
     return rng.multinomial(count, np.full(count, 1 / count), REPLICATES).astype(np.float64)
 
 
-def interval(replicates: NDArray[np.float64]) -> tuple[float, float]:
+def interval(replicates: NDArray[np.float64]) -> Interval:
     """The 95 % percentile interval of a bootstrap; a replicate that holds nothing measured is NaN and left out."""
     low, high = np.nanquantile(replicates, (0.025, 0.975))
     return float(low), float(high)
+
+
+def span(interval: Interval | None, form: str) -> str:
+    """An interval as tables show it, its ends in a number's format; None, of what was measured once, is a dash."""
+    return "-" if interval is None else f"{interval[0]:{form}} to {interval[1]:{form}}"
 
 
 def spearman(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from models.data import InputError
 from models.data.files import read_text, readable
-from models.evaluate.statistics import interval, resample
+from models.evaluate.statistics import Interval, interval, resample, span
 
 HEADER = ["study", "rater", "question", "of", "picture", "method", "score"]
 
@@ -102,7 +102,11 @@ def score_table(ratings: Ratings) -> Table:
         mean = f"{given.mean():.2f}" if len(given) else "-"
         spread = f"{given.std(ddof=1):.2f}" if len(given) > 1 else "-"
         table.add_row(
-            readable(ratings.methods[index]), f"{len(given)} of {scores.size}", mean, _interval(scores, ""), spread
+            readable(ratings.methods[index]),
+            f"{len(given)} of {scores.size}",
+            mean,
+            span(_interval(scores), ".2f"),
+            spread,
         )
     return table
 
@@ -125,7 +129,7 @@ def preference_table(ratings: Ratings) -> Table:
         )
         mean = f"{given.mean():+.2f}" if len(given) else "-"
         names = (readable(ratings.methods[index]) for index in (first, second))
-        table.add_row(*names, str(len(given)), *shares, mean, _interval(gain, "+"))
+        table.add_row(*names, str(len(given)), *shares, mean, span(_interval(gain), "+.2f"))
     return table
 
 
@@ -134,23 +138,22 @@ def _best_first(ratings: Ratings) -> list[int]:
     return [int(index) for index in np.argsort(means, kind="stable")]
 
 
-def _interval(values: NDArray[np.float64], sign: str) -> str:
+def _interval(values: NDArray[np.float64]) -> Interval | None:
     """Of the mean of (raters, pictures): either may vary in another study, so both are drawn anew."""
     given = ~np.isnan(values)
     if given.sum() < 2:
-        return "-"
+        return None
     rng = np.random.default_rng(0)
     raters, pictures = (resample(count, rng) for count in values.shape)
     total, count = (((raters @ each) * pictures).sum(1) for each in (np.where(given, values, 0), given))
     with np.errstate(invalid="ignore"):  # a replicate without a score is left out
-        low, high = interval(total / count)
-    return f"{low:{sign}.2f} to {high:{sign}.2f}"
+        return interval(total / count)
 
 
 def explain(ratings: Ratings) -> str:
     """What the tables' numbers are, on one line."""
     raters, pictures = ratings.scores.shape[1:]
     return (
-        f"0 the same to 4 different: less is better; raters: {raters}; pictures: {pictures}; spread: standard deviation "
-        "of single scores; intervals: bootstrap over raters and pictures"
+        f"0 the same to 4 different: less is better; raters: {raters}; pictures: {pictures}; "
+        "spread: standard deviation of single scores; intervals: bootstrap over raters and pictures"
     )
