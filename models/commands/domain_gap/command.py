@@ -90,7 +90,7 @@ def run_domain_gap(options: DomainGapOptions) -> int:
         name: np.concatenate([each.scores for each in group])
         for name, group in zip(("real", *folders), (real, *groups), strict=True)
     }
-    notes = {name: f"area {found.area:.3f}" for name, found in gaps.items()}
+    notes = {name: f"area under the ROC curve {found.area:.3f}" for name, found in gaps.items()}
     save_histograms(options.out / "domain_gap.png", scores, notes)
     record = {
         "real": {"pictures": len(sources[0]), "crops": len(scores["real"])},
