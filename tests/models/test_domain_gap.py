@@ -19,6 +19,7 @@ from models.data import ArraySource, InputError, write_picture
 from models.evaluate.statistics import spearman
 
 SIDE = 48
+ALIKE = "x_$s$_{[b]"  # neither a formula nor markup
 TOY = ["--updates=30", "--num-feat=8", "--crop=16", "--batch=4", "--held-out=0.4"]
 
 
@@ -39,15 +40,15 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_what_is_alike_and_what_is_far(root, capsys):
-    folders = [f"same as real={root / 'alike'}", str(root / "far"), f"--real={root / 'real'}"]
+    folders = [f"{ALIKE}={root / 'alike'}", str(root / "far"), f"--real={root / 'real'}"]
     found = []
     for seeds in (["0", "3"], ["3"]):
         assert main(["domain-gap", *folders, f"--out={root / 'o'}", "--seeds", *seeds, *TOY]) == 0
         found.append(json.loads((root / "o" / "domain_gap.json").read_text()))
-    for name in ("same as real", "far"):
+    for name in (ALIKE, "far"):
         assert found[1]["groups"][name]["each"] == found[0]["groups"][name]["each"][1:]  # the same seed, the same bits
     found = found[0]
-    alike, far = found["groups"]["same as real"], found["groups"]["far"]
+    alike, far = found["groups"][ALIKE], found["groups"]["far"]
     assert far["area"] > 0.95 and 0.2 < alike["area"] < 0.8
     for group in (alike, far):
         assert group["area"] == pytest.approx(np.mean(group["each"])) and len(group["each"]) == 2

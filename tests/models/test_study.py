@@ -263,6 +263,8 @@ def test_a_browser_scores_a_whole_study_and_a_reload_keeps_its_place(root):
     page, profile = root / "p.html", root / "profile"
     first = browse(page, profile, ["2", "x", "9", "0"])
     assert element("count", first) == "3 of 4" and element("csv", first) == ""
+    widths = dict(re.findall(r'<img id="(\w+)"[^>]*style="width: ([\d.]+)px', first))  # set once a picture is there
+    assert set(widths) == {"reference", "result"} and widths["reference"] == widths["result"]
     again = browse(page, profile, [])
     assert element("count", again) == "3 of 4"
     last = browse(page, profile, ["ArrowLeft", "4", "1", "ArrowRight", "3"])

@@ -41,13 +41,7 @@ class DomainGapOptions:
     out: Path
     """The folder to write."""
     config: Annotated[JudgeConfig, tyro.conf.arg(name="")] = field(default_factory=JudgeConfig)
-    seeds: Annotated[tuple[Annotated[int, Bound(0, 2**63 - 1)], ...], tyro.conf.arg(aliases=["--seed"])] = (
-        0,
-        1,
-        2,
-        3,
-        4,
-    )
+    seeds: Annotated[tuple[Annotated[int, Bound(0, 2**63 - 1)], ...], tyro.conf.arg(aliases=["--seed"])] = (*range(5),)
     """One training and one choice of held-out pictures for each."""
     maps: tuple[str, ...] = ()
     """Folders of a group's domain-distance maps, NAME=DIR: are they low where the group's pictures are wrong?"""
