@@ -39,6 +39,16 @@ def spearman(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
     return float(np.corrcoef(first, second)[0, 1])
 
 
+def partial_spearman(a: NDArray[np.generic], b: NDArray[np.generic], fixed: NDArray[np.generic]) -> float:
+    """Rank correlation of `a` and `b` beyond what both owe to `fixed`, 0 if that is all; NaN where `spearman` is."""
+    plain = spearman(a, b)
+    if np.ptp(fixed) == 0:
+        return plain
+    of_a, of_b = spearman(a, fixed), spearman(b, fixed)
+    beyond = (1 - of_a**2) * (1 - of_b**2)
+    return (plain - of_a * of_b) / math.sqrt(beyond) if beyond > 1e-12 else 0.0 * plain
+
+
 def _ranks(values: NDArray[np.generic]) -> NDArray[np.float64]:
     """1 for the least; equal values share the mean of their ranks."""
     _, places, counts = np.unique(np.ravel(values), return_inverse=True, return_counts=True)

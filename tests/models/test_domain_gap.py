@@ -16,7 +16,7 @@ from models.commands.domain_gap import judge
 from models.commands.domain_gap.judge import Scored, _hold_out, gap
 from models.commands.domain_gap.maps import correlate
 from models.data import ArraySource, InputError, write_picture
-from models.evaluate.statistics import spearman
+from models.evaluate.statistics import partial_spearman, spearman
 
 SIDE = 48
 ALIKE = "x_$s$_{[b]"  # neither a formula nor markup
@@ -117,11 +117,24 @@ def test_a_map_that_finds_the_error_is_told_from_one_that_does_not(stride):
     places = np.zeros((43 // stride, 50 // stride, 1), np.float32)
     places[: 40 // stride, : 48 // stride] = errors.repeat(8 // stride, 0).repeat(8 // stride, 1)[..., None] / 30
     pictures = of_arrays({"a": lr, "b": lr}), of_arrays({"b": truth, "a": truth})
-    found = correlate(*pictures, of_arrays({"a": 1 - places, "b": places}), 8)
-    assert found.pictures["a"] < -0.98 and found.pictures["b"] > 0.98
-    assert found.spearman == pytest.approx(0, abs=0.02) and found.interval[0] < -0.98 and found.interval[1] > 0.98
+    for found in correlate(*pictures, of_arrays({"a": 1 - places, "b": places}), 8):
+        assert found.pictures["a"] < -0.98 and found.pictures["b"] > 0.98
+        assert found.mean == pytest.approx(0, abs=0.02) and found.interval[0] < -0.98 and found.interval[1] > 0.98
     unrelated = of_arrays({name: rng.random(places.shape).astype(np.float32) for name in "ab"})
-    assert abs(correlate(*pictures, unrelated, 8).spearman) < 0.4
+    assert abs(correlate(*pictures, unrelated, 8)[0].mean) < 0.4
+
+
+def test_a_map_of_contrast_alone_finds_nothing_beyond():
+    """Errors that grow with contrast, and a map that knows the contrast: related, but not with contrast held fixed."""
+    rng = np.random.default_rng(1)
+    contrast = rng.integers(1, 40, (12, 12))
+    grown = contrast.repeat(8, 0).repeat(8, 1)[..., None]
+    lr = (120 + grown * rng.choice((-1, 1), (96, 96, 1))).repeat(3, 2)
+    error = np.clip(grown * 0.5 + 4 * rng.standard_normal((12, 12)).repeat(8, 0).repeat(8, 1)[..., None], 0, None)
+    maps = 1 - grown / 40 + 0.1 * rng.standard_normal((12, 12)).repeat(8, 0).repeat(8, 1)[..., None]
+    pictures = ({"a": lr.astype(np.uint8)}, {"a": (lr - error).astype(np.uint8)}, {"a": maps.astype(np.float32)})
+    plain, partial = correlate(*map(of_arrays, pictures), 8)
+    assert plain.mean < -0.7 and abs(partial.mean) < 0.2
 
 
 def test_maps_that_do_not_fit_are_named():
@@ -145,6 +158,11 @@ def test_ranks_are_those_of_scipy():
     for levels in (3, 10, 10**6):
         a, b = rng.integers(0, levels, (2, 7, 9))
         assert spearman(a, a + b) == pytest.approx(stats.spearmanr(a.ravel(), (a + b).ravel()).statistic, abs=1e-12)
+    a, b, c = rng.standard_normal((3, 200)) + rng.standard_normal(200)
+    ranks = [np.column_stack([np.ones(200), stats.rankdata(c)]), stats.rankdata(a), stats.rankdata(b)]
+    left = [each - ranks[0] @ np.linalg.lstsq(ranks[0], each, rcond=None)[0] for each in ranks[1:]]
+    assert partial_spearman(a, b, c) == pytest.approx(np.corrcoef(*left)[0, 1], abs=1e-12)
+    assert partial_spearman(a, b, a) == 0 and partial_spearman(a, b, np.ones(200)) == spearman(a, b)
     assert np.isnan(spearman(np.zeros(5), np.arange(5))) and np.isnan(spearman(np.arange(2), np.arange(2)))
 
 
@@ -163,9 +181,11 @@ def test_the_command_compares_maps_too(root, capsys):
     ]
     assert main(["domain-gap", str(far), *options]) == 0
     found = json.loads((root / "o" / "domain_gap.json").read_text())["maps"]["far"]
-    assert list(found["pictures"]) == list("01234")
-    assert found["spearman"] == pytest.approx(np.mean(list(found["pictures"].values())))
-    assert f"{found['spearman']:+.3f}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    for each in found.values():
+        assert list(each["pictures"]) == list("01234")
+        assert each["mean"] == pytest.approx(np.mean(list(each["pictures"].values())))
+        assert f"{each['mean']:+.3f}" in said
 
 
 def test_what_cannot_be_used_is_told_in_one_line(root, capsys):

@@ -92,7 +92,10 @@ def run_domain_gap(options: DomainGapOptions) -> int:
             name: {"pictures": len(source), "crops": len(scores[name]), **found._asdict()}
             for (name, found), source in zip(gaps.items(), sources[1:], strict=True)
         },
-        "maps": {name: found._asdict() for name, found in correlations.items()},
+        "maps": {
+            name: {"spearman": plain._asdict(), "contrast_held_fixed": partial._asdict()}
+            for name, (plain, partial) in correlations.items()
+        },
         "settings": {**to_mapping(options.config), "seeds": list(options.seeds)},
     }
     write_text(options.out / "domain_gap.json", json.dumps(record, indent=2) + "\n")
@@ -106,7 +109,7 @@ def run_domain_gap(options: DomainGapOptions) -> int:
     return 0
 
 
-def _correlations(options: DomainGapOptions, groups: Mapping[str, Source]) -> dict[str, Found]:
+def _correlations(options: DomainGapOptions, groups: Mapping[str, Source]) -> dict[str, tuple[Found, Found]]:
     """How well the maps of groups find their true error."""
     folders = named_folders(options.maps)
     if bool(folders) != (options.truth is not None):
@@ -120,13 +123,17 @@ def _correlations(options: DomainGapOptions, groups: Mapping[str, Source]) -> di
     }
 
 
-def _map_table(found: Mapping[str, Found], region: int) -> Table:
-    title = f"Rank correlation of map and true error, regions of {region} pixels: below 0 the map finds it"
-    table = Table("group", title=title, title_justify="left")
-    for name in ("Spearman", "95 % interval", "pictures"):
-        table.add_column(name, justify="right")
-    for name, each in found.items():
-        table.add_row(readable(name), f"{each.spearman:+.3f}", span(each.interval, "+.3f"), str(len(each.pictures)))
+def _map_table(found: Mapping[str, tuple[Found, Found]], region: int) -> Table:
+    table = Table(
+        "group",
+        title=f"Maps against the true error, regions of {region} pixels: below 0 they find it",
+        title_justify="left",
+    )
+    for column in ("Spearman", "95 % interval", "contrast held fixed", "95 % interval", "pictures"):
+        table.add_column(column, justify="right")
+    for name, both in found.items():
+        cells = [cell for each in both for cell in (f"{each.mean:+.3f}", span(each.interval, "+.3f"))]
+        table.add_row(readable(name), *cells, str(len(both[0].pictures)))
     return table
 
 

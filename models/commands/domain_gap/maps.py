@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import cv2
@@ -10,29 +11,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data import InputError, Source, eight_bit_rgb
-from models.evaluate.statistics import Interval, interval, resample, spearman
+from models.evaluate.statistics import Interval, interval, partial_spearman, resample, spearman
 
 
 class Found(NamedTuple):
-    """The rank correlation of maps with the true error: mean over pictures, 95 % interval, and each picture's own.
+    """A rank correlation of maps with the true error: mean over pictures, 95 % interval, and each picture's own.
 
     None is the interval of a single picture, and a picture that has fewer than three regions or all alike.
     """
 
-    spearman: float
+    mean: float
     interval: Interval | None
     pictures: dict[str, float | None]
 
 
-def correlate(generated: Source, truth: Source, maps: Source, region: int) -> Found:
-    """Compares map and true error as means over regions of `region` pixels.
+def correlate(generated: Source, truth: Source, maps: Source, region: int) -> tuple[Found, Found]:
+    """Compares map and true error as means over regions of `region` pixels: plainly, and with contrast held fixed.
 
     The error is the mean absolute difference of generated LR from what the camera gives of the same scene. A map is
-    high where D takes the picture for real, so that one that finds the error is below zero.
+    high where D takes the picture for real, so that one that finds the error is below zero. Where there is detail,
+    errors are larger and any discriminator has more to say; what is left with the regions' contrast (deviation of
+    grey) held fixed, a map does not owe to that.
 
     Raises InputError naming a picture that lacks its true one or its map, or does not fit them.
     """
-    found = {}
+    plain, partial = {}, {}
     for index, name in enumerate(generated.names):
         lr = eight_bit_rgb(generated.read(index))
         other = eight_bit_rgb(truth.read(_place(truth, name, "no true LR picture", generated.label(index))))
@@ -46,13 +49,22 @@ def correlate(generated: Source, truth: Source, maps: Source, region: int) -> Fo
             )
         if not np.isfinite(weight).all():
             raise InputError(f"{maps.label(place)} holds values that are not finite")
-        error = np.abs(lr.astype(np.float32) - other).mean(axis=2)
-        height, width = error.shape
+        height, width = lr.shape[:2]
         resized = cv2.resize(np.array(weight), (width, height), interpolation=cv2.INTER_LINEAR)
-        found[name] = spearman(*(_regions(values, region) for values in (resized, error)))
-    known = np.array([value for value in found.values() if not math.isnan(value)])
-    if not len(known):
+        grey = cv2.cvtColor(lr, cv2.COLOR_RGB2GRAY)
+        score, error = (
+            _regions(values, region).mean(axis=(1, 3))
+            for values in (resized, np.abs(lr.astype(np.float32) - other).mean(2))
+        )
+        plain[name] = spearman(score, error)
+        partial[name] = partial_spearman(score, error, _regions(grey, region).std(axis=(1, 3)))
+    if all(map(math.isnan, plain.values())):
         raise InputError(f"--region {region}: no picture beside {generated.label(0)} has three regions that differ")
+    return _mean(plain), _mean(partial)
+
+
+def _mean(found: Mapping[str, float]) -> Found:
+    known = np.array([value for value in found.values() if not math.isnan(value)])
     pictures = {name: None if math.isnan(value) else value for name, value in found.items()}
     means = resample(len(known), np.random.default_rng(0)) @ known / len(known)
     return Found(float(known.mean()), interval(means) if len(known) > 1 else None, pictures)
@@ -68,8 +80,8 @@ def _size(pixels: NDArray[np.generic]) -> str:
     return f"{pixels.shape[1]} x {pixels.shape[0]}"
 
 
-def _regions(values: NDArray[np.float32], region: int) -> NDArray[np.float64]:
-    """Means over squares side by side; what is left over at the right and below is left out."""
+def _regions(values: NDArray[np.generic], region: int) -> NDArray[np.float64]:
+    """(rows, region, columns, region) of squares side by side, without what is left over at the right and below."""
     rows, columns = (side // region for side in values.shape)
     squares = values[: rows * region, : columns * region].reshape(rows, region, columns, region)
-    return squares.astype(np.float64).mean(axis=(1, 3))
+    return squares.astype(np.float64)
