@@ -48,8 +48,9 @@ def pixels_of(png: str) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(base64.b64decode(png), np.uint8), cv2.IMREAD_COLOR_RGB)
 
 
-def test_the_page_holds_every_pixel_and_no_address(root):
-    page = build_page({"ours": root / "ours", "theirs": root / "theirs"}, root / "hr", crop=0, seed=7)
+@pytest.mark.parametrize("crop", [0, 48])
+def test_the_page_holds_every_pixel_and_no_address(root, crop):
+    page = build_page({"ours": root / "ours", "theirs": root / "theirs"}, root / "hr", crop, seed=7)
     data = data_of(page.html)
     assert (data["study"], data["seed"], page.questions) == (page.study, 7, 4)
     assert json.loads(base64.b64decode(data["methods"])) == ["ours", "theirs"]

@@ -26,7 +26,7 @@ class StudyOptions:
     """Makes one self-contained page on which people score results (mean opinion score), or reads what they said.
 
     The page shows a result beside its reference, without the method's name and in an order of its own for each person,
-    and asks for the papers' score: 0 the same, 1 very similar, 2 similar, 3 not similar, 4 different. It needs no
+    and asks for DASR's score: 0 the same, 1 very similar, 2 similar, 3 not similar, 4 different. It needs no
     network, keeps its place when it is reloaded, and gives its scores as a CSV file. Pictures are matched by name as
     `evaluate` does.
     """
@@ -38,8 +38,8 @@ class StudyOptions:
     out: Path | None = None
     """The page to write, such as study.html."""
     crop: Annotated[int, Bound(0, 16384)] = 480
-    """Side in pixels of the window that is shown, where the reference has most edges: two of 480 stand unscaled side by
-    side on a laptop. 0 shows whole pictures."""
+    """Side in pixels of the window that is shown of larger pictures, where the reference has most edges: two of 480 stand
+    unscaled side by side on a laptop. 0 shows whole pictures."""
     seed: Annotated[int, Bound(0, 2**32 - 1)] = 0
     """Of the orders in which pictures are shown, with each person's own number."""
     score: tuple[Path, ...] = ()

@@ -27,7 +27,7 @@ class Page(NamedTuple):
 
 
 def build_page(methods: Mapping[str, Path], hr: Path, crop: int, seed: int) -> Page:
-    """The page of these folders of results; of every picture it shows `crop` pixels a side, or all with 0.
+    """The page of these folders of results; of a larger picture it shows `crop` pixels a side, or all with 0.
 
     The identifier tells the study from any other: a digest of the names, the pictures, the crop and the seed.
     Raises InputError naming a picture that is missing, cannot be read, or has another size than its reference.
@@ -43,7 +43,8 @@ def build_page(methods: Mapping[str, Path], hr: Path, crop: int, seed: int) -> P
     for picture, paths in enumerate(zip(*pairs.values(), strict=True)):
         hr_path = paths[0][1]
         reference = read_photo(hr_path).pixels
-        window = busiest_window(reference, crop, step=1) if crop else np.s_[:, :]
+        whole = crop == 0 or max(reference.shape) <= crop
+        window = np.s_[:, :] if whole else busiest_window(reference, crop, step=1)
         references.append({"name": readable(hr_path.stem), "png": embed(encode_png(reference[window]))})
         digest.update(json.dumps(references[-1]["name"]).encode())
         for method, (path, _) in enumerate(paths):
