@@ -38,8 +38,8 @@ class StudyOptions:
     out: Path | None = None
     """The page to write, such as study.html."""
     crop: Annotated[int, Bound(0, 16384)] = 480
-    """Side in pixels of the window that is shown of larger pictures, where the reference has most edges: two of 480 stand
-    unscaled side by side on a laptop. 0 shows whole pictures."""
+    """Side in pixels of the window that is shown of larger pictures, where the reference has most edges. Two of 480
+    stand unscaled side by side on a laptop; 0 shows whole pictures."""
     seed: Annotated[int, Bound(0, 2**32 - 1)] = 0
     """Of the orders in which pictures are shown, with each person's own number."""
     score: tuple[Path, ...] = ()
