@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from models.__main__ import main
+from models.commands.study import command
 from models.commands.study.page import build_page
 from models.commands.study.scores import HEADER, read_ratings
 from models.data import InputError, read_image, write_picture
@@ -129,6 +130,19 @@ def test_what_makes_no_page_is_named(root, capsys):
     assert not (root / "page.html").exists()
     assert main(["study", ours, f"a=b={ours}", hr, out]) == 2  # the folder "b=..." is none
     assert "no such folder: b=" in capsys.readouterr().err
+
+
+def test_a_large_page_is_told(root, monkeypatch, capsys):
+    (root / "ours").rename(root / "x=y")  # a folder, not one named x
+    options = [str(root / "x=y"), f"--hr={root / 'hr'}", f"--out={root / 'page.html'}"]
+    for least, noted in ((100, False), (0, True)):
+        monkeypatch.setattr(command, "_LARGE", least)
+        assert main(["study", *options]) == 0
+        said = capsys.readouterr().out
+        assert f"2 pictures to score, {(root / 'page.html').stat().st_size / 1e6:.1f} MB" in said
+        assert ("note: a page of this size" in said) == noted
+    names = data_of((root / "page.html").read_text())["methods"]
+    assert json.loads(base64.b64decode(names)) == ["x=y"]
 
 
 def table_of(scores: dict[tuple[str, str], object], study: str = "s1", rater: str = "r1") -> str:

@@ -17,8 +17,8 @@ from models.data import InputError
 from models.data.files import readable, write_text
 from models.train.run import make_console
 
-# Of a page; beyond it browsers take long to open one, and phones give up.
-_LARGE = 100e6
+# MB of a page, beyond which browsers take long to open it and phones may give up.
+_LARGE = 100
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,6 @@ def run_study(options: StudyOptions) -> int:
         f"{readable(str(options.out))}: study {page.study}, {page.questions} pictures to score, {size:.1f} MB",
         highlight=False,
     )
-    if size > _LARGE / 1e6:
+    if size > _LARGE:
         console.out("note: a page of this size is slow to open; fewer pictures or a smaller --crop make it smaller")
     return 0
