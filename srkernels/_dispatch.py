@@ -29,8 +29,10 @@ def parts(candidate: str) -> tuple[str, list[str]]:
 
     A candidate is a backend, or one with a configuration of its kernels, a name for each pass that has its own.
     """
-    backend, _, names = candidate.partition("[")
-    return backend, names.removesuffix("]").split(", ") if names else []
+    if not candidate.endswith("]"):
+        return candidate, []
+    backend, _, names = candidate[:-1].partition("[")
+    return backend, names.split(", ")
 
 
 def configured(candidate: str, name: str) -> str:
