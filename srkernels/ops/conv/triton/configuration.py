@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, float64
 
+from ...._layout import is_channels_last
 from ..activation import CONVOLUTION, Epilogue
 from . import launch
 from .launch import NO_TENSORS, Blocks, EpilogueTensors, Shares, choose, choose_shares, stored_last, usual
@@ -81,9 +82,9 @@ def _distinct(named: Mapping[str, Any]) -> dict[str, Any]:
     return {name: how for name, how in named.items() if how is not None and names[how] == name}
 
 
-def configurations(x: Tensor, out: int) -> dict[str, Blocks]:
-    """What may convolve ``x`` to ``out`` channels, by name, the chosen one first."""
-    found, chosen = _distinct({name: _blocks(name, x, out) for name in _CONVOLUTIONS}), choose(x, out)
+def configurations(x: Tensor, out: int, last: bool = True) -> dict[str, Blocks]:
+    """What may convolve ``x`` to ``out`` channels, channels_last if ``last``, by name, the chosen one first."""
+    found, chosen = _distinct({name: _blocks(name, x, out, last) for name in _CONVOLUTIONS}), choose(x, out, last)
     return dict(sorted(found.items(), key=lambda item: item[1] != chosen))
 
 
@@ -92,16 +93,18 @@ def configurations_of_shares(x: Tensor, out: int) -> dict[str, Shares]:
     return _distinct({name: _shares(name, x, out) for name in _WEIGHTS})
 
 
-def names(x: Tensor, weight: Tensor, trains: bool) -> list[list[str]]:
+def names(x: Tensor, weights: Sequence[Tensor]) -> list[list[str]]:
     """Names of what may run the convolutions, then of what may take the weight's gradient; the chosen ones first.
 
-    ``weight``: the filter of an op's last convolution, a dense block's largest, whose input has the size of ``x``.
+    They are those of an op's last convolution, a dense block's largest, whose input has the size of ``x``.
     """
     if x.numel() == 0:
         return []
-    out, channels = weight.shape[:2]
+    out, channels = weights[-1].shape[:2]
+    last = len(weights) > 1 or is_channels_last(x)  # a block's own images are, whatever surrounds it
     x = x[:, :1].expand(-1, channels, -1, -1)
-    return [list(configurations(x, out)), *([list(configurations_of_shares(x, out))] if trains else [])]
+    found = [list(configurations(x, out, last))]
+    return [*found, list(configurations_of_shares(x, out))] if any(w.requires_grad for w in weights) else found
 
 
 class Configured:
