@@ -38,7 +38,7 @@ def _gpu(arguments: argparse.Namespace) -> int:
         try:
             print(report.render(arguments.report))
             table = report.write_table(json.loads(arguments.report.read_text()))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             print(f"gpu --report: {type(error).__name__}: {error}", file=sys.stderr)
             return 2
         if table is not None:

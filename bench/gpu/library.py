@@ -212,10 +212,7 @@ def shapes(context: Context) -> None:
 
 
 def choices(context: Context) -> None:
-    """What ``srkernels.tuning()`` measures of the calls above and of the bench cases, for the table that ships.
-
-    On a GPU a class of convolutions takes most of a minute, for its kernels to compile.
-    """
+    """What ``srkernels.tuning()`` measures of the calls above and of the bench cases, for the table that ships."""
     from srkernels.tuned import choose, report, store
 
     by_name = _specs()
@@ -224,10 +221,12 @@ def choices(context: Context) -> None:
         benches = [(name, tiny(by_name[name])) for name in ("haar_highpass", "conv2d_act")]
     add = context.table("choices", ["op", "case", "type", "passes", "eager us", "chosen us", "chosen", "dropped"])
     found: dict[Any, Any] = {}
+    longest = 0.0
     for name, bench in benches:
-        if context.left() < 10:
+        if context.left() < 5 + longest:
             context.note("stopped early: the section's time is used up")
             return
+        begin = time.monotonic()
         with _kept_apart(), choose.tuning() as tuner:
             report.make(by_name[name], bench, context.device)
         for record in tuner.found.values():
@@ -235,6 +234,7 @@ def choices(context: Context) -> None:
             dropped = "; ".join(f"{candidate}: {reason}" for candidate, reason in record.dropped.items())
             add(name, bench.case.id, bench.dtype, bench.passes, *times, record.choice, dropped)
         found |= tuner.found
+        longest = max(longest, time.monotonic() - begin)
         if not context.small:
             context.data["choices"] = json.loads(store.written(store.made_on(context.device), found))
             context.save(context.data)

@@ -22,7 +22,7 @@ _CASE = Case("measured", ())
 # Of a gradient's elements, those that may be off: where an activation's input is zero but for rounding, another order
 # of a convolution's sum puts it on the other side, and its gradient is another one.
 _KINKS = 1e-5
-_TRIED = 4  # of a pass's configurations: each takes seconds to compile
+_TRIED = 4  # of a pass's configurations: each is compiled
 
 
 class Runnable(Protocol):

@@ -7,15 +7,17 @@ has convolutions of several sizes), is as chosen. None was timed on a GPU; ``tun
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, float64
+import torch
+from torch import Tensor
 
 from ...._layout import is_channels_last
 from ..activation import CONVOLUTION, Epilogue
 from . import launch
-from .launch import NO_TENSORS, Blocks, EpilogueTensors, Shares, choose, choose_shares, stored_last, usual
+from .launch import NO_TENSORS, Blocks, EpilogueTensors, Shares, choose, choose_shares, gathers, stored_last, usual
 
 Sizes = Mapping[str, Any]
 
@@ -52,28 +54,34 @@ _WEIGHTS = {
         ("weight", {"outputs": 64}),
         ("weight", {"stages": 2}),
         ("weight", {"pixels": 16}),
-        ("weight", {"pixels": 128}),
     ).items()
 }
 
 
-def _blocks(name: str, x: Tensor, out: int, last: bool = True, residual: Tensor | None = None) -> Blocks | None:
+@functools.lru_cache(maxsize=1024)
+def _sized(name: str, channels: int, out: int, dtype: torch.dtype, last: bool) -> Blocks | None:
     kernel, sizes = _CONVOLUTIONS[name]
-    how = usual(kernel, x, out, last, residual)
-    if how is None or not sizes:
-        return how
+    how = usual(kernel, channels, out, dtype, last)
+    if how is None:
+        return None
     changed = how._replace(**sizes)
     return changed._replace(outputs=min(changed.outputs, how.outputs))
 
 
+def _blocks(name: str, x: Tensor, out: int, last: bool, residual: Tensor | None = None) -> Blocks | None:
+    """None: this kernel does not fit here."""
+    if gathers(x, residual) and _CONVOLUTIONS[name][0] != "gather":
+        return None
+    return _sized(name, x.shape[1], out, x.dtype, last)
+
+
 def _shares(name: str, x: Tensor, out: int) -> Shares | None:
-    chosen, sizes = choose_shares(x, out), _WEIGHTS[name]
-    how = chosen._replace(**sizes)
-    # Half or twice the pixels may fit; fp64 has room for nothing else.
-    fits = chosen.pixels <= 2 * how.pixels <= 4 * chosen.pixels and (
-        x.dtype is not float64 or not sizes.keys() - {"stages"}
-    )
-    return how if fits else None
+    """None: it does not fit here."""
+    chosen = choose_shares(x, out)
+    how = chosen._replace(**_WEIGHTS[name])
+    if x.dtype is torch.float64 and how._replace(stages=chosen.stages) != chosen:  # whose blocks are the least
+        return None
+    return how if chosen.pixels <= 2 * how.pixels <= 4 * chosen.pixels else None
 
 
 def _distinct(named: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,9 +139,9 @@ class Configured:
         *,
         adjoint: bool = False,
     ) -> Tensor:
-        name, how = self._convolution, None
-        if name:
-            how = _blocks(name, x, y.shape[1], stored_last(y), tensors.residual)
+        how = None
+        if self._convolution:
+            how = _blocks(self._convolution, x, y.shape[1], stored_last(y), tensors.residual)
         return launch.convolve(x, weight, y, epilogue, tensors, adjoint=adjoint, how=how)
 
     def _how(self, x: Tensor, grad_z: Tensor) -> Shares | None:

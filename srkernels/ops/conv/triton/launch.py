@@ -184,29 +184,27 @@ def _by_rows(channels: int, out: int, itemsize: int, last: bool) -> Blocks:
     return wide or _streaming(channels, out, itemsize, last)
 
 
-def _gathers(x: Tensor, residual: Tensor | None) -> bool:
+def gathers(x: Tensor, residual: Tensor | None) -> bool:
     """Whether only ``gather`` fits: the others keep more in registers and shared memory."""
     return not _hoppers_way(x) or (residual is not None and residual.element_size() > x.element_size())
 
 
 def choose(x: Tensor, out: int, last: bool = True, residual: Tensor | None = None) -> Blocks:
     """What convolves ``x`` to ``out`` channels, channels_last if ``last``."""
-    if _gathers(x, residual):
+    if gathers(x, residual):
         return _gathering(x.shape[1], out, x.dtype)
     if x.device.type == "cpu":
         return _by_rows(x.shape[1], out, x.element_size(), last)
     return _chosen(x.shape, out, x.dtype, last, cores(x.device))
 
 
-def usual(kernel: str, x: Tensor, out: int, last: bool = True, residual: Tensor | None = None) -> Blocks | None:
-    """The blocks in which ``kernel`` convolves ``x``, chosen or not; None where it does not fit. As ``choose``."""
+def usual(kernel: str, channels: int, out: int, dtype: torch.dtype, last: bool = True) -> Blocks | None:
+    """The blocks in which ``kernel`` convolves where it is chosen; None where it does not fit. See ``gathers`` too."""
     if kernel == "gather":
-        return _gathering(x.shape[1], out, x.dtype)
-    if _gathers(x, residual):
-        return None
+        return _gathering(channels, out, dtype)
     if kernel == "stream":
-        return _streaming(x.shape[1], out, x.element_size(), last)
-    return _shifting(x.shape[1], out, x.element_size()) if last else None
+        return _streaming(channels, out, dtype.itemsize, last)
+    return _shifting(channels, out, dtype.itemsize) if last else None
 
 
 def pitch(x: Tensor) -> int:
