@@ -65,11 +65,11 @@ def _sized(name: str, channels: int, out: int, dtype: torch.dtype, last: bool) -
     if how is None:
         return None
     changed = how._replace(**sizes)
-    return changed._replace(outputs=min(changed.outputs, how.outputs))
+    return changed._replace(outputs=min(changed.outputs, how.outputs))  # few channels need no more
 
 
 def _blocks(name: str, x: Tensor, out: int, last: bool, residual: Tensor | None = None) -> Blocks | None:
-    """None: this kernel does not fit here."""
+    """None: this kernel does not fit here; PyTorch's precision of fp32 may have changed since a choice was made."""
     if gathers(x, residual) and _CONVOLUTIONS[name][0] != "gather":
         return None
     return _sized(name, x.shape[1], out, x.dtype, last)
