@@ -181,6 +181,20 @@ def test_configurations_change_what_is_launched_and_nothing_else(dtype, monkeypa
     assert len(set(seen)) == len(seen) - 2
 
 
+def test_only_what_fits_is_tried() -> None:
+    x, weight = _image(1, 64, 8, 8), _image(64, 64, 3, 3)
+
+    def kernels(**changes: Tensor) -> set[str]:
+        (names,) = blocks.configurations(Convolution(x, weight, None, None, None)._replace(**changes))
+        return {name.split()[0] for name in names}
+
+    assert kernels() == kernels(residual=x) == {"gather", "stream", "shift"}
+    assert kernels(residual=x.float()) == {"gather"}
+    assert kernels(x=x.contiguous()) == {"gather", "stream"}
+    assert kernels(x=x.double(), weight=weight.double()) == {"gather"}
+    assert blocks.configurations(Convolution(x[:0], weight, None, None, None)) == []
+
+
 def test_a_configuration_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="have no configuration 'shift pixels=63'; there are: gather, stream"):
         blocks.configured(["shift pixels=63"])

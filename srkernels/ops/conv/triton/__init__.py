@@ -23,4 +23,4 @@ def configurations(operands: Convolution | Block | Dense) -> Sequence[Sequence[s
     weights = [
         x for name, x in zip(operands._fields, operands, strict=True) if name.startswith("weight") and x is not None
     ]
-    return names(operands.x, weights)
+    return names(operands.x, weights, getattr(operands, "residual", None))

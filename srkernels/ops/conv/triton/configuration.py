@@ -90,9 +90,10 @@ def _distinct(named: Mapping[str, Any]) -> dict[str, Any]:
     return {name: how for name, how in named.items() if how is not None and names[how] == name}
 
 
-def configurations(x: Tensor, out: int, last: bool = True) -> dict[str, Blocks]:
+def configurations(x: Tensor, out: int, last: bool = True, residual: Tensor | None = None) -> dict[str, Blocks]:
     """What may convolve ``x`` to ``out`` channels, channels_last if ``last``, by name, the chosen one first."""
-    found, chosen = _distinct({name: _blocks(name, x, out, last) for name in _CONVOLUTIONS}), choose(x, out, last)
+    found = _distinct({name: _blocks(name, x, out, last, residual) for name in _CONVOLUTIONS})
+    chosen = choose(x, out, last, residual)
     return dict(sorted(found.items(), key=lambda item: item[1] != chosen))
 
 
@@ -101,7 +102,7 @@ def configurations_of_shares(x: Tensor, out: int) -> dict[str, Shares]:
     return _distinct({name: _shares(name, x, out) for name in _WEIGHTS})
 
 
-def names(x: Tensor, weights: Sequence[Tensor]) -> list[list[str]]:
+def names(x: Tensor, weights: Sequence[Tensor], residual: Tensor | None) -> list[list[str]]:
     """Names of what may run the convolutions, then of what may take the weight's gradient; the chosen ones first.
 
     They are those of an op's last convolution, a dense block's largest, whose input has the size of ``x``.
@@ -111,7 +112,7 @@ def names(x: Tensor, weights: Sequence[Tensor]) -> list[list[str]]:
     out, channels = weights[-1].shape[:2]
     last = len(weights) > 1 or is_channels_last(x)  # a block's own images are, whatever surrounds it
     x = x[:, :1].expand(-1, channels, -1, -1)
-    found = [list(configurations(x, out, last))]
+    found = [list(configurations(x, out, last, residual))]
     return [*found, list(configurations_of_shares(x, out))] if any(w.requires_grad for w in weights) else found
 
 
