@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,7 @@ from rich.progress import track
 from rich.table import Table
 
 from models.config import Bound, check_bounds
-from models.data import IMAGE_SUFFIXES, InputError, Picture, list_files, read_photo
+from models.data import InputError, Picture, pair_files, read_photo
 from models.data.files import readable, write_whole
 from models.evaluate import metrics
 from models.networks.weight_options import LPIPSFiles, load_lpips
@@ -67,7 +66,7 @@ def run_evaluate(options: EvaluateOptions) -> int:
     """
     check_bounds(options)
     measures = _measures(options)
-    pairs = _pairs(options.sr, options.hr)
+    pairs = pair_files(options.sr, options.hr)
     rows = [(hr.stem, _measure(measures, sr, hr)) for sr, hr in track(pairs, description="evaluate", transient=True)]
     rows.append(("mean", [_mean(column) for column in zip(*(values for _, values in rows), strict=True)]))
     console = make_console()
@@ -78,22 +77,6 @@ def run_evaluate(options: EvaluateOptions) -> int:
     if options.csv is not None:
         _write_csv(options.csv, measures, rows)
     return 0
-
-
-def _pairs(sr_folder: Path, hr_folder: Path) -> list[tuple[Path, Path]]:
-    hr_paths = list_files(hr_folder, IMAGE_SUFFIXES, "image")
-    names = {path.stem for path in hr_paths}
-    found: dict[str, list[Path]] = defaultdict(list)
-    for path in list_files(sr_folder, IMAGE_SUFFIXES, "image"):
-        name = path.stem if path.stem in names else path.stem.rpartition("_")[0]
-        if name not in names:
-            raise InputError(f"{path} has no HR picture of its name in {hr_folder}")
-        found[name].append(path)
-    for path in hr_paths:
-        if len(found[path.stem]) != 1:
-            several = ", ".join(sr.name for sr in found[path.stem]) or "none"
-            raise InputError(f"{path} must have one SR picture of its name in {sr_folder}, found {several}")
-    return [(found[path.stem][0], path) for path in hr_paths]
 
 
 def _measures(options: EvaluateOptions) -> list[_Measure]:

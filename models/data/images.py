@@ -224,6 +224,13 @@ def write_picture(path: Path, pixels: Pixels, profile: bytes = b"") -> bool:
     return wanted == profile
 
 
+def encode_png(pixels: Pixels) -> bytes:
+    """The content of a PNG file that holds (H, W, C) uint8 or uint16 pixels, for what is no file of its own."""
+    encoded = _encode(".png", _swap_red_and_blue(pixels), b"")
+    assert encoded is not None  # PNG takes all that can be read
+    return encoded
+
+
 def _encode(suffix: str, pixels: Pixels, profile: bytes) -> bytes | None:
     """A file's content, None if it cannot be made."""
     jpeg = _FORMATS[suffix] is _JPEG  # OpenCV writes no profile of several segments

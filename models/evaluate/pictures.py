@@ -192,3 +192,20 @@ def _bars(axis: matplotlib.axes.Axes, panel: Panel) -> None:
     axis.axvline(0, color="#1b2a3a", linewidth=0.8)
     axis.grid(axis="x", alpha=0.3)
     axis.set_axisbelow(True)
+
+
+def save_histograms(path: Path, scores: Mapping[str, NDArray[np.float64]], notes: Mapping[str, str]) -> None:
+    """A discriminator's scores from 0 to 1, a histogram for each group, one below the other; `notes` by group."""
+    figure = Figure(figsize=(7.2, 1.3 * len(scores) + 0.8), dpi=130, layout="constrained")
+    axes = figure.subplots(len(scores), 1, squeeze=False, sharex=True)[:, 0]
+    for index, (axis, (name, values)) in enumerate(zip(axes, scores.items(), strict=True)):
+        weights = np.full(len(values), 100 / len(values))
+        axis.hist(values, np.linspace(0, 1, 41), weights=weights, color="#3572b0" if index else "#c46a1b")
+        axis.axvline(np.median(values), color="#1b2a3a", linewidth=1.2)
+        axis.set_ylabel("% of crops", fontsize=8)
+        axis.set_title(readable(name), loc="left", fontsize=11, fontweight="bold")
+        axis.set_title(notes.get(name, ""), loc="right", fontsize=10)
+        axis.grid(axis="x", alpha=0.3)
+        axis.set_axisbelow(True)
+    axes[-1].set(xlim=(0, 1), xlabel="D's score of a held-out crop: 0 generated, 1 real LR (line: median)")
+    write_whole(path, figure.savefig)

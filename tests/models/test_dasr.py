@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers.marks import thorough
 from helpers.training import equal, finish, flat, load, stop_at, write_noise
 
 from models.__main__ import main
@@ -71,15 +72,15 @@ def test_all_stages_leave_what_they_promise(folders, tmp_path):
 @pytest.mark.parametrize(
     "switches",
     [
-        ["--source=bicubic", "--no-domain-gap", "--no-weighting"],
+        thorough(["--source=bicubic", "--no-domain-gap", "--no-weighting"]),
         ["--source=bicubic", "--domain-gap"],
-        ["--no-domain-gap", "--srn.weigh-features"],
-        ["--no-weighting", "--frequency=gbfs", "--dsn-input=bicubic"],
-        ["--frequency=rgb", "--maps.on-the-fly"],
+        thorough(["--no-domain-gap", "--srn.weigh-features"]),
+        thorough(["--no-weighting", "--frequency=gbfs", "--dsn-input=bicubic"]),
+        thorough(["--frequency=rgb", "--maps.on-the-fly"]),
         ["--frequency=gbfs", "--maps.smoothing=none", "--dsn.discriminator.kind=paper", "--maps.padding=zero"],
-        ["--scale=2", "--dsn.network=dsn", "--srn.crop=32", "--dsn.crop=32", "--run.ema=0.9"],
+        thorough(["--scale=2", "--dsn.network=dsn", "--srn.crop=32", "--dsn.crop=32", "--run.ema=0.9"]),
         ["--scale=1", "--srn.crop=32", "--dsn.crop=16", "--run.precision=bf16"],
-        ["--dsn.discriminator.gan=relativistic", "--srn.discriminator.gan=least_squares", "--run.recompute"],
+        thorough(["--dsn.discriminator.gan=relativistic", "--srn.discriminator.gan=least_squares", "--run.recompute"]),
     ],
     ids=lambda switches: " ".join(switches),
 )
@@ -111,6 +112,7 @@ def test_maps_go_on_where_they_were(folders, tmp_path):
     assert lost.read_bytes() == content
 
 
+@pytest.mark.thorough
 def test_the_first_update_measures_if_asked(folders, tmp_path, monkeypatch):
     monkeypatch.setenv("SRKERNELS_CACHE", str(tmp_path / "cache"))
     command = ["-m", "models", "dasr", *SHORT, *folders, f"--out={tmp_path / 'out'}"]

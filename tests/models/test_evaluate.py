@@ -98,6 +98,10 @@ def test_what_cannot_be_compared_is_named(folders, tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             run_evaluate(options)
+    write_picture(tmp_path / "twins" / "my_0.png", picture(0))
+    write_picture(tmp_path / "twins" / "my_0.jpg", picture(0))
+    with pytest.raises(InputError, match=r"two HR pictures are named my_0: .*my_0\.jpg and .*my_0\.png"):
+        run_evaluate(EvaluateOptions(alone, tmp_path / "twins"))
     write_picture(sr / "my_1_out.png", picture(0))
     with pytest.raises(InputError, match=r"found my_1_out\.png, my_1_x4\.png"):
         run_evaluate(EvaluateOptions(sr, hr))

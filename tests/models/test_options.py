@@ -117,6 +117,10 @@ def test_a_number_out_of_bounds_ends_a_run_before_it_starts(arguments, message, 
         "upscale --weights OUT OUT OUT/o --tile 0",
         "upscale --weights OUT OUT OUT/o --overlap -1",
         "evaluate --sr OUT --hr OUT --crop-border -1",
+        "domain-gap OUT --real OUT --out OUT/o --seeds -1",
+        "domain-gap OUT --real OUT --out OUT/o --held-out 1",
+        "study OUT --hr OUT --out OUT/o --crop -1",
+        "study OUT --hr OUT --out OUT/o --seed -1",
     ],
 )
 def test_every_command_holds_its_numbers(arguments, tmp_path, capsys):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers.marks import thorough
 from helpers.training import equal, finish, flat, load, stop_at, write_noise
 
 from models.__main__ import main
@@ -90,14 +91,19 @@ def test_its_weights_enlarge_pictures_and_are_measured(folders, tmp_path, capsys
 @pytest.mark.parametrize(
     ("switches", "given"),
     [
-        (["--base"], {"rec", "d_y", "scale_s"}),
+        thorough(["--base"], {"rec", "d_y", "scale_s"}),
         (["--no-regularisation"], {"rec", "align", "d_y", "d_f", "scale_s", "scale_t", "score_s", "score_t"}),
-        (["--no-align"], {"rec", "res", "sty", "idt", "cyc", "d_t", "d_y", "scale_s", "scale_t"}),
-        (["--detach-source", "--halve", "--real-twice", "--run.recompute"], None),
+        thorough(["--no-align"], {"rec", "res", "sty", "idt", "cyc", "d_t", "d_y", "scale_s", "scale_t"}),
+        thorough(["--detach-source", "--halve", "--real-twice", "--run.recompute"], None),
         (["--scale=2", "--crop=32", "--run.precision=bf16", "--amsgrad", "--run.ema=0.9"], None),
-        (["--scale=1", "--crop=32", "--synthesis.resize=torch", "--synthesis.no-eight-bit"], None),
-        (["--crop=128", *(f"--discriminator-{name}.kind=vgg" for name in "fty"), "--discriminator-f.norm=batch"], None),
-        (["--discriminator-t.norm=instance", "--discriminator-f.norm=none", "--discriminator-y.kind=fsd"], None),
+        thorough(["--scale=1", "--crop=32", "--synthesis.resize=torch", "--synthesis.no-eight-bit"], None),
+        thorough(
+            ["--crop=128", *(f"--discriminator-{name}.kind=vgg" for name in "fty"), "--discriminator-f.norm=batch"],
+            None,
+        ),
+        thorough(
+            ["--discriminator-t.norm=instance", "--discriminator-f.norm=none", "--discriminator-y.kind=fsd"], None
+        ),
     ],
     ids=lambda given: " ".join(given) if isinstance(given, list) else "",
 )
@@ -205,6 +211,7 @@ def test_refusals_name_what_is_wrong(folders, tmp_path, capsys):
         assert message in capsys.readouterr().err, arguments
 
 
+@pytest.mark.thorough
 def test_other_settings_are_refused_and_more_updates_are_not(folders, tmp_path, capsys):
     out = f"--out={tmp_path / 'out'}"
     assert run(*SHORT, *folders, out) == 0
@@ -280,6 +287,7 @@ def test_what_the_options_say_is_built(tmp_path):
     assert step.players.generator.sizes == {name: getattr(config, name) for name in step.players.generator.sizes}
 
 
+@pytest.mark.thorough
 def test_compiled_parts_are_compiled_for_crops_alone(folders, tmp_path):
     """Pictures of every size are tried in between, without a graph for each."""
     torch._dynamo.reset()

@@ -23,6 +23,7 @@ from ...._triton import on_device
 from .. import allocate
 from ..activation import CONVOLUTION, LEAKY_RELU, NONE, PRELU, Epilogue, activate, sign_survives
 from ..arguments import Block, Convolution, Dense, DenseSettings, SavedBlock, SavedConvolution, SavedDense
+from .configuration import Configured
 from .launch import EpilogueTensors, activation_gradient, channels_last, packed
 
 
@@ -44,9 +45,9 @@ def _zeroed(out: list[Tensor]) -> list[Tensor]:
 
 
 class Blocks:
-    """The ops, made of launches: those of ``launch``, whose products are ``OURS``, or of ``around``."""
+    """The ops, made of launches: those of ``launch``, whose products are ``OURS``, ``configured`` or of ``around``."""
 
-    def __init__(self, launches: ModuleType) -> None:
+    def __init__(self, launches: ModuleType | Configured) -> None:
         self._launches = launches
 
     def _gradients_of_parameters(
