@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.data.degradation import Camera
+from models.data.degradation import CAMERAS, SCALE
 from models.data.images import InputError, Photo, Picture, bundled_photos, crop_to_multiple
 from models.data.inputs import Inputs
 from models.data.sources import ArraySource
@@ -18,10 +18,7 @@ CLEAN_HR = ("motorcycle_left.png", "rocket.jpg", "camera.png", "brick.png", "gra
 REAL_LR = ("ihc.png", "grass.png", "coins.png")
 HELD_OUT = ("astronaut.png", "chelsea.png", "coffee.png")
 
-# HR over LR: the camera's.
-SCALE = 4
-
-CAMERA = Camera(blur=2.6, shot_noise=0.0003, read_noise=0.008, jpeg_quality=90)
+CAMERA = CAMERAS["soft"]
 
 
 @dataclass(frozen=True)

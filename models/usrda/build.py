@@ -16,7 +16,7 @@ from models.networks.vgg import keep_signs
 from models.networks.weight_options import load_network, load_vgg
 from models.train.losses import FeatureLoss
 from models.train.players import Players
-from models.usrda.config import USRDAConfig
+from models.usrda.config import PerceptualConfig, USRDAConfig
 from models.usrda.steps import USRDAStep
 
 
@@ -83,7 +83,7 @@ def random_features(config: USRDAConfig) -> FeatureLoss | None:
     options = config.perceptual
     if options.network == "none":
         return None
-    return FeatureLoss(VGG19Features(options.layers, input_norm=options.input_norm))
+    return _loss(options, VGG19Features(options.layers, input_norm=options.input_norm))
 
 
 def build_features(config: USRDAConfig, weights: WeightFiles) -> FeatureLoss | None:
@@ -91,7 +91,11 @@ def build_features(config: USRDAConfig, weights: WeightFiles) -> FeatureLoss | N
     options = config.perceptual
     if options.network == "none":
         return None
-    return FeatureLoss(load_vgg(options.layers, weights.vgg, "--weights.vgg", input_norm=options.input_norm))
+    return _loss(options, load_vgg(options.layers, weights.vgg, "--weights.vgg", input_norm=options.input_norm))
+
+
+def _loss(options: PerceptualConfig, features: VGG19Features) -> FeatureLoss:
+    return FeatureLoss(features, means=options.means_of(options.layers))
 
 
 def _generator(config: USRDAConfig, weights: WeightFiles) -> USRDAGenerator:

@@ -15,6 +15,7 @@ from models.data import InputError
 from models.networks import PatchDiscriminator, VGG19Features, VGGDiscriminator
 from models.train import distributed
 from models.train.loop import LoopConfig
+from models.train.losses import ScaleConfig
 from models.train.schedule import ScheduleConfig
 from models.usrda.steps import LossWeights
 from models.usrda.synthesis import SynthesisConfig
@@ -44,7 +45,7 @@ class DiscriminatorConfig:
 
 
 @dataclass(frozen=True)
-class PerceptualConfig:
+class PerceptualConfig(ScaleConfig):
     """L_fea of Eqs. 3 and 8."""
 
     network: Literal["vgg19", "none"] = "vgg19"
@@ -159,6 +160,7 @@ def check(config: USRDAConfig) -> None:
     ):
         _check_discriminator(name, getattr(config, f"discriminator_{name}"), channels, side, config.batch)
     if config.perceptual.network != "none":
+        config.perceptual.check_scale("--perceptual", config.perceptual.layers)
         try:
             with torch.device("meta"):
                 VGG19Features(config.perceptual.layers)
