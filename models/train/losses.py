@@ -125,8 +125,8 @@ class FeatureLoss(nn.Module):
     @torch.no_grad()
     def measure(self, images: Tensor) -> dict[str, float]:
         """Takes the mean `|phi|` of each layer over these images (N, 3, H, W) as `means`, and returns them."""
-        found = [self.features(image) for image in images.split(1)]
-        self.means = {name: float(torch.stack([widen(f[name]).abs().mean() for f in found]).mean()) for name in found[0]}
+        found = [{name: widen(f).abs().mean() for name, f in self.features(x).items()} for x in images.split(1)]
+        self.means = {name: float(torch.stack([each[name] for each in found]).mean()) for name in found[0]}
         return self.means
 
     def forward(self, image: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:

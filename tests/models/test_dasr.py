@@ -296,6 +296,7 @@ def test_a_published_discriminator_judges_with_its_own_kernel(folders, tmp_path)
         load_distance(replace(job, config=other.resolved()))
 
 
+@pytest.mark.thorough
 def test_the_scale_of_features_is_measured_on_what_is_compared(folders, tmp_path, vgg_file, capsys):
     """Stage dsn compares LR pictures, stage srn HR ones; a run that goes on finds the same numbers."""
     out = tmp_path / "out"
@@ -356,7 +357,7 @@ def test_the_presets_state_what_paper_and_code_state():
         9,
         1e-5,
     )
-    assert presets() == ["official-aim", "official-ntire", "official-realsr", "paper", "tiny"]
+    assert presets() == ["fssr", "miniature", "official-aim", "official-ntire", "official-realsr", "paper", "tiny"]
 
 
 @pytest.fixture(scope="module")
