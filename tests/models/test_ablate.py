@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import typing
 from dataclasses import replace
 from pathlib import Path
 
@@ -293,6 +294,14 @@ def test_without_weights_there_is_no_perceptual_loss(vgg_file):
         dasr.ABLATION.prepare(given, WeightFiles(vgg=vgg_file.with_name("none.pth")))
 
 
+def test_every_camera_can_be_chosen():
+    choices, _ = typing.get_args(typing.get_type_hints(ablate.AblateCommand)["camera"])
+    assert list(typing.get_args(choices)) == list(CAMERAS)
+    options = ["--out", "x", "--camera", "regions", "--tables", "table1"]
+    command = ablate.parse("dasr", dasr.ABLATION, options)
+    assert [table.camera for table in ablate._selected(dasr.tables(command.config), command)] == ["regions"]
+
+
 def test_sizes():
     """What is given on the command line stands; the size is that of the rest."""
     sized = {
@@ -319,6 +328,8 @@ def test_unusable_options(tmp_path, capsys):
         (["dasr", *out, "--tables", "table1", "--rows", "dsn"], "--rows: no row of these tables is named"),
         (["dasr", *out, "--seeds", "1", "1"], "--seeds must be different numbers"),
         (["dasr", *out, "--scale", "2"], "--scale must be 4"),
+        (["dasr", *out, "--weights.srn", "a.pth"], "--weights.srn: every row trains its networks from nothing"),
+        (["usrda", *out, "--weights.generator", "a.pth"], "--weights.generator: every row trains its networks"),
         (["usrda", *out, "--loss.idt", "0"], "--loss.idt must be positive"),
         (["dasr", *out, "--preset", "huge"], "--preset must be one of"),
         (["dasr", *out, "--srn.crop", "30"], "--srn.crop must be a multiple of 8"),

@@ -357,6 +357,18 @@ def test_the_presets_state_what_paper_and_code_state():
         9,
         1e-5,
     )
+    fssr = load_preset("fssr")
+    assert (fssr.dsn.input, fssr.dsn.discriminator.frequency, fssr.domain_gap, fssr.weighted) == (
+        "bicubic",
+        "gbfs",
+        False,
+        False,
+    )
+    # Nothing of ours is on in what follows a paper or published code.
+    for preset in (paper, aim, realsr, ntire, fssr):
+        for stage in (preset.dsn, preset.srn):
+            assert not stage.discriminator.frequency_contrast and not stage.perceptual.scaled
+        assert preset.srn.map_weights == "map"
     assert presets() == ["fssr", "miniature", "official-aim", "official-ntire", "official-realsr", "paper", "tiny"]
 
 

@@ -52,6 +52,8 @@ class AblateCommand(Generic[C, W]):
     """A preset's name, or a YAML file in the same form; any of its numbers can be overridden here."""
     size: Literal["quick", "small", "medium"] = "small"
     """quick: minutes; small: about two hours of two CPU cores; medium: wider and longer, for a GPU, a table a run."""
+    camera: Literal["soft", "noise5", "point", "aliasing", "regions"] | None = None
+    """What takes the real LR, in place of each table's own camera."""
     photographs: Judged = "held-out"
     """What rows are judged on: choose settings on validation photographs, and report held-out ones."""
     seeds: Annotated[tuple[Annotated[int, Bound(0, 2**63 - 1)], ...], tyro.conf.arg(aliases=["--seed"])] = (0,)
@@ -185,7 +187,11 @@ def _selected(tables: Sequence[PaperTable], command: AblateCommand[C, W]) -> lis
             there = ", ".join(dict.fromkeys(known))
             raise InputError(f"--rows: no row of these tables is named {name!r}, there are {there}")
     kept = [
-        replace(table, rows=tuple(row for row in table.rows if not command.rows or row.name in command.rows))
+        replace(
+            table,
+            camera=command.camera or table.camera,
+            rows=tuple(row for row in table.rows if not command.rows or row.name in command.rows),
+        )
         for table in tables
     ]
     return [table for table in kept if table.rows]

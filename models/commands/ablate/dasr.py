@@ -199,7 +199,7 @@ def _resize(config: DASRConfig, size: Size) -> DASRConfig:
 
 
 def _prepare(config: DASRConfig, weights: WeightFiles) -> DASRConfig:
-    if not given(weights):
+    if not given(weights, ("dsn", "dsn_discriminator", "srn")):
         if config.dsn.perceptual.network != "none":
             config = replace(config, dsn=replace(config.dsn, perceptual=PerceptualConfig("none")))
         if config.srn.perceptual.network != "none":

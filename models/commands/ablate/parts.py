@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
-from models.data import Picture
+from models.data import InputError, Picture
 from models.data.photographs import SCALE, Domains
 from models.evaluate import metrics
 from models.evaluate.examples import enlarged, resized
@@ -150,8 +150,11 @@ def score_bicubic_hr(trial: Trial) -> list[Score]:
     return score_enlarged(trial, lambda lr: resized(lr, SCALE))
 
 
-def given(weights: object) -> bool:
-    """Whether any weight file is named."""
+def given(weights: object, trained_here: Sequence[str]) -> bool:
+    """Whether weight files are named, for a perceptual loss. Raises InputError for those of what rows train."""
+    for name in trained_here:
+        if getattr(weights, name) is not None:
+            raise InputError(f"--weights.{name.replace('_', '-')}: every row trains its networks from nothing")
     return any(path is not None for path in vars(weights).values())
 
 

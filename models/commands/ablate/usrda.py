@@ -134,7 +134,7 @@ def _resize(config: USRDAConfig, size: Size) -> USRDAConfig:
 
 
 def _prepare(config: USRDAConfig, weights: WeightFiles) -> USRDAConfig:
-    if config.perceptual.network != "none" and not given(weights):
+    if not given(weights, ("generator",)) and config.perceptual.network != "none":
         config = replace(
             config,
             perceptual=PerceptualConfig("none"),
