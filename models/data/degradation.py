@@ -24,7 +24,8 @@ class Camera:
         shot_noise: variance of the photon noise at full brightness, image range [0, 1]; proportional to brightness.
         read_noise: standard deviation of the electronic noise, image range [0, 1].
         jpeg_quality: 1 to 100, OpenCV's scale; None stores what the sensor gives.
-        elsewhere: the camera that takes every second square of `square` x `square` LR pixels, where it is another.
+        elsewhere: the camera that takes every second square of `square` x `square` LR pixels, where it is another; only
+            its blur, sampling and noise count.
     """
 
     blur: float = 1.6

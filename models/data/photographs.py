@@ -1,7 +1,8 @@
 """Which photograph plays which role when the user gives no folders, in the demo and in the miniature of the ablation.
 
-They come in wheels, and are free: those of scikit-image CC0 or public domain (its documentation names each one's
-photographer), china and flower of scikit-learn CC BY 2.0 (danielbuechele and vultilion on Flickr).
+They come in wheels. Those of scikit-image are CC0, public domain or without known restrictions, as `skimage.data` says
+of each; for motorcycle_left, of the Middlebury 2014 stereo benchmark, it names the source and no licence. china and
+flower of scikit-learn are CC BY 2.0 (danielbuechele and vultilion on Flickr).
 """
 
 from __future__ import annotations
