@@ -104,7 +104,7 @@ def test_a_run_is_written_and_not_trained_again(tmp_path, monkeypatch, capsys):
     text = (tmp_path / "dasr_ablation.md").read_text(encoding="utf-8")
     assert "This is not the paper's setting" in text and "one seed" in text and "RGB, crop 0, uint8" in text
     assert text.count("pairs of rows stand as in the paper") == 4
-    assert "| the Haar view is better than the Gaussian one, HR input |" in text and " of 2)" in text
+    assert "| Haar view over Gaussian view, HR input |" in text and " of 2)" in text
     assert "| hr-haar | 2, 0, 1 | 2 | 1 |" in text  # the plan: weights, updates, seeds
     assert (tmp_path / "dasr_ablation.png").stat().st_size > 10_000
     with (tmp_path / "dasr_ablation.csv").open(encoding="utf-8") as file:

@@ -62,7 +62,7 @@ def score_grid(table: PaperTable, results: Results) -> Grid:
 
 def claim_grid(table: PaperTable, results: Results) -> Grid:
     """What each claim's rows differ by, picture by picture and seed by seed, positive where the claim holds."""
-    header = ["claim", *(f"{measure.title}: gain" for measure in MEASURES.values())]
+    header = ["gain of", *(measure.title for measure in MEASURES.values())]
     lines = []
     for claim in table.claims:
         if all(name in results for name in (*claim.better, *claim.worse)):
@@ -153,7 +153,8 @@ def write_results(
 def statistics_note() -> str:
     """What the numbers of the tables of claims are."""
     return (
-        "Gains are differences of one picture and one seed, positive where the claim holds: their mean, the "
+        "Gains are differences of two rows, picture by picture and seed by seed, positive where the first is better: "
+        "their mean, the "
         f"{CONFIDENCE:.0%} interval of Student's t over all pictures x seeds, taken for independent (they share "
         "photographs, so it is narrower than one over fresh photographs would be), and how many of them are above 0. "
         "An interval that excludes 0 is bold."
@@ -165,7 +166,8 @@ def _told(found: Difference, digits: int) -> str:
     if found.pairs == 1:
         return f"{found.mean:+.{digits}f} {favour}"
     text = f"{found.mean:+.{digits}f} ± {found.half_width:.{digits}f}"
-    return f"**{text}** {favour}" if found.clear else f"{text} {favour}"
+    shown = found.clear and float(f"{found.mean:.{digits}f}") != 0
+    return f"**{text}** {favour}" if shown else f"{text} {favour}"
 
 
 def _markdown(grid: Grid, words: int) -> list[str]:
