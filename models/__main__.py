@@ -20,6 +20,7 @@ COMMANDS = {
     "upscale": ("models.commands.upscale", "enlarges pictures with a trained network"),
     "evaluate": ("models.commands.evaluate", "PSNR, SSIM and LPIPS of a folder of results"),
     "ablate": ("models.commands.ablate.command", "trains the rows of a paper's ablation tables in miniature"),
+    "weights": ("models.commands.weights", "makes weights files from what other packages ship"),
     "profile": ("models.commands.profile.command", "where the time of a training step goes"),
 }
 

@@ -25,6 +25,7 @@ from models.config import (
 from models.data import InputError
 from models.networks import PatchDiscriminator
 from models.networks.frequency import frequency_filter
+from models.networks.weight_options import PerceptualFiles, check_layers
 from models.train.loop import LoopConfig
 from models.train.losses import GANForm, ScaleConfig
 from models.train.schedule import ScheduleConfig
@@ -71,10 +72,11 @@ class DiscriminatorConfig:
 class PerceptualConfig(ScaleConfig):
     """The perceptual loss."""
 
-    network: Literal["vgg19", "lpips", "none"] = "vgg19"
-    """vgg19 needs --weights.vgg, lpips needs --weights.lpips-alex and --weights.lpips-lin."""
+    network: Literal["vgg19", "vgg16", "lpips", "none"] = "vgg19"
+    """vgg19 and vgg16 need --weights.vgg, lpips needs --weights.lpips-alex or --weights.lpips-vgg, and
+    --weights.lpips-lin."""
     layers: tuple[str, ...] = ("conv5_4",)
-    """Layers of VGG-19, before (conv) or after (relu) the activation."""
+    """Layers of VGG, before (conv) or after (relu) the activation; VGG-16 ends at conv5_3."""
     map_resize: Literal["bilinear", "area"] = "bilinear"
     """How the distance map reaches the features' size."""
 
@@ -251,16 +253,16 @@ def check(config: DASRConfig) -> None:
         _check_discriminator(name, stage.discriminator, stage.crop // scale if name == "dsn" else stage.crop)
         if stage.perceptual.scaled and stage.perceptual.network == "lpips":
             raise InputError(f"--{name}.perceptual.scaled: LPIPS has a scale of its own")
+        check_layers(stage.perceptual.network, stage.perceptual.layers, f"--{name}.perceptual.layers")
     if config.srn.perceptual.network == "lpips" and config.srn.weigh_features and config.weighted:
         raise InputError("--srn.weigh-features: LPIPS is one number per picture and cannot be weighted place by place")
 
 
-def check_weightless(config: DASRConfig) -> None:
-    """`check` for commands that take no weight files. Raises InputError if the run needs one."""
+def check_weights(config: DASRConfig, weights: PerceptualFiles) -> None:
+    """`check`, and that the files are named that perceptual losses need, before anything is written."""
     check(config)
-    for name, network in (("dsn", config.dsn.perceptual.network), ("srn", config.srn.perceptual.network)):
-        if network != "none":
-            raise InputError(f"--{name}.perceptual.network must be none here, got {network}: it needs weight files")
+    for name, stage in (("dsn", config.dsn), ("srn", config.srn)):
+        weights.check(stage.perceptual.network, f"--{name}.perceptual.network")
 
 
 def _check_discriminator(stage: str, options: DiscriminatorConfig, side: int) -> None:

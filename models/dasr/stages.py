@@ -49,8 +49,9 @@ from models.data.files import write_text, write_whole
 from models.data.resize import bicubic
 from models.evaluate.examples import TILES, TRIED_SIDE, Example, enlarged, resized, sr_examples, tried
 from models.evaluate.tiling import shrink_tiled
-from models.evaluate.validation import validate
+from models.evaluate.validation import load_judge, validate
 from models.networks import DSN, DeResNet, PatchDiscriminator
+from models.networks.vgg import VGG
 from models.networks.weight_options import load_network
 from models.train import distributed
 from models.train.batches import first_batch, loader, with_cache
@@ -110,7 +111,7 @@ def fit_run(job: DASRJob, stage: Literal["dsn", "srn"]) -> LoopConfig:
             step = build_srn_step(tried, job.weights, meta, random_distance(tried, meta))
         return count_run(step, shapes, run, job.device)
 
-    return fit(config.run, options.perceptual.network == "vgg19", count, stage, job.run.say)
+    return fit(config.run, options.perceptual.network in VGG, count, stage, job.run.say)
 
 
 def train_dsn(job: DASRJob, run: LoopConfig | None = None) -> History:
@@ -282,9 +283,11 @@ def _train(
     def update(done: int, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return step.pretrain(batch) if done < schedule.pretrain else step(batch)
 
-    def judge(generator: nn.Module, done: int) -> dict[str, float]:
+    judge = load_judge(job, border, options.perceptual.network, options.perceptual.layers)
+
+    def measure(generator: nn.Module, done: int) -> dict[str, float]:
         sheet = job.folder(name) / "visualization" / f"{done}.png"
-        return validate(lambda given: infer(generator, given), examples(), border, sheet)
+        return validate(lambda given: infer(generator, given), examples(), judge, sheet)
 
     stage = Stage(
         name,
@@ -297,8 +300,8 @@ def _train(
         batches=loader(dataset, options.batch, schedule.updates, run, device, f"--{name}.batch"),
         images=dataset.total,
         pictures=dataset.fingerprints(),
-        validate=judge,
-        measures=("psnr", "ssim"),
+        validate=measure,
+        measures=judge.measures,
         accepted=lambda: job.record(dump_yaml(config)),
         phase=lambda done: done < schedule.pretrain,
     )

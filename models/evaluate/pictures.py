@@ -99,7 +99,7 @@ def save_maps(path: Path, rows: Sequence[tuple[str, Picture, Picture, NDArray[np
 def save_curves(path: Path, stages: Mapping[str, History], baseline: Mapping[str, float]) -> None:
     """Losses of every stage, and what the last one measured on held-out pictures against `baseline` (dashed)."""
     title, last = list(stages.items())[-1]
-    names = list(last.measured[0][1]) if last.measured else []
+    names = list(last.measured[-1][1]) if last.measured else []
     figure = Figure(figsize=(4.6 * (len(stages) + len(names)), 3.8), dpi=110, layout="constrained")
     axes = figure.subplots(1, len(stages) + len(names), squeeze=False)[0]
     for axis, (name, history) in zip(axes, stages.items(), strict=False):
@@ -108,9 +108,8 @@ def save_curves(path: Path, stages: Mapping[str, History], baseline: Mapping[str
         axis.set(title=f"stage {name}", xlabel="update", ylabel="loss (before its weight)", yscale="log")
         axis.legend(fontsize=9, ncols=1 + len(history.losses) // 6)
     for axis, name in zip(axes[len(stages) :], names, strict=True):
-        axis.plot(
-            [done for done, _ in last.measured], [values[name] for _, values in last.measured], "o-", label="ours"
-        )
+        points = [(done, values[name]) for done, values in last.measured if name in values]
+        axis.plot(*zip(*points, strict=True), "o-", label="ours")
         axis.axhline(baseline[name], color="gray", linestyle="--", label="bicubic")
         axis.ticklabel_format(useOffset=False)
         axis.set(title=f"held-out {name.upper()}, mean", xlabel=f"update of stage {title}", ylabel=name.upper())
@@ -127,7 +126,7 @@ def _bare(axis: matplotlib.axes.Axes) -> None:
 
 @dataclass(frozen=True)
 class Panel:
-    """One measure of several rows, ours (with a spread, 0 for none) and those of a paper; higher is better."""
+    """One measure of several rows, ours (with a spread, 0 for none) and those of a paper."""
 
     title: str
     labels: Sequence[str]

@@ -106,7 +106,7 @@ class FeatureLoss(nn.Module):
     """Perceptual loss: mean `|phi(a) - phi(b)|` over all features, optionally weighted place by place.
 
     Args:
-        features: a frozen network that returns its layers by name, as `VGG19Features` does.
+        features: a frozen network that returns its layers by name, as `VGGFeatures` does.
         map_resize: how a weight map reaches a layer's size: `bilinear` inside the loss kernel, or `area`, the mean
             over the pixels that a feature stands for (a bilinear x1/16 reads 2 x 2 of every 16 x 16).
         means: what the loss of a layer is divided by, by the layer's name; 1 without.

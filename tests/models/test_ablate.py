@@ -19,7 +19,9 @@ from models.dasr.config import load_preset
 from models.data import InputError, Photo, photographs
 from models.data.degradation import CAMERAS
 from models.data.photographs import ROLES, Domains, miniature_domains, missing_photographs
-from models.evaluate.validation import Score
+from models.evaluate.validation import MEASURES
+from models.networks.lpips import COMPARED_OF_VGG16
+from models.networks.weight_options import PerceptualFiles
 from models.usrda import config as usrda_config
 
 TINY = [
@@ -195,12 +197,45 @@ def test_a_run_of_usrda_is_written_and_not_trained_again(tmp_path, monkeypatch, 
     assert "were done before" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
+def test_perceptual_weights_judge_finished_rows_too(tmp_path, monkeypatch, hed_lpips):
+    """A row that was trained without them is measured again, not trained again, and nothing is called LPIPS."""
+    monkeypatch.setattr(ablate, "miniature_domains", small_domains)
+    command = ["usrda", "--out", str(tmp_path), "--preset", "tiny", "--seeds", "0", *TINY_USRDA]
+    command += ["--run.precision", "fp32", "--tables", "table3", "--rows", "base"]
+    assert ablate.main(command) == 0
+    before = written_weights(tmp_path)
+    validation = tmp_path / "seed0" / "noise5" / "base" / "validation.csv"
+    first = list(csv.DictReader(validation.open(encoding="utf-8")))
+    for _ in range(2):  # the second finds everything measured
+        assert ablate.main([*command, *(f"--weights.{each}" for each in hed_lpips)]) == 0
+        assert written_weights(tmp_path) == before
+        rows = list(csv.DictReader(validation.open(encoding="utf-8")))
+        assert [row["step"] for row in rows] == ["0", "2"] and float(rows[1]["hed-lpips"]) > 0
+        assert rows[1]["psnr"] == first[1]["psnr"]
+    with (tmp_path / "usrda_ablation.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert [bool(float(line["hed-lpips"])) for line in lines] == [True] * 4
+    mean = np.mean([float(line["hed-lpips"]) for line in lines[2:]])
+    assert float(rows[1]["hed-lpips"]) == pytest.approx(mean) and "lpips" not in lines[1]
+    text = (tmp_path / "usrda_ablation.md").read_text(encoding="utf-8")
+    assert "| row | L_align | regularisation | PSNR (dB) | SSIM | HED-LPIPS | PSNR (dB), paper |" in text
+    assert "its values are not the paper's LPIPS" in text
+    # Without them again, what was measured stays in the row's own table alone.
+    assert ablate.main(command) == 0
+    assert "HED-LPIPS" not in (tmp_path / "usrda_ablation.md").read_text(encoding="utf-8")
+    assert "hed-lpips" in validation.read_text(encoding="utf-8")
+
+
 def test_order_is_compared_seed_by_seed():
     table = dasr.tables(load_preset("tiny"))[0]
     table = replace(table, rows=table.rows[:3])  # by PSNR the paper has hr-gbfs > bicubic-gbfs > hr-rgb
 
     def notes(**psnr: tuple[float, ...]) -> str:
-        scores = {name.replace("_", "-"): [[Score(value, 0.5)] for value in values] for name, values in psnr.items()}
+        scores = {
+            name.replace("_", "-"): [[{"psnr": value, "ssim": 0.5}] for value in values]
+            for name, values in psnr.items()
+        }
         return report.order_notes(table, scores)[0]
 
     one = notes(bicubic_gbfs=(25.0,), hr_rgb=(26.0,), hr_gbfs=(27.0,))
@@ -214,8 +249,14 @@ def test_order_is_compared_seed_by_seed():
 
 def test_a_gain_is_that_of_each_picture_and_seed():
     """Pictures and seeds move all rows together; the pairs do not care. Rows' scores: seeds x pictures."""
-    better = [[Score(20.0, 0.5), Score(30.0, 0.7)], [Score(23.0, 0.5), Score(33.5, 0.7)]]
-    worse = [[Score(19.0, 0.5), Score(29.5, 0.8)], [Score(22.0, 0.5), Score(33.0, 0.6)]]
+    better = [
+        [{"psnr": 20.0, "ssim": 0.5}, {"psnr": 30.0, "ssim": 0.7}],
+        [{"psnr": 23.0, "ssim": 0.5}, {"psnr": 33.5, "ssim": 0.7}],
+    ]
+    worse = [
+        [{"psnr": 19.0, "ssim": 0.5}, {"psnr": 29.5, "ssim": 0.8}],
+        [{"psnr": 22.0, "ssim": 0.5}, {"psnr": 33.0, "ssim": 0.6}],
+    ]
     results = {"better": better, "worse": worse, "third": worse, "fourth": better}
     found = report.gain(Claim("", ("better",), ("worse",)), results, "psnr")
     assert (found.mean, found.above, found.pairs) == (0.75, 4, 4)
@@ -229,11 +270,16 @@ def test_a_gain_is_that_of_each_picture_and_seed():
     assert (twice.mean, twice.half_width) == (0, 0)
 
 
-def test_a_lower_distance_is_a_gain(monkeypatch):
-    monkeypatch.setitem(report.MEASURES, "ssim", report.Measure("DISTANCE", 4, -1))
-    results = {"near": [[Score(1.0, 0.1)]], "far": [[Score(1.0, 0.3)]]}
-    found = report.gain(Claim("", ("near",), ("far",)), results, "ssim")
+def test_less_is_better_by_a_distance():
+    table = dasr.tables(load_preset("tiny"))[0]
+    table = replace(table, rows=table.rows[:2])  # by LPIPS the paper has bicubic-gbfs > hr-rgb
+    results = {row.name: [[{"hed-lpips": value}]] for row, value in zip(table.rows, (0.1, 0.3), strict=True)}
+    (note,) = report.order_notes(table, results)
+    assert note.startswith("HED-LPIPS, best first: here bicubic-gbfs > hr-rgb; in the paper by LPIPS bicubic-gbfs > ")
+    assert "1 of 1 pairs of rows stand as in the paper" in note
+    found = report.gain(Claim("", ("bicubic-gbfs",), ("hr-rgb",)), results, "hed-lpips")
     assert found.mean == pytest.approx(0.2) and np.isnan(found.half_width) and not found.clear
+    assert MEASURES["hed-lpips"].lower_is_better
 
 
 def test_students_quantiles():
@@ -280,18 +326,25 @@ def test_a_wheel_that_is_not_there_is_done_without(monkeypatch):
 
 
 def test_without_weights_there_is_no_perceptual_loss(vgg_file):
-    from models.dasr.build import WeightFiles
-
     given = load_preset("miniature")
-    with_weights = dasr.ABLATION.prepare(given, WeightFiles(vgg=vgg_file))
-    assert with_weights == given and given.srn.perceptual.network == "vgg19"
-    without = dasr.ABLATION.prepare(given, WeightFiles())
+    vgg19 = replace(given, srn=replace(given.srn, perceptual=replace(given.srn.perceptual, network="vgg19")))
+    assert dasr.ABLATION.prepare(vgg19, PerceptualFiles(vgg=vgg_file)) == vgg19
+    without = dasr.ABLATION.prepare(given, PerceptualFiles())
     assert without.srn.perceptual.network == "none" and without.dsn == given.dsn
     assert (without.srn.content_weight, without.srn.adversarial_weight) == (1.0, 0.1 * given.srn.adversarial_weight)
     tiny = load_preset("tiny")
-    assert dasr.ABLATION.prepare(tiny, WeightFiles()) == tiny
-    with pytest.raises(InputError, match="cannot read weights"):
-        dasr.ABLATION.prepare(given, WeightFiles(vgg=vgg_file.with_name("none.pth")))
+    assert dasr.ABLATION.prepare(tiny, PerceptualFiles()) == tiny
+    with pytest.raises(InputError, match=r"--weights.vgg: .*none\.pth"):
+        dasr.ABLATION.prepare(vgg19, PerceptualFiles(vgg=vgg_file.with_name("none.pth")))
+
+
+@pytest.mark.parametrize("method", [dasr, usrda])
+def test_the_teacher_is_not_the_judge(method):
+    """No layer that LPIPS on VGG-16 compares is trained on."""
+    config = method.load_preset("miniature")
+    perceptual = config.perceptual if method is usrda else config.srn.perceptual
+    assert perceptual.network == "vgg16" and perceptual.scaled
+    assert not {layer[4:] for layer in perceptual.layers} & {layer[4:] for layer in COMPARED_OF_VGG16}
 
 
 def test_every_camera_can_be_chosen():
@@ -328,8 +381,7 @@ def test_unusable_options(tmp_path, capsys):
         (["dasr", *out, "--tables", "table1", "--rows", "dsn"], "--rows: no row of these tables is named"),
         (["dasr", *out, "--seeds", "1", "1"], "--seeds must be different numbers"),
         (["dasr", *out, "--scale", "2"], "--scale must be 4"),
-        (["dasr", *out, "--weights.srn", "a.pth"], "--weights.srn: every row trains its networks from nothing"),
-        (["usrda", *out, "--weights.generator", "a.pth"], "--weights.generator: every row trains its networks"),
+        (["dasr", *out, "--weights.lpips-lin", "none.pth"], "--weights.lpips-alex is needed: torchvision's alexnet"),
         (["usrda", *out, "--loss.idt", "0"], "--loss.idt must be positive"),
         (["dasr", *out, "--preset", "huge"], "--preset must be one of"),
         (["dasr", *out, "--srn.crop", "30"], "--srn.crop must be a multiple of 8"),

@@ -187,6 +187,7 @@ def test_refusals_name_what_is_wrong(folders, tmp_path, capsys):
         (["--val-hr=x"], "--val-hr and --val-lr go together"),
         (["--stage=srn"], "no such folder: "),
         (["--stage=maps"], "no weights of a generator in "),
+        (["--srn.perceptual.network=vgg16"], "--srn.perceptual.layers: VGG16Features: layers must be some of conv1_1"),
         (["--dsn.perceptual.network=vgg19"], "--weights.vgg is needed: torchvision's vgg19-dcbb9e9d.pth"),
         (["--hr=/nowhere"], "no such folder: /nowhere"),
     ):
@@ -381,7 +382,7 @@ def made_up_weights(vgg_file, tmp_path_factory) -> WeightFiles:
     alex = {key.removeprefix("net."): value for key, value in alexnet_state(lpips).items()}
     torch.save(alex, folder / "alex.pth")
     torch.save({f"lin{k}.model.1.weight": torch.rand(1, c, 1, 1) for k, c in enumerate(channels)}, folder / "lin.pth")
-    return WeightFiles(vgg_file, folder / "alex.pth", folder / "lin.pth")
+    return WeightFiles(vgg_file, lpips_alex=folder / "alex.pth", lpips_lin=folder / "lin.pth")
 
 
 def alexnet_state(lpips: LPIPS) -> dict[str, torch.Tensor]:

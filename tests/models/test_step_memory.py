@@ -170,6 +170,7 @@ def imagined_count(
         ("nlayer_s2", "instance", "vgg19", "reference", "fp32", Saving(True)),
         ("vgg", "spectral", "vgg19", "reference", "bf16", Saving()),
         ("nlayer_s2", "instance", "vgg19", "reference", "fp32", Saving(feature_signs=True)),
+        ("nlayer_s2", "instance", "vgg16", "reference", "fp32", Saving(feature_signs=True)),
     ],
 )
 def test_count_is_what_is_allocated(kind, norm, perceptual, backend, precision, saving):

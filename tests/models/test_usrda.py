@@ -190,6 +190,7 @@ def test_refusals_name_what_is_wrong(folders, tmp_path, capsys):
         (["--synthesis.noise", "0", "inf"], "--synthesis.noise must be from 0 to 255, got (0.0, inf)"),
         (["--discriminator-t.num-feat=0"], "--discriminator-t.num-feat must be from 1 to 1024, got 0"),
         (["--perceptual.network=vgg19", "--perceptual.layers", "conv9_9"], "--perceptual.layers: "),
+        (["--perceptual.network=vgg16"], "some of conv1_1, relu1_1 ... relu5_3, got ('conv5_4',)"),
         (["--run.max-bad-images=nan"], "--run.max-bad-images must be from 0 to 1, got nan"),
         (["--crop=128", "--batch=1", "--discriminator-f.kind=vgg", "--discriminator-f.norm=batch"], "on 1 crops of 32"),
         (["--synthesis.blur", "2", "1"], "--synthesis.blur must be a range, the lower end first, got 2.0 1.0"),

@@ -6,12 +6,11 @@ The tables, row by row, are in a method's `AblationParts`; what is said and writ
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-import torch
 import tyro
 
 from models.commands.ablate import dasr, report, usrda
@@ -20,14 +19,14 @@ from models.config import Bound, check_bounds, dump_yaml, option_of
 from models.data import InputError
 from models.data.files import write_text
 from models.data.photographs import Domains, Judged, check_bundled_scale, miniature_domains, missing_photographs
-from models.evaluate.validation import Score
+from models.evaluate.validation import Score, load_perceptual
+from models.networks.weight_options import PerceptualFiles
 from models.train.device import pick_device
 from models.train.run import Run
 
 C = TypeVar("C")
-W = TypeVar("W")
 
-ABLATIONS: dict[str, AblationParts[Any, Any]] = {"dasr": dasr.ABLATION, "usrda": usrda.ABLATION}
+ABLATIONS: dict[str, AblationParts[Any]] = {"dasr": dasr.ABLATION, "usrda": usrda.ABLATION}
 
 # Seeds from 100 on are those of reports; those below are for trying settings.
 SIZES = {
@@ -38,7 +37,7 @@ SIZES = {
 
 
 @dataclass(frozen=True)
-class AblateCommand(Generic[C, W]):
+class AblateCommand(Generic[C]):
     """Trains the rows of a paper's ablation tables on bundled photographs and compares their order with the paper's.
 
     A restarted run resumes where it stopped; finished rows are not trained again.
@@ -47,7 +46,7 @@ class AblateCommand(Generic[C, W]):
     out: Path
     """Folder of the tables, the plot, and all that is trained."""
     config: Annotated[C, tyro.conf.arg(name="")]
-    weights: W
+    weights: PerceptualFiles = field(default_factory=PerceptualFiles)
     preset: str = "miniature"
     """A preset's name, or a YAML file in the same form; any of its numbers can be overridden here."""
     size: Literal["quick", "small", "medium"] = "small"
@@ -80,22 +79,32 @@ def main(arguments: Sequence[str]) -> int:
     method = ABLATIONS[name]
     command = parse(name, method, options)
     check_bundled_scale(command.config.scale)
-    command = replace(command, config=method.prepare(command.config, command.weights))
+    given, command = command, replace(command, config=method.prepare(command.config, command.weights))
     tables = _selected(method.tables(command.config), command)
     device = pick_device(command.device)
+    lpips = load_perceptual(command.weights, device)
     run = Run(command.out, command.out if command.resume == "never" else None)
     try:
         write_text(run.folder / "config.yaml", dump_yaml(command.config))
         run.say(*missing_photographs())
+        if command.config != given.config:
+            run.say("without --weights.vgg rows are trained without a perceptual loss, and with other weights")
         for table in tables:
             run.say("", report.rich_table(f"{table.title}: the plan", report.plan_grid(table, command.seeds), 1))
-        domains = {
-            (table.camera, seed): miniature_domains(seed, table.camera, command.photographs)
+        trials = {
+            (table.camera, seed): Trial(
+                miniature_domains(seed, table.camera, command.photographs),
+                run.folder / f"seed{seed}" / table.camera,
+                run,
+                device,
+                command.weights,
+                lpips,
+            )
             for table in tables
             for seed in command.seeds
         }
-        results = train_rows(tables, command, domains, run, device)
-        write_results(run.folder / f"{name}_ablation", method, command, tables, results, domains)
+        results = train_rows(tables, command.seeds, trials)
+        write_results(run.folder / f"{name}_ablation", method, command, tables, results, trials)
         for table in tables:
             scores, claims = report.score_grid(table, results), report.claim_grid(table, results)
             run.say("", report.rich_table(f"{table.title}\n{table.judged}", scores, 1 + len(table.columns)))
@@ -108,20 +117,19 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def parse(name: str, method: AblationParts[C, W], arguments: Sequence[str]) -> AblateCommand[C, W]:
+def parse(name: str, method: AblationParts[C], arguments: Sequence[str]) -> AblateCommand[C]:
     """Parses the command line; what it does not set comes from the preset it names, in the size it names."""
     preset = option_of(arguments, "preset", AblateCommand.preset)
     size = option_of(arguments, "size", AblateCommand.size)
     amount = SIZES.get(size, SIZES["small"])  # another name is an error of the parser's
-    default: AblateCommand[C, W] = AblateCommand(
+    default: AblateCommand[C] = AblateCommand(
         out=tyro.MISSING,
         config=method.resize(method.load_preset(preset), amount),
-        weights=method.weights(),
         preset=preset,
         seeds=amount.seeds,
     )
-    command: AblateCommand[C, W] = tyro.cli(
-        AblateCommand[method.config, method.weights],  # type: ignore[name-defined]
+    command: AblateCommand[C] = tyro.cli(
+        AblateCommand[method.config],  # type: ignore[name-defined]
         args=arguments,
         default=default,
         prog=f"python -m models ablate {name}",
@@ -134,18 +142,16 @@ def parse(name: str, method: AblationParts[C, W], arguments: Sequence[str]) -> A
 
 
 def train_rows(
-    tables: Sequence[PaperTable],
-    command: AblateCommand[C, W],
-    domains: dict[tuple[str, int], Domains],
-    run: Run,
-    device: torch.device,
+    tables: Sequence[PaperTable], seeds: Sequence[int], trials: Mapping[tuple[str, int], Trial]
 ) -> dict[str, list[list[Score]]]:
-    """Scores of every row by its name, and of the baselines by their table's, one list per seed."""
+    """Scores of every row by its name, and of the baselines by their table's, one list per seed.
+
+    `trials` are by camera and seed.
+    """
     results: dict[str, list[list[Score]]] = {}
-    for number, seed in enumerate(command.seeds):
+    for number, seed in enumerate(seeds):
         for table in tables:
-            folder = run.folder / f"seed{seed}" / table.camera
-            trial = Trial(domains[table.camera, seed], folder, run, device, command.weights)
+            trial = trials[table.camera, seed]
             results.setdefault(table.name, []).append(table.baseline(trial))
             for unseeded in table.rows:
                 if len(results.get(unseeded.name, ())) > number:
@@ -153,28 +159,32 @@ def train_rows(
                 config = replace(unseeded.config, run=replace(unseeded.config.run, seed=seed))
                 row = replace(unseeded, config=config)
                 what = ", ".join(f"{column} {cell}" for column, cell in zip(table.columns, row.cells, strict=True))
-                run.say(f"{row.name} of {table.name}, seed {seed}: {what}", style="bold")
-                write_text(folder / row.name / "config.yaml", dump_yaml(config))
+                trial.run.say(f"{row.name} of {table.name}, seed {seed}: {what}", style="bold")
+                write_text(trial.folder / row.name / "config.yaml", dump_yaml(config))
                 results.setdefault(row.name, []).append(table.train(row, trial))
     return results
 
 
 def write_results(
     stem: Path,
-    method: AblationParts[C, W],
-    command: AblateCommand[C, W],
+    method: AblationParts[C],
+    command: AblateCommand[C],
     tables: Sequence[PaperTable],
     results: report.Results,
-    domains: dict[tuple[str, int], Domains],
+    trials: Mapping[tuple[str, int], Trial],
 ) -> None:
     """Writes the tables, the plot and the CSV."""
     seed = command.seeds[0]
-    pictures = {t.name: [hr.name for _, hr in domains[t.camera, seed].held_out] for t in tables}
-    opening = [f"# {method.title}: ablation in miniature", "", *_setting(method, command, domains)]
+    pictures = {t.name: [hr.name for _, hr in trials[t.camera, seed].domains.held_out] for t in tables}
+    opening = [
+        f"# {method.title}: ablation in miniature",
+        "",
+        *_setting(method, command, next(iter(trials.values())).domains, report.measured(tables, results)),
+    ]
     report.write_results(stem, opening, tables, results, command.seeds, pictures)
 
 
-def _selected(tables: Sequence[PaperTable], command: AblateCommand[C, W]) -> list[PaperTable]:
+def _selected(tables: Sequence[PaperTable], command: AblateCommand[C]) -> list[PaperTable]:
     """The tables of these names with only the rows of these names; tables left without rows are dropped."""
     known = [table.name for table in tables]
     for name in command.tables:
@@ -197,10 +207,7 @@ def _selected(tables: Sequence[PaperTable], command: AblateCommand[C, W]) -> lis
     return [table for table in kept if table.rows]
 
 
-def _setting(
-    method: AblationParts[C, W], command: AblateCommand[C, W], domains: dict[tuple[str, int], Domains]
-) -> list[str]:
-    shown = next(iter(domains.values()))
+def _setting(method: AblationParts[C], command: AblateCommand[C], shown: Domains, measures: Sequence[str]) -> list[str]:
     names = {
         "one half clean HR, the other half real LR": shown.clean_hr,
         f"judged on ({command.photographs})": [hr for _, hr in shown.held_out],
@@ -217,6 +224,18 @@ def _setting(
         f"(`models/data/degradation.py`), on bundled photographs ({pictures}).",
         f"- Paper: {method.paper_setting}.",
         "- Scores are means over the photographs"
-        + (", then mean ± standard deviation over the seeds." if len(command.seeds) > 1 else "; one seed, no spread."),
+        + (", then mean ± standard deviation over the seeds." if len(command.seeds) > 1 else "; one seed, no spread.")
+        + _perceptual_note(measures),
         f"- {report.statistics_note()}",
     ]
+
+
+def _perceptual_note(measures: Sequence[str]) -> str:
+    if "hed-lpips" in measures:
+        return (
+            " HED-LPIPS, of which less is better, is LPIPS on a VGG-16 that was trained on edges after ImageNet; its "
+            "values are not the paper's LPIPS."
+        )
+    if "lpips" in measures:
+        return " Of LPIPS less is better."
+    return " LPIPS needs weights that are not bundled, so that only the paper's is shown."

@@ -17,7 +17,7 @@ from models.commands.ablate.parts import (
     Row,
     Size,
     Trial,
-    given,
+    lacks,
     score_bicubic_hr,
     score_network,
     trained,
@@ -29,7 +29,8 @@ from models.data import to_pixels, to_tensor
 from models.data.photographs import SCALE
 from models.evaluate import metrics
 from models.evaluate.examples import resized
-from models.evaluate.validation import Score, score
+from models.evaluate.validation import Judge, Score
+from models.networks.weight_options import PerceptualFiles
 
 _DIGITS = {"psnr": 3, "ssim": 4, "lpips": 3}
 
@@ -151,16 +152,16 @@ def _whole(config: DASRConfig) -> DASRConfig:
 
 def _job(config: DASRConfig, trial: Trial, folders: Mapping[str, Path]) -> DASRJob:
     """Stages in folders of their own or, where several rows have the same, in a shared one."""
-    return DASRJob(config, trial.domains.inputs, trial.weights, trial.run, trial.device, folders)
+    return DASRJob(config, trial.domains.inputs, WeightFiles(**vars(trial.weights)), trial.run, trial.device, folders)
 
 
 def _train_dsn(row: Row, trial: Trial) -> list[Score]:
     job = _job(row.config, trial, {"dsn": trial.folder / row.name})
     train_dsn(job)
-    generate = load_generator(job)
+    generate, judge = load_generator(job), Judge(0, trial.lpips)
     with torch.inference_mode():
         return [
-            score(to_pixels(generate(to_tensor(hr.pixels, trial.device)[None])[0]), lr.pixels, 0)
+            judge(to_pixels(generate(to_tensor(hr.pixels, trial.device)[None])[0]), lr.pixels)
             for lr, hr in trial.domains.held_out
         ]
 
@@ -180,7 +181,8 @@ def _train_srn(row: Row, trial: Trial) -> list[Score]:
 
 
 def _score_bicubic_lr(trial: Trial) -> list[Score]:
-    return [score(resized(hr.pixels, 1 / SCALE), lr.pixels, 0) for lr, hr in trial.domains.held_out]
+    judge = Judge(0, trial.lpips)
+    return [judge(resized(hr.pixels, 1 / SCALE), lr.pixels) for lr, hr in trial.domains.held_out]
 
 
 def _resize(config: DASRConfig, size: Size) -> DASRConfig:
@@ -202,21 +204,20 @@ def _resize(config: DASRConfig, size: Size) -> DASRConfig:
     return replace(config, dsn=dsn, srn=srn)
 
 
-def _prepare(config: DASRConfig, weights: WeightFiles) -> DASRConfig:
-    if not given(weights, ("dsn", "dsn_discriminator", "srn")):
-        if config.dsn.perceptual.network != "none":
-            config = replace(config, dsn=replace(config.dsn, perceptual=PerceptualConfig("none")))
-        if config.srn.perceptual.network != "none":
-            srn = replace(
-                config.srn,
-                perceptual=PerceptualConfig("none"),
-                content_weight=1.0,
-                adversarial_weight=_WEIGHTLESS * config.srn.adversarial_weight,
-            )
-            config = replace(config, srn=srn)
+def _prepare(config: DASRConfig, weights: PerceptualFiles) -> DASRConfig:
+    if lacks(weights, config.dsn.perceptual.network):
+        config = replace(config, dsn=replace(config.dsn, perceptual=PerceptualConfig("none")))
+    if lacks(weights, config.srn.perceptual.network):
+        srn = replace(
+            config.srn,
+            perceptual=PerceptualConfig("none"),
+            content_weight=1.0,
+            adversarial_weight=_WEIGHTLESS * config.srn.adversarial_weight,
+        )
+        config = replace(config, srn=srn)
     check(config)
-    for stage in (config.dsn, config.srn):  # before anything is trained: is each file there, and the right one?
-        build_features(stage.perceptual, weights, config.run, torch.device("cpu"))
+    for stage in (config.dsn, config.srn):  # before anything is trained: is each file the right one?
+        build_features(stage.perceptual, WeightFiles(**vars(weights)), config.run, torch.device("cpu"))
     return config
 
 
@@ -258,7 +259,6 @@ def _setting(config: DASRConfig) -> str:
 ABLATION = AblationParts(
     title="DASR",
     config=DASRConfig,
-    weights=WeightFiles,
     load_preset=load_preset,
     resize=_resize,
     prepare=_prepare,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -14,13 +14,13 @@ from models.data import InputError, Picture
 from models.data.photographs import SCALE, Domains
 from models.evaluate import metrics
 from models.evaluate.examples import enlarged, resized
-from models.evaluate.validation import Score, score
-from models.networks import load_weights
+from models.evaluate.validation import Judge, Score
+from models.networks import LPIPS, load_weights
+from models.networks.weight_options import PerceptualFiles
 from models.train.checkpoint import newest_weights
 from models.train.run import Run
 
 C = TypeVar("C")
-W = TypeVar("W")
 
 # What is measured of an SR network.
 JUDGED_SR = f"Real LR of the photographs, enlarged, against the HR, {metrics.convention(SCALE, y_channel=False)}"
@@ -34,7 +34,8 @@ class Trial:
     folder: Path
     run: Run
     device: torch.device
-    weights: Any
+    weights: PerceptualFiles
+    lpips: LPIPS | None  # by those weights
 
 
 @dataclass(frozen=True)
@@ -108,24 +109,22 @@ class Size:
 
 
 @dataclass(frozen=True)
-class AblationParts(Generic[C, W]):
+class AblationParts(Generic[C]):
     """What a method brings: its options, its tables for a configuration, and a line on how it is trained here.
 
     Its options have a `scale`, and those of the loop as `run`.
 
     Attributes:
-        weights: the dataclass of its weight files.
         resize: a configuration in another size.
-        prepare: checks the configuration and the weight files, and returns it as the tables take it: without weights,
-            without perceptual losses.
+        prepare: checks the configuration and the weight files, and returns it as the tables take it: without the
+            weights of a perceptual loss, without the loss.
     """
 
     title: str
     config: type[C]
-    weights: type[W]
     load_preset: Callable[[str], C]
     resize: Callable[[C, Size], C]
-    prepare: Callable[[C, W], C]
+    prepare: Callable[[C, PerceptualFiles], C]
     tables: Callable[[C], tuple[PaperTable, ...]]
     setting: Callable[[C], str]
     paper_setting: str
@@ -138,7 +137,8 @@ def trained(folder: Path, updates: int, device: torch.device) -> nn.Module:
 
 def score_enlarged(trial: Trial, enlarge: Callable[[Picture], Picture]) -> list[Score]:
     """Scores of an SR network, or of the baseline, on every held-out picture."""
-    return [score(enlarge(lr.pixels), hr.pixels, SCALE) for lr, hr in trial.domains.held_out]
+    judge = Judge(SCALE, trial.lpips)
+    return [judge(enlarge(lr.pixels), hr.pixels) for lr, hr in trial.domains.held_out]
 
 
 def score_network(trial: Trial, network: nn.Module) -> list[Score]:
@@ -150,14 +150,10 @@ def score_bicubic_hr(trial: Trial) -> list[Score]:
     return score_enlarged(trial, lambda lr: resized(lr, SCALE))
 
 
-def given(weights: object, trained_here: Sequence[str]) -> bool:
-    """Whether weight files are named, for a perceptual loss. Raises InputError for those of what rows train."""
-    for name in trained_here:
-        if getattr(weights, name) is not None:
-            raise InputError(f"--weights.{name.replace('_', '-')}: every row trains its networks from nothing")
-    return any(path is not None for path in vars(weights).values())
-
-
-def mean_of(scores: Sequence[Score], measure: str) -> float:
-    """The mean of a measure over the pictures."""
-    return sum(getattr(each, measure) for each in scores) / len(scores)
+def lacks(weights: PerceptualFiles, network: str) -> bool:
+    """Whether a perceptual loss on this network has no weights."""
+    try:
+        weights.check(network, "")
+    except InputError:
+        return True
+    return False

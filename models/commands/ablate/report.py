@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from models.commands.ablate.parts import Claim, PaperTable, Row, mean_of
+from models.commands.ablate.parts import Claim, PaperTable, Row
 from models.commands.ablate.statistics import CONFIDENCE, Difference, difference
 from models.data.files import write_text, write_whole
 from models.evaluate.pictures import Panel, save_comparison
-from models.evaluate.validation import Score
+from models.evaluate.validation import MEASURES, Score
 
 # Of a row, or of a table's baseline, by name: the scores of every picture, one list per seed.
 Results = Mapping[str, Sequence[Sequence[Score]]]
@@ -25,18 +24,17 @@ Grid = tuple[list[str], list[list[str]]]
 BASELINE = "bicubic resize"
 
 
-class Measure(NamedTuple):
-    """How a measure is shown; `sign` is -1 where lower is better."""
-
-    title: str
-    digits: int
-    sign: int
+# Digits that are shown, and what a paper's numbers are compared with: HED-LPIPS is not what it calls LPIPS.
+_DIGITS = {"psnr": 3, "ssim": 4, "lpips": 4, "hed-lpips": 4}
+_IN_PAPER = {"psnr": "psnr", "ssim": "ssim", "lpips": "lpips", "hed-lpips": "lpips"}
+PAPER_MEASURES = ("psnr", "ssim", "lpips")
 
 
-_KNOWN = {"psnr": Measure("PSNR (dB)", 3, 1), "ssim": Measure("SSIM", 4, 1)}
-# Whatever else a score holds is a distance.
-MEASURES = {name: _KNOWN.get(name, Measure(name.upper().replace("_", "-"), 4, -1)) for name in Score._fields}
-PAPER_MEASURES = {"psnr": MEASURES["psnr"], "ssim": MEASURES["ssim"], "lpips": Measure("LPIPS", 3, -1)}
+def measured(tables: Sequence[PaperTable], results: Results) -> list[str]:
+    """What every row of the tables, and their baselines, were measured by."""
+    names = {name for table in tables for name in (table.name, *(row.name for row in table.rows))}
+    scores = [score for name in names for score in chain.from_iterable(results.get(name, ()))]
+    return [each for each in MEASURES if all(each in score for score in scores)]
 
 
 def plan_grid(table: PaperTable, seeds: Sequence[int]) -> Grid:
@@ -48,25 +46,26 @@ def plan_grid(table: PaperTable, seeds: Sequence[int]) -> Grid:
 
 def score_grid(table: PaperTable, results: Results) -> Grid:
     """Heading and cells of a table, ours and the paper's."""
-    titles = [measure.title for measure in MEASURES.values()]
-    header = ["row", *table.columns, *titles, *(f"{each.title}, paper" for each in PAPER_MEASURES.values())]
-    lines = [[BASELINE, *[""] * len(table.columns), *_ours(results, table.name), *["-"] * len(PAPER_MEASURES)]]
+    ours = measured([table], results)
+    header = ["row", *table.columns, *map(_title, ours), *(f"{_title(each)}, paper" for each in PAPER_MEASURES)]
+    lines = [[BASELINE, *[""] * len(table.columns), *_ours(results, table.name, ours), *["-"] * len(PAPER_MEASURES)]]
     for row in table.rows:
         paper = [
             f"{row.paper[measure]:.{table.digits[measure]}f}" if measure in row.paper else "-"
             for measure in PAPER_MEASURES
         ]
-        lines.append([row.name, *row.cells, *_ours(results, row.name), *paper])
+        lines.append([row.name, *row.cells, *_ours(results, row.name, ours), *paper])
     return header, lines
 
 
 def claim_grid(table: PaperTable, results: Results) -> Grid:
     """What each claim's rows differ by, picture by picture and seed by seed, positive where the claim holds."""
-    header = ["gain of", *(measure.title for measure in MEASURES.values())]
+    measures = measured([table], results)
+    header = ["gain of", *map(_title, measures)]
     lines = []
     for claim in table.claims:
         if all(name in results for name in (*claim.better, *claim.worse)):
-            cells = [_told(gain(claim, results, name), measure.digits) for name, measure in MEASURES.items()]
+            cells = [_told(gain(claim, results, measure), _DIGITS[measure]) for measure in measures]
             lines.append([claim.says, *cells])
     return header, lines
 
@@ -74,7 +73,7 @@ def claim_grid(table: PaperTable, results: Results) -> Grid:
 def gain(claim: Claim, results: Results, measure: str) -> Difference:
     """Positive is in the claim's favour, whether higher or lower is better."""
     better, worse = (sum(_values(results, name, measure) for name in names) for names in (claim.better, claim.worse))
-    return difference(MEASURES[measure].sign * (better - worse).ravel())  # type: ignore[union-attr]
+    return difference(_sign(measure) * (better - worse).ravel())  # type: ignore[union-attr]
 
 
 def rich_table(title: str, grid: Grid, words: int) -> Table:
@@ -98,15 +97,16 @@ def order_notes(table: PaperTable, results: Results) -> list[str]:
     if len(rows) < 2:
         return []
     seeds = len(results[rows[0].name])
-    for name in (each for each in MEASURES if all(each in row.paper for row in rows)):
-        title, _, sign = MEASURES[name]
+    for name in _comparable(table, rows, results):
+        title, sign, of_paper = _title(name), _sign(name), _IN_PAPER[name]
         gains = []  # by seed, of the paper's better row of a pair over its worse one
         for a, b in combinations(rows, 2):
-            better, worse = (a, b) if sign * a.paper[name] > sign * b.paper[name] else (b, a)
+            better, worse = (a, b) if sign * a.paper[of_paper] > sign * b.paper[of_paper] else (b, a)
             gains.append(sign * (_by_seed(results, better.name, name) - _by_seed(results, worse.name, name)))
         agree = sum(each.mean() > 0 for each in gains)
         here = _ordered(rows, lambda row, name=name, sign=sign: sign * _by_seed(results, row.name, name).mean())
-        paper = _ordered(rows, lambda row, name=name, sign=sign: sign * row.paper[name])
+        paper = _ordered(rows, lambda row, of_paper=of_paper, sign=sign: sign * row.paper[of_paper])
+        by = "" if name == of_paper else f" by {_title(of_paper)}"
         verdict = f"{agree} of {len(gains)} pairs of rows stand as in the paper"
         if seeds == 1:
             verdict += "; one seed does not tell which of these differences are more than chance"
@@ -117,7 +117,7 @@ def order_notes(table: PaperTable, results: Results) -> list[str]:
                 f"; {len(clear)} differ by more than the spread over the seeds, {clearly} of these as in the paper and "
                 f"{len(clear) - clearly} the other way round"
             )
-        notes.append(f"{title}, best first: here {here}; in the paper {paper}. {verdict}.")
+        notes.append(f"{title}, best first: here {here}; in the paper{by} {paper}. {verdict}.")
     return notes
 
 
@@ -176,10 +176,24 @@ def _markdown(grid: Grid, words: int) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (header, ruler, *lines)]
 
 
-def _ours(results: Results, name: str) -> list[str]:
+def _title(measure: str) -> str:
+    title, _, unit, _ = MEASURES[measure]
+    return f"{title} ({unit.strip()})" if unit else title
+
+
+def _sign(measure: str) -> int:
+    return -1 if MEASURES[measure].lower_is_better else 1
+
+
+def _comparable(table: PaperTable, rows: Sequence[Row], results: Results) -> list[str]:
+    """What these rows were measured by and have numbers of in the paper."""
+    return [each for each in measured([table], results) if rows and all(_IN_PAPER[each] in row.paper for row in rows)]
+
+
+def _ours(results: Results, name: str, measures: Sequence[str]) -> list[str]:
     cells = []
-    for measure, (_, digits, _) in MEASURES.items():
-        values = _by_seed(results, name, measure)
+    for measure in measures:
+        values, digits = _by_seed(results, name, measure), _DIGITS[measure]
         spread = f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
         cells.append(f"{values.mean():.{digits}f}{spread}")
     return cells
@@ -188,16 +202,17 @@ def _ours(results: Results, name: str) -> list[str]:
 def _panels(table: PaperTable, results: Results) -> list[Panel]:
     rows = [row for row in table.rows if row.paper]
     panels = []
-    for name in (each for each in MEASURES if rows and all(each in row.paper for row in rows)):
+    for name in _comparable(table, rows, results):
         ours = [_by_seed(results, row.name, name) for row in rows]
+        better = " (less is better)" if MEASURES[name].lower_is_better else ""
         panels.append(
             Panel(
-                title=f"{table.title.partition('.')[0]}: {MEASURES[name].title}",
+                title=f"{table.title.partition('.')[0]}: {_title(name)}{better}",
                 labels=[row.name for row in rows],
                 ours=[float(values.mean()) for values in ours],
                 spread=[0.0 if len(values) == 1 else float(values.std(ddof=1)) for values in ours],
-                paper=[row.paper[name] for row in rows],
-                digits=MEASURES[name].digits,
+                paper=[row.paper[_IN_PAPER[name]] for row in rows],
+                digits=_DIGITS[name],
             )
         )
     return panels
@@ -212,13 +227,14 @@ def _write_csv(
 ) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["table", "row", "seed", "picture", *MEASURES])
+        measures = measured(tables, results)
+        writer.writerow(["table", "row", "seed", "picture", *measures])
         for table in tables:
             for name in (table.name, *(row.name for row in table.rows)):
                 row = "bicubic_resize" if name == table.name else name
                 for seed, scores in zip(seeds, results[name], strict=True):
                     for picture, score in zip(pictures[table.name], scores, strict=True):
-                        writer.writerow([table.name, row, seed, picture, *score])
+                        writer.writerow([table.name, row, seed, picture, *(score[each] for each in measures)])
 
 
 def _ordered(rows: Sequence[Row], value: Callable[[Row], float]) -> str:
@@ -227,9 +243,9 @@ def _ordered(rows: Sequence[Row], value: Callable[[Row], float]) -> str:
 
 def _by_seed(results: Results, name: str, measure: str) -> NDArray[np.float64]:
     """Means over the pictures, one per seed."""
-    return np.array([mean_of(scores, measure) for scores in results[name]])
+    return _values(results, name, measure).mean(1)
 
 
 def _values(results: Results, name: str, measure: str) -> NDArray[np.float64]:
     """(seeds, pictures)."""
-    return np.array([[getattr(each, measure) for each in scores] for scores in results[name]])
+    return np.array([[each[measure] for each in scores] for scores in results[name]])

@@ -12,13 +12,14 @@ from models.commands.ablate.parts import (
     Row,
     Size,
     Trial,
-    given,
+    lacks,
     score_bicubic_hr,
     score_network,
     trained,
 )
 from models.data import InputError
 from models.evaluate.validation import Score
+from models.networks.weight_options import PerceptualFiles
 from models.usrda.build import WeightFiles, build_features
 from models.usrda.config import REGULARISATION, PerceptualConfig, USRDAConfig, check, load_preset
 from models.usrda.stages import USRDAJob, train_usrda
@@ -121,8 +122,8 @@ def _row(name: str, config: USRDAConfig, **paper: float) -> Row:
 
 
 def _train(row: Row, trial: Trial) -> list[Score]:
-    folder = trial.folder / row.name
-    train_usrda(USRDAJob(row.config, trial.domains.inputs, trial.weights, trial.run, trial.device, {"": folder}))
+    folder, weights = trial.folder / row.name, WeightFiles(**vars(trial.weights))
+    train_usrda(USRDAJob(row.config, trial.domains.inputs, weights, trial.run, trial.device, {"": folder}))
     return score_network(trial, trained(folder, row.config.schedule.updates, trial.device))
 
 
@@ -137,8 +138,8 @@ def _resize(config: USRDAConfig, size: Size) -> USRDAConfig:
     )
 
 
-def _prepare(config: USRDAConfig, weights: WeightFiles) -> USRDAConfig:
-    if not given(weights, ("generator",)) and config.perceptual.network != "none":
+def _prepare(config: USRDAConfig, weights: PerceptualFiles) -> USRDAConfig:
+    if lacks(weights, config.perceptual.network):
         config = replace(
             config,
             perceptual=PerceptualConfig("none"),
@@ -148,7 +149,7 @@ def _prepare(config: USRDAConfig, weights: WeightFiles) -> USRDAConfig:
     for term in ("align", *REGULARISATION):
         if getattr(config.loss, term) == 0:
             raise InputError(f"--loss.{term} must be positive: the rows of Table 3 are with it and without it")
-    build_features(config, weights)  # before anything is trained: is the file there, and the right one?
+    build_features(config, WeightFiles(**vars(weights)))  # before anything is trained: is the file the right one?
     return config
 
 
@@ -181,7 +182,6 @@ def _setting(config: USRDAConfig) -> str:
 ABLATION = AblationParts(
     title="USR-DA",
     config=USRDAConfig,
-    weights=WeightFiles,
     load_preset=load_preset,
     resize=_resize,
     prepare=_prepare,
