@@ -28,7 +28,7 @@ C = TypeVar("C")
 
 ABLATIONS: dict[str, AblationParts[Any]] = {"dasr": dasr.ABLATION, "usrda": usrda.ABLATION}
 
-# Seeds from 100 on are those of reports; those below are for trying settings.
+# Seeds from 100 on are for reports, those below for trying settings.
 SIZES = {
     "quick": Size(seeds=(100,), updates=0.1),
     "small": Size(seeds=tuple(range(100, 105))),
@@ -50,7 +50,7 @@ class AblateCommand(Generic[C]):
     preset: str = "miniature"
     """A preset's name, or a YAML file in the same form; any of its numbers can be overridden here."""
     size: Literal["quick", "small", "medium"] = "small"
-    """quick: minutes; small: about two hours of two CPU cores; medium: wider and longer, for a GPU, a table a run."""
+    """quick: a tenth of the updates, one seed; small: five seeds; medium: wider and longer, for a GPU, a table a run."""
     camera: Literal["soft", "noise5", "point", "aliasing", "regions"] | None = None
     """What takes the real LR, in place of each table's own camera."""
     photographs: Judged = "held-out"
