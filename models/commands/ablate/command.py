@@ -50,7 +50,7 @@ class AblateCommand(Generic[C]):
     preset: str = "miniature"
     """A preset's name, or a YAML file in the same form; any of its numbers can be overridden here."""
     size: Literal["quick", "small", "medium"] = "small"
-    """quick: a tenth of the updates, one seed; small: five seeds; medium: wider and longer, for a GPU, a table a run."""
+    """quick: a tenth of the updates, one seed; small: five seeds; medium: wider, longer, for a GPU, a table a run."""
     camera: Literal["soft", "noise5", "point", "aliasing", "regions"] | None = None
     """What takes the real LR, in place of each table's own camera."""
     photographs: Judged = "held-out"
