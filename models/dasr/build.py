@@ -99,6 +99,8 @@ def build_srn_step(
         low=view.low if srn.low_band_weight else None,
         domain_gap=config.domain_gap,
         distance=distance,
+        map_weights=srn.map_weights,
+        map_cap=srn.map_cap,
     )
 
 
@@ -149,7 +151,7 @@ def assemble_features(
         return DistanceLoss(features)
     if run.feature_signs:
         keep_signs(features)
-    return FeatureLoss(features, perceptual.map_resize)
+    return FeatureLoss(features, perceptual.map_resize, perceptual.means_of(perceptual.layers))
 
 
 def check_scale_of_file(network: nn.Module, option: str, scale: int) -> None:
@@ -161,7 +163,7 @@ def check_scale_of_file(network: nn.Module, option: str, scale: int) -> None:
 def build_filter(discriminator: DiscriminatorConfig, *, padded: bool = False) -> FrequencyFilter:
     """H(.) of a discriminator; `padded` as the published code has it for the SR network's, and not for the DSN's."""
     kernel, gain = discriminator.frequency_kernel, discriminator.frequency_gain
-    return frequency_filter(discriminator.frequency, kernel, gain, padded)
+    return frequency_filter(discriminator.frequency, kernel, gain, padded, discriminator.frequency_contrast)
 
 
 def _players(
@@ -178,6 +180,7 @@ def _players(
         init=options.init,
     )
     discriminator.frequency, discriminator.frequency_kernel = options.frequency, options.frequency_kernel
+    discriminator.frequency_contrast = options.frequency_contrast
     if run.recompute:
         recompute_blocks(generator)
     if run.compile:

@@ -27,7 +27,7 @@ from models.networks import PatchDiscriminator
 from models.networks.frequency import frequency_filter
 from models.networks.weight_options import PerceptualFiles, check_layers
 from models.train.loop import LoopConfig
-from models.train.losses import GANForm
+from models.train.losses import GANForm, ScaleConfig
 from models.train.schedule import ScheduleConfig
 
 PRESETS = Path(__file__).parent / "presets"
@@ -35,6 +35,7 @@ PRESETS = Path(__file__).parent / "presets"
 Frequency = Literal["haar", "haar_sum", "gbfs", "average", "rgb"]
 Kind = Literal["paper", "fsd", "nlayer_s1", "nlayer_s2"]
 Norm = Literal["instance", "batch", "spectral", "none"]
+MapWeights = Literal["map", "normalised", "capped", "constant"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class DiscriminatorConfig:
     """Side of the low-pass of gbfs and average, in pixels."""
     frequency_gain: Annotated[float, Bound(0, 1000, above=True)] = 0.5
     """Gain of gbfs and average; the published SR network scales twice, which is 0.25."""
+    frequency_contrast: Annotated[float, Bound(0, 1000)] = 0.0
+    """What it sees is H, or with a contrast other than 0 (H - 0.5) times it (ours), which needs norm none to matter."""
     gan: GANForm = "nonsaturating"
     """Form of the adversarial loss; the paper prints the saturating one."""
     halve: bool = False
@@ -66,7 +69,7 @@ class DiscriminatorConfig:
 
 
 @dataclass(frozen=True)
-class PerceptualConfig:
+class PerceptualConfig(ScaleConfig):
     """The perceptual loss."""
 
     network: Literal["vgg19", "vgg16", "lpips", "none"] = "vgg19"
@@ -166,6 +169,10 @@ class SRNConfig:
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     weigh_features: bool = True
     """The map weighs the perceptual loss too (Eq. 5; not in the published code)."""
+    map_weights: MapWeights = "map"
+    """What weighs: the map w (Eq. 5), or w / mean(w), that up to the cap, or mean(w) everywhere (ours), per batch."""
+    map_cap: Annotated[float, Bound(1, 1000)] = 2.0
+    """The largest weight of map-weights capped."""
     content_weight: Weight = 0.01
     """alpha of Eq. 6."""
     perceptual_weight: Weight = 1.0
@@ -242,7 +249,10 @@ def check(config: DASRConfig) -> None:
     scale = config.scale
     for name, stage in (("dsn", config.dsn), ("srn", config.srn)):
         check_crop(f"--{name}.crop", stage.crop, 2 * scale, 8 * scale)
+        stage.perceptual.check_scale(f"--{name}.perceptual", stage.perceptual.layers)
         _check_discriminator(name, stage.discriminator, stage.crop // scale if name == "dsn" else stage.crop)
+        if stage.perceptual.scaled and stage.perceptual.network == "lpips":
+            raise InputError(f"--{name}.perceptual.scaled: LPIPS has a scale of its own")
         check_layers(stage.perceptual.network, stage.perceptual.layers, f"--{name}.perceptual.layers")
     if config.srn.perceptual.network == "lpips" and config.srn.weigh_features and config.weighted:
         raise InputError("--srn.weigh-features: LPIPS is one number per picture and cannot be weighted place by place")

@@ -54,11 +54,12 @@ from models.networks import DSN, DeResNet, PatchDiscriminator
 from models.networks.vgg import VGG
 from models.networks.weight_options import load_network
 from models.train import distributed
-from models.train.batches import loader, with_cache
+from models.train.batches import first_batch, loader, with_cache
 from models.train.budget import count_run, fit
 from models.train.checkpoint import newest_weights
 from models.train.job import TrainingJob
 from models.train.loop import History, LoopConfig, Stage, train
+from models.train.losses import SCALE_PATCHES, settle_scale
 from models.train.memory import MemoryCount
 from models.train.run import set_aside
 
@@ -271,6 +272,12 @@ def _train(
     """Puts a step, its patches and its validation together and trains to the end of the schedule."""
     config, device, run = job.config, job.device, job.config.run
     dataset = PatchDataset(streams, run.seed, run.bad_images, run.grey_images, run.max_bad_images)
+    settle_scale(
+        step.features,
+        options.perceptual,
+        lambda: step.compared(first_batch(dataset, SCALE_PATCHES, run, device)),
+        job.run.say,
+    )
     schedule = options.schedule
 
     def update(done: int, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -326,6 +333,11 @@ def load_distance(job: DASRJob) -> DistanceMap:
     if network.frequency is not None:
         if network.frequency != options.frequency:
             raise InputError(f"{path} was trained on {network.frequency}, the run says --frequency {options.frequency}")
+        if network.frequency_contrast != options.frequency_contrast:
+            raise InputError(
+                f"{path} was trained with a contrast of {network.frequency_contrast}, the run says "
+                f"--dsn.discriminator.frequency-contrast {options.frequency_contrast}"
+            )
         options = replace(options, frequency_kernel=network.frequency_kernel)
     distance = DistanceMap(network, build_filter(options), job.config.maps)
     return distance.to(job.device).requires_grad_(False).eval()

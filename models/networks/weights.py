@@ -55,7 +55,7 @@ _UNTOLD = {
     DeResNet: ("bicubic_skip",),
     RRDBNet: ("bicubic_skip",),
     USRDAGenerator: ("bicubic_skip",),
-    PatchDiscriminator: ("kind", "norm", "frequency", "frequency_kernel"),
+    PatchDiscriminator: ("kind", "norm", "frequency", "frequency_kernel", "frequency_contrast"),
     VGG16Features: ("layers", "input_norm", "origin"),
     VGG19Features: ("layers", "input_norm", "origin"),
     LPIPS: ("origin",),
@@ -424,6 +424,9 @@ def _discriminator(prefix: str) -> Build:
         network.frequency_kernel = config.get("frequency_kernel", frequency_kernel)
         if network.frequency_kernel not in range(1, 256):
             raise ValueError(f"frequency_kernel must be from 1 to 255, got {network.frequency_kernel!r}")
+        network.frequency_contrast = config.get("frequency_contrast", 0.0)
+        if not isinstance(network.frequency_contrast, float) or not 0 <= network.frequency_contrast <= 1000:
+            raise ValueError(f"frequency_contrast must be from 0.0 to 1000.0, got {network.frequency_contrast!r}")
         return network, lambda key: prefix + key.removeprefix("model.")
 
     return build

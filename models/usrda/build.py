@@ -10,13 +10,13 @@ from torch import nn
 from torch.optim import Adam
 
 from models.data import InputError
-from models.networks import USRDAGenerator
+from models.networks import USRDAGenerator, VGGFeatures
 from models.networks.blocks import recompute_blocks
 from models.networks.vgg import VGG, keep_signs
 from models.networks.weight_options import PerceptualFiles, load_network, load_vgg
 from models.train.losses import FeatureLoss
 from models.train.players import Players
-from models.usrda.config import USRDAConfig
+from models.usrda.config import PerceptualConfig, USRDAConfig
 from models.usrda.steps import USRDAStep
 
 
@@ -81,7 +81,7 @@ def random_features(config: USRDAConfig) -> FeatureLoss | None:
     options = config.perceptual
     if options.network == "none":
         return None
-    return FeatureLoss(VGG[options.network](options.layers, input_norm=options.input_norm))
+    return _loss(options, VGG[options.network](options.layers, input_norm=options.input_norm))
 
 
 def build_features(config: USRDAConfig, weights: WeightFiles) -> FeatureLoss | None:
@@ -92,7 +92,11 @@ def build_features(config: USRDAConfig, weights: WeightFiles) -> FeatureLoss | N
     features = load_vgg(
         options.layers, weights.vgg, "--weights.vgg", network=options.network, input_norm=options.input_norm
     )
-    return FeatureLoss(features)
+    return _loss(options, features)
+
+
+def _loss(options: PerceptualConfig, features: VGGFeatures) -> FeatureLoss:
+    return FeatureLoss(features, means=options.means_of(options.layers))
 
 
 def _generator(config: USRDAConfig, weights: WeightFiles) -> USRDAGenerator:

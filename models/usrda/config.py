@@ -16,6 +16,7 @@ from models.networks import PatchDiscriminator, VGGDiscriminator
 from models.networks.weight_options import PerceptualFiles, check_layers
 from models.train import distributed
 from models.train.loop import LoopConfig
+from models.train.losses import ScaleConfig
 from models.train.schedule import ScheduleConfig
 from models.usrda.steps import LossWeights
 from models.usrda.synthesis import SynthesisConfig
@@ -45,7 +46,7 @@ class DiscriminatorConfig:
 
 
 @dataclass(frozen=True)
-class PerceptualConfig:
+class PerceptualConfig(ScaleConfig):
     """L_fea of Eqs. 3 and 8."""
 
     network: Literal["vgg19", "vgg16", "none"] = "vgg19"
@@ -159,6 +160,7 @@ def check(config: USRDAConfig) -> None:
         ("y", 3, config.crop),
     ):
         _check_discriminator(name, getattr(config, f"discriminator_{name}"), channels, side, config.batch)
+    config.perceptual.check_scale("--perceptual", config.perceptual.layers)
     check_layers(config.perceptual.network, config.perceptual.layers, "--perceptual.layers")
 
 

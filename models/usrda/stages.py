@@ -17,10 +17,11 @@ from models.evaluate.validation import load_judge, validate
 from models.networks import USRDAGenerator
 from models.networks.vgg import VGG
 from models.train import distributed
-from models.train.batches import loader, with_cache
+from models.train.batches import first_batch, loader, with_cache
 from models.train.budget import count_run, fit
 from models.train.job import TrainingJob
 from models.train.loop import History, LoopConfig, Stage, train
+from models.train.losses import SCALE_PATCHES, settle_scale
 from models.train.memory import MemoryCount
 from models.usrda.build import WeightFiles, assemble, build_step, random_features
 from models.usrda.config import USRDAConfig
@@ -61,6 +62,12 @@ def train_usrda(job: USRDAJob) -> History:
     torch.manual_seed(config.run.seed)
     step = build_step(replace(config, run=run), job.weights, device)
     dataset = make_dataset(config, inputs)
+    settle_scale(
+        step.features,
+        config.perceptual,
+        lambda: first_batch(dataset, SCALE_PATCHES, config.run, device)["hr"],
+        job.run.say,
+    )
     folder = job.folder() / "visualization"
 
     judge = load_judge(job, config.scale, config.perceptual.network, config.perceptual.layers)

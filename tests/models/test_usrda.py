@@ -182,7 +182,7 @@ def test_decoders_of_another_width_train_on(tmp_path):
 
 def test_refusals_name_what_is_wrong(folders, tmp_path, capsys):
     out = f"--out={tmp_path / 'out'}"
-    known = "bicubic-source, paper-paired, paper-unpaired, tiny, unofficial"
+    known = "bicubic-source, miniature, paper-paired, paper-unpaired, tiny, unofficial"
     for arguments, message in (
         (["--preset=nothing"], f"--preset must be one of {known}"),
         (["--crop=66"], "--crop must be a multiple of 4"),
@@ -240,7 +240,7 @@ def test_a_collapse_is_said_in_the_run(folders, tmp_path, capsys, monkeypatch):
 
 def test_the_presets_state_what_paper_and_code_state():
     """usrda.md, sections 4 and 5."""
-    assert presets() == ["bicubic-source", "paper-paired", "paper-unpaired", "tiny", "unofficial"]
+    assert presets() == ["bicubic-source", "miniature", "paper-paired", "paper-unpaired", "tiny", "unofficial"]
     unpaired, paired, bicubic, code = (
         load_preset(name) for name in ("paper-unpaired", "paper-paired", "bicubic-source", "unofficial")
     )

@@ -216,10 +216,10 @@ def test_discriminators_of_the_dsn(in_channels, norm, others, frequency, kernel)
 
 def test_the_frequency_filter_is_written_with_a_discriminator(tmp_path):
     network = PatchDiscriminator(3, 4)
-    network.frequency, network.frequency_kernel = "gbfs", 9
+    network.frequency, network.frequency_kernel, network.frequency_contrast = "gbfs", 9, 10.0
     save_weights(network, tmp_path / "a.safetensors")
     loaded = load_weights(tmp_path / "a.safetensors")
-    assert (loaded.frequency, loaded.frequency_kernel) == ("gbfs", 9)
+    assert (loaded.frequency, loaded.frequency_kernel, loaded.frequency_contrast) == ("gbfs", 9, 10.0)
 
 
 def test_discriminator_of_the_sr_network():
