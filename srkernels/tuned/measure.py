@@ -25,7 +25,7 @@ _KINKS = 1e-5
 class Runnable(Protocol):
     """What is measured: a registered op (``_op.FusedOp``)."""
 
-    def why_not(self, backend: str, operands: Any) -> str | None: ...
+    def why_not(self, backend: str, operands: Any, settings: Any) -> str | None: ...
 
     def run(self, backend: str, operands: Any, settings: Any, keep: bool) -> Sequence[Tensor]: ...
 
@@ -58,7 +58,7 @@ def measure(op: Runnable, operands: Any, settings: Any, keep: bool, needs: Seque
         def candidate(backend: str) -> Callable[..., Sequence[Tensor]]:
             return lambda *tensors: op.run(backend, kind(*tensors), settings, keep)
 
-        runnable = [backend for backend in BACKENDS if op.why_not(backend, leaves) is None]
+        runnable = [backend for backend in BACKENDS if op.why_not(backend, leaves, settings) is None]
         answers = _answers(op, leaves, settings, wanted)
         cotangents = answers.draws[0].cotangents
         others = [backend for backend in runnable if backend != "reference"]
