@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Size = int
 else:
     Size = torch.SymInt  # for settings: an int that a trace may leave symbolic
-_SCALARS = {int: "int", float: "float", bool: "bool", Size: "SymInt", tuple[int, ...]: "SymInt[]"}
+_SCALARS = {int: "int", float: "float", bool: "bool", Size: "SymInt", tuple[int, ...]: "int[]"}
 
 
 def short_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
