@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..._dispatch import without_autocast
 from ..._layout import in_layout, is_channels_last, laid_out, share_layout
 from ..._modes import in_forward_mode, records, transforms_active
 from ..._op import Backend, Gradient, fused_op, short_apply
@@ -49,6 +50,7 @@ class _OwnLayout(torch.autograd.Function):
 _apply_own_layout = short_apply(_OwnLayout)
 
 
+@without_autocast  # which on CPU pads in fp32
 def padded(x: Tensor, amounts: Sequence[int], mode: str) -> Tensor:
     """``F.pad``, whose result and gradient need not have the layout of ``x``."""
     own = _apply_own_layout(x) if records(x) and not in_forward_mode() else x
