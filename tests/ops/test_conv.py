@@ -19,6 +19,7 @@ from srkernels import _triton, conv2d_act, dense_block, residual_block
 from srkernels._dispatch import why_not
 from srkernels._meter import saved_bytes
 from srkernels.nn import RRDB, Conv2dAct, ResidualBlock, ResidualDenseBlock
+from srkernels.ops import specs
 from srkernels.ops.conv.support import amx_available
 
 CPU = torch.device("cpu")
@@ -108,7 +109,7 @@ def test_conv2d_act_refuses(error: type[Exception], match: str, change: dict[str
         (ValueError, "weight must be (Cout, 1, kh, kw), got (6, 2, 3, 3)", {"groups": 2, "x": (2, 2, 5, 4)}),
         (
             ValueError,
-            "weight must have odd kernel sizes, or padding be given, got (6, 2, 4, 3)",
+            "weight must have odd kernel sizes where padding is not given, got (6, 2, 4, 3)",
             {"weight": (6, 2, 4, 3)},
         ),
         (
@@ -164,6 +165,26 @@ def test_what_is_3x3_and_keeps_the_size_runs_in_our_kernels(same: dict[str, Any]
         with srkernels.use_backend("reference"), recorded() as calls:
             conv2d_act(x, weight, **given)
         assert list(calls[0].args[8]) == geometry
+
+
+def test_explain_takes_what_decides() -> None:
+    x, weight = _draw((2, 3, 6, 7), (4, 3, 3, 3))
+    assert "this one" not in srkernels.explain(conv2d_act, x, weight, stride=1)
+    assert "the fused kernel has stride 1, no dilation" in srkernels.explain(conv2d_act, x, weight, stride=2)
+    with pytest.raises(TypeError, match="explain: conv2d_act takes no argument strides"):
+        srkernels.explain(conv2d_act, x, weight, strides=2)
+    with pytest.raises(ValueError, match="explain: inputs must be those of conv2d_act"):
+        srkernels.explain(conv2d_act, x, weight, groups=2)
+
+
+@pytest.mark.parametrize(
+    ("op", "kernel", "runs"), [("conv2d_act", 5, True), ("residual_block", 5, True), ("dense_block", 5, False)]
+)
+def test_what_pointwise_runs(op: str, kernel: int, runs: bool) -> None:
+    (spec,) = (spec for spec in specs() if spec.name == op)
+    x, weight = _draw((2, 3, 6, 7), (4, 3, kernel, kernel))
+    reason = spec.refuses("pointwise", CPU, torch.float32, spec.detail(x, weight), False)
+    assert reason == (None if runs else "the fused block packs filters of 3x3, these are 5x5")
 
 
 @pytest.mark.parametrize("padding", [0, 2, "valid", "same", (1, 3)], ids=str)

@@ -44,7 +44,8 @@ def check_convolution(
     if shape[0] < 1 or shape[1] < 1:
         raise ValueError(f"{op}: {name} must have channels in and out, got {tuple(shape)}")
     if odd and (shape[2] % 2 == 0 or shape[3] % 2 == 0):
-        raise ValueError(f"{op}: {name} must have odd kernel sizes, or padding be given, got {tuple(shape)}")
+        given = " where padding is not given" if op == "conv2d_act" else ""
+        raise ValueError(f"{op}: {name} must have odd kernel sizes{given}, got {tuple(shape)}")
     device = x.device
     if weight.device != device:
         raise ValueError(f"{op}: {name} must be on x's device {device}, got {describe(weight)}")
@@ -99,6 +100,7 @@ def check_groups(op: str, x: Tensor, weight: Any, groups: Any) -> int:
 
 
 def geometry_of(op: str, x: Tensor, weight: Tensor, passes: Passes) -> Convolved:
+    """What an operator takes for ``passes``, which are checked; ``groups`` were."""
     stride, dilation = pair(op, "stride", passes.stride), pair(op, "dilation", passes.dilation)
     mode = choice(op, "padding_mode", passes.padding_mode, PADDING_MODES)
     size, kernel = x.shape[2:], weight.shape[2:]

@@ -305,10 +305,13 @@ def eager_block(
     return reference.two_convolutions(operands, Epilogue(code, _negative_slope(code, slope), res_scale))
 
 
-def block_case(id: str, x: Shape, middle: int, *, bias: bool = True, slopes: int = 0, **kwargs: object) -> Case:
+def block_case(
+    id: str, x: Shape, middle: int, *, bias: bool = True, slopes: int = 0, kernel: int = 3, **kwargs: object
+) -> Case:
     c = x[1]
     biases = ((middle,), (c,)) if bias else (None, None)
-    shapes = (x, (middle, c, 3, 3), biases[0], (c, middle, 3, 3), biases[1], (slopes,) if slopes else None)
+    filters = (middle, c, kernel, kernel), (c, middle, kernel, kernel)
+    shapes = (x, filters[0], biases[0], filters[1], biases[1], (slopes,) if slopes else None)
     return Case(id, shapes, kwargs, centred=(1, 3))
 
 
@@ -328,6 +331,7 @@ _BLOCK_CASES = (
     block_case("no-batch", (0, 3, 4, 4), 5),
     block_case("32", (2, 32, 5, 18), 32, activation="leaky_relu", res_scale=0.2),
     block_case("tiny-prelu", (2, 16, 3, 2), 16, activation="prelu", slopes=16, res_scale=0.5),
+    block_case("tiny-5x5", (2, 16, 3, 2), 4, kernel=5, activation="leaky_relu"),
 )
 _BLOCK_SMALL = (
     block_case("relu", (2, 2, 3, 3), 2),
