@@ -43,7 +43,7 @@ def convolve(
         weight, epilogue = weight * epilogue.scale, CONVOLUTION  # the small operand
     product = library.transposed(x, weight, geometry) if adjoint else library.convolution(x, weight, None, geometry)
     bias, slope, kept, residual, z = tensors
-    if epilogue == CONVOLUTION and bias is slope is kept is residual is z is None:
+    if epilogue[:3] == CONVOLUTION and bias is slope is kept is residual is z is None:
         return product if product.stride() == y.stride() and product.dtype is y.dtype else y.copy_(product)
     bias, slope = (None if vector is None else vector.contiguous() for vector in (bias, slope))
     images, out, height, width = y.shape

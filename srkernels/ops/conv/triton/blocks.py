@@ -33,7 +33,6 @@ from ..arguments import (
     SavedConvolution,
     SavedDense,
 )
-from ..geometry import PLAIN
 from .launch import EpilogueTensors, activation_gradient, channels_last, packed
 
 
@@ -54,11 +53,6 @@ def _zeroed(out: list[Tensor]) -> list[Tensor]:
     return out
 
 
-def _of_library(geometry: Sequence[int]) -> dict[str, Any]:
-    """What only the launches around PyTorch's convolution take: ours have one ``geometry``."""
-    return {"geometry": geometry} if geometry else {}
-
-
 class Blocks:
     """The ops, made of launches: those of ``launch``, whose products are ``OURS``, or of ``around``."""
 
@@ -72,7 +66,7 @@ class Blocks:
         grad_weight: Tensor | None,
         grad_bias: Tensor | None,
         scale: float = 1.0,
-        geometry: Sequence[int] = PLAIN,
+        **of_library: Any,
     ) -> None:
         """Fills in those that are there, times ``scale``; only the weight's reads ``x``."""
         if grad_bias is not None and (grad_weight is None or not self._launches.sums_biases(grad_z.dtype)):
@@ -80,12 +74,15 @@ class Blocks:
             grad_bias = None
         if grad_weight is not None:
             assert x is not None
-            self._launches.gradient_of_weight(x, grad_z, grad_weight, grad_bias, scale, **_of_library(geometry))
+            self._launches.gradient_of_weight(x, grad_z, grad_weight, grad_bias, scale, **of_library)
 
     def forward(self, operands: Convolution, settings: ConvolutionSettings, keep: bool) -> list[Tensor]:
         """As ``reference.forward``."""
         x, weight, bias, slope, residual = operands
-        epilogue, geometry = settings.epilogue, settings.geometry
+        geometry = settings.geometry
+        of_library: dict[str, Any] = (
+            {"geometry": geometry} if geometry else {}
+        )  # which only PyTorch's convolution takes
         out = allocate.forward(operands, keep, geometry)
         y = out[0]
         if y.numel() == 0:
@@ -93,7 +90,8 @@ class Blocks:
         residual = None if residual is None else _like(residual, y)
         tensors = EpilogueTensors(bias, slope, residual=residual, z=out[1] if keep else None)
         with on_device(x.device):
-            y = self._launches.convolve(channels_last(x), weight, y, epilogue, tensors, **_of_library(geometry))
+            # Settings begin like an epilogue.
+            y = self._launches.convolve(channels_last(x), weight, y, settings, tensors, **of_library)
         return [y, *out[1:]]
 
     def backward(
@@ -102,6 +100,7 @@ class Blocks:
         """As ``reference.backward``."""
         x, weight, _, slope, kept = saved
         epilogue, geometry = settings.epilogue, settings.geometry
+        of_library: dict[str, Any] = {"geometry": geometry} if geometry else {}
         out = allocate.gradients(grad, saved, needs, geometry)
         if grad.numel() == 0:
             return _zeroed(out)
@@ -114,9 +113,9 @@ class Blocks:
                 grad_z = activation_gradient(grad_z, kept, slope, epilogue, need_grad_z, grad_bias, grad_slope)
                 grad_bias = None
             if grad_x is not None:
-                out[0] = self._launches.convolve(grad_z, weight, grad_x, adjoint=True, **_of_library(geometry))
+                out[0] = self._launches.convolve(grad_z, weight, grad_x, adjoint=True, **of_library)
             x = None if x is None else channels_last(x)
-            self._gradients_of_parameters(x, grad_z, grad_weight, grad_bias, geometry=geometry)
+            self._gradients_of_parameters(x, grad_z, grad_weight, grad_bias, **of_library)
         return out
 
     def _first_convolution(self, block: Block, epilogue: Epilogue, kept: Tensor | None) -> tuple[Tensor, Tensor | None]:
