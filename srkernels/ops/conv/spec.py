@@ -13,7 +13,7 @@ from . import aot, reference, support
 from .activation import ACTIVATIONS, LEAKY_RELU, Epilogue, activate
 from .api import conv2d_act, dense_block, residual_block
 from .arguments import Block, Convolution, ConvolutionSettings, Dense, DenseSettings
-from .checks import DEFAULT_LEAKY_SLOPE, Passes, geometry_of
+from .checks import DEFAULT_LEAKY_SLOPE, Passes, check_groups, geometry_of
 
 Shape = tuple[int, ...]
 
@@ -24,9 +24,9 @@ _THREADS = "oneDNN cuts the weight gradient's sum by the number of threads"
 def _call(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
-    slopes: Tensor | None,
-    residual: Tensor | None,
+    bias: Tensor | None = None,
+    slopes: Tensor | None = None,
+    residual: Tensor | None = None,
     *,
     slope: float | None = None,
     **kwargs: object,
@@ -233,7 +233,9 @@ def _detail(x: Tensor, weight: Tensor | None = None, *_: Tensor | None, **settin
     given = {name: settings[name] for name in Passes._fields if name in settings}
     if weight is None or not given:
         return support.detail(x, weight)
-    convolved = geometry_of("conv2d_act", x, weight, Passes(**given))
+    passes = Passes(**given)
+    passes = passes._replace(groups=check_groups("conv2d_act", x, weight, passes.groups))
+    convolved = geometry_of("conv2d_act", x, weight, passes)
     return support.detail_of_convolution(x, weight, ConvolutionSettings(geometry=convolved.geometry))
 
 
