@@ -100,6 +100,21 @@ def test_dynamic_shapes_compile_once(target: Target) -> None:
     assert counter.frame_count == 1
 
 
+@pytest.mark.parametrize("passes", [{}, {"stride": 2, "padding": 1}], ids=["3x3", "stride 2"])
+def test_frozen_filters_at_any_size(passes: dict[str, Any]) -> None:
+    """Their backward pass has no image, whose size the gradient still has where the stride leaves pixels out."""
+    weight = random((4, 3, 3, 3), torch.float32, 1)
+    compiled = torch.compile(
+        lambda x: srkernels.conv2d_act(x, weight, **passes), fullgraph=True, dynamic=True, backend=FAST
+    )
+    with srkernels.use_backend("reference"):
+        for height in (8, 9):
+            x = random((2, 3, height, 10), torch.float32, height).requires_grad_()
+            found, expected = compiled(x), srkernels.conv2d_act(x, weight, **passes)
+            gradients = [torch.autograd.grad(y, x, torch.ones_like(y))[0] for y in (found, expected)]
+            _assert_same_bits([found, gradients[0]], [expected, gradients[1]])
+
+
 @pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])
 def test_tuples_of_bands_in_one_graph(target: Target, autocast: bool) -> None:
     """They are stacked outside autocast, before the op, those of each level by themselves."""
