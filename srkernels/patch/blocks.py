@@ -386,14 +386,15 @@ _OF_3X3 = "native", "triton"  # backends that compute the filters of blocks alon
 
 
 def _conv_act(x: Any, conv: nn.Conv2d, activation: nn.Module) -> Tensor | None:
-    given = image(x)
-    found = None if given is None or given.channels != conv.in_channels else given.operands(conv, activation)
+    given, others = image(x), passes(conv)
+    if given is None or given.channels != conv.in_channels or others is None:
+        return None
+    if others and requested() in _OF_3X3:
+        return None
+    found = given.operands(conv, activation)
     if found is None:
         return None
     weight, bias, slope = found
-    others = passes(conv)
-    if others is None or (others and requested() in _OF_3X3):
-        return None
     return conv2d_act(x, weight, bias, activation=str(kind(activation)), slope=slope, **others)
 
 
