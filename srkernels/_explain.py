@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
+from . import functional
 from ._dispatch import BACKENDS, parts, ranked, requested, why_not
 from ._spec import OpSpec
 from ._validate import describe
@@ -15,18 +17,19 @@ from .tuned import choose
 from .tuned.records import Record
 
 
-def explain(op: str | Callable[..., Any], *inputs: Any) -> str:
+def explain(op: str | Callable[..., Any], *inputs: Any, **settings: Any) -> str:
     """Which backend ``op`` would use for these inputs, and why not the others.
 
     Args:
         op: a public function of ``srkernels`` or its name.
         inputs: what it would be called with; the first tensor decides.
+        settings: its other arguments, by name; of a convolution's, stride and the like matter.
 
     Returns:
         Readable lines: the choice, then every backend with its reason.
 
     Raises:
-        ValueError: no such op, no tensor among the inputs, or inputs that it does not take.
+        TypeError, ValueError: no such op, no tensor among the inputs, or inputs that it does not take.
     """
     name = op if isinstance(op, str) else getattr(op, "__name__", type(op).__name__)
     known = {spec.name: spec for spec in specs()}
@@ -36,17 +39,20 @@ def explain(op: str | Callable[..., Any], *inputs: Any) -> str:
     x = next((value for value in inputs if isinstance(value, Tensor)), None)
     if x is None:
         raise ValueError("explain: inputs must hold at least one tensor, got none")
+    unknown = settings.keys() - inspect.signature(getattr(functional, name)).parameters.keys()
+    if unknown:
+        raise TypeError(f"explain: {name} takes no argument {', '.join(sorted(unknown))}")
     request = requested()
     for name_of, value in zip(spec.operands, inputs, strict=False):
         if isinstance(value, Tensor) and value.is_nested:
             raise TypeError(f"explain: {name_of} must be a dense tensor, got a nested one")
     try:
-        detail = spec.detail(*inputs)
+        detail = spec.detail(*inputs, **settings)
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         named = ", ".join(f"{n} {describe(v)}" for n, v in zip(spec.operands, inputs, strict=False))
         raise ValueError(f"explain: inputs must be those of {name}, got {named}") from error
     order = ranked(x.device, x.dtype, spec.refuses, detail)
-    record = None if request else _measured(spec, inputs)
+    record = None if request else _measured(spec, inputs, settings)
     chosen = request or (next(b for b, reason in order if reason is None) if record is None else record.choice)
     how = "asked for by name" if request else "automatic" if record is None else _decided(record)
     lines = [f"{name} on {x.device.type} {str(x.dtype).removeprefix('torch.')}: {chosen} ({how})"]
@@ -75,10 +81,10 @@ def explain(op: str | Callable[..., Any], *inputs: Any) -> str:
     return "\n".join(lines)
 
 
-def _measured(spec: OpSpec, inputs: tuple[Any, ...]) -> Record | None:
+def _measured(spec: OpSpec, inputs: tuple[Any, ...], settings: dict[str, Any]) -> Record | None:
     try:
         left_out = [None] * (len(spec.operands) - len(inputs))
-        known = choose.asked(lambda: spec.op(*inputs, *left_out))
+        known = choose.asked(lambda: spec.op(*inputs, *left_out, **settings))
     except (AttributeError, TypeError, ValueError, RuntimeError):  # too few inputs for a call
         return None
     return None if known is None else known[1]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Size = int
 else:
     Size = torch.SymInt  # for settings: an int that a trace may leave symbolic
-_SCALARS = {int: "int", float: "float", bool: "bool", Size: "SymInt"}
+_SCALARS = {int: "int", float: "float", bool: "bool", Size: "SymInt", tuple[int, ...]: "int[]"}
 
 
 def short_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
@@ -104,7 +104,7 @@ class Backend(NamedTuple):
         forward: name of ``(operands, settings[, keep]) -> [outputs]``.
         backward: name of ``(grad, saved, settings, needs) -> [gradients of those needed]``.
         refuses: the op's own reasons against a backend (see ``_spec.Refusal``).
-        detail: (first operand or gradient, second operand) -> what of a call these reasons depend on.
+        detail: (first operand or gradient, second operand, settings) -> what of a call these reasons depend on.
         parameters: names of operands that are not images but filters, biases, slopes.
     """
 
@@ -112,40 +112,40 @@ class Backend(NamedTuple):
     forward: str = "forward"
     backward: str = "backward"
     refuses: Refusal = convolves_nothing
-    detail: Callable[[Tensor, Tensor], tuple[int, ...]] | None = None
+    detail: Callable[[Tensor, Tensor, Any], tuple[int, ...]] | None = None
     parameters: Collection[str] = ()
 
-    def is_reference(self, operands: Any) -> bool:
+    def is_reference(self, operands: Any, settings: Any) -> bool:
         """Whether eager PyTorch is the automatic choice for these."""
-        return self.module("", operands).__name__.endswith(".reference")
+        return self.module("", operands, settings).__name__.endswith(".reference")
 
-    def module(self, name: str, tensors: Any, grad: Tensor | None = None) -> Any:
+    def module(self, name: str, tensors: Any, settings: Any, grad: Tensor | None = None) -> Any:
         """The module that runs on these: ``name``, or the automatic choice for ""."""
-        x, details = self._decisive(tensors, grad)
+        x, details = self._decisive(tensors, settings, grad)
         return implementation(self.package, name, x, self.refuses, details)
 
-    def why_not(self, name: str, tensors: Any) -> str | None:
+    def why_not(self, name: str, tensors: Any, settings: Any) -> str | None:
         """Why ``name``, a backend or one in a configuration, cannot run on these, or None."""
-        x, details = self._decisive(tensors, None)
+        x, details = self._decisive(tensors, settings, None)
         backend, names = parts(name)
         reason = why_not(backend, x.device, x.dtype, self.refuses, details)
         if reason is None and names:
-            passes = iter(self.configurations(backend, tensors))  # which the names follow in order
+            passes = iter(self.configurations(backend, tensors, settings))  # which the names follow in order
             if not all(any(one in those for those in passes) for one in names):
                 reason = f"{backend} has no such configuration here: {', '.join(names)}"
         return reason
 
-    def configurations(self, name: str, tensors: Any) -> Sequence[Sequence[str]]:
+    def configurations(self, name: str, tensors: Any, settings: Any) -> Sequence[Sequence[str]]:
         """Names of the configurations of a backend's kernels for these, by pass, its own first."""
-        found: Sequence[Sequence[str]] = getattr(self.module(name, tensors), "configurations", lambda _: [])(tensors)
+        module = self.module(name, tensors, settings)
+        found: Sequence[Sequence[str]] = getattr(module, "configurations", lambda _: [])(tensors)
         return found
 
-    def _decisive(self, tensors: Any, grad: Tensor | None) -> tuple[Any, tuple[int, ...]]:
-        x: Any = tensors[0]
-        second: Any = tensors[1] if len(tensors) > 1 else None
+    def _decisive(self, tensors: Sequence[Any], settings: Any, grad: Tensor | None) -> tuple[Any, tuple[int, ...]]:
+        x, second, *_ = *tensors, None
         if x is None:
             x = second if grad is None else grad
-        return x, () if self.detail is None else self.detail(x, second)
+        return x, () if self.detail is None else self.detail(x, second, settings)
 
 
 _Operands = TypeVar("_Operands", bound=tuple[Any, ...])
@@ -271,7 +271,7 @@ class FusedOp(Generic[_Operands, _Settings]):
         self._public = slice(1 if isinstance(gradient, Gradient) else None)  # the outputs that have a derivative
         self._images = [field not in backend.parameters for field in operands._fields]
         kinds = typing.get_type_hints(settings).values()
-        self._settings = [(i, kind is float) for i, kind in enumerate(kinds) if kind is not Size]
+        self._settings = [(i, kind) for i, kind in enumerate(kinds) if kind is not Size]
         self._keeps, self._link = (gradient.keeps, gradient.link) if isinstance(gradient, Gradient) else (None, None)
 
         def bound(arguments: Sequence[Any]) -> tuple[Any, ...]:
@@ -283,7 +283,7 @@ class FusedOp(Generic[_Operands, _Settings]):
 
         def run(*arguments: Any) -> list[Tensor]:
             given = bound(arguments)
-            return getattr(backend.module(arguments[-1], given[0]), backend.forward)(*given)
+            return getattr(backend.module(arguments[-1], *given[:2]), backend.forward)(*given)
 
         arguments = [*_arguments(operands), *_arguments(settings), *["bool keep"] * bool(self._keeps), "str backend"]
         self._forward_op = _register(name, arguments, run, lambda *arguments: fake(*bound(arguments)))
@@ -307,7 +307,7 @@ class FusedOp(Generic[_Operands, _Settings]):
         if not backend:
             y = None
             if is_compiling():
-                if keep and self._eager is not None and not self._pays(operands):
+                if keep and self._eager is not None and not self._pays(operands, settings):
                     y = self._eager(operands, settings)
             else:
                 backend = choose.choice(self, operands, settings, keep, given)
@@ -326,17 +326,18 @@ class FusedOp(Generic[_Operands, _Settings]):
         """The output where ``backend``, or the automatic choice for "", is PyTorch's own operations and autograd."""
         if self._eager is None or backend not in ("", "reference"):
             return None
-        return self._eager(operands, settings) if backend or self._backend.is_reference(operands) else None
+        chosen = backend or self._backend.is_reference(operands, settings)
+        return self._eager(operands, settings) if chosen else None
 
     # What ``tuned`` measures.
 
-    def why_not(self, backend: str, operands: _Operands) -> str | None:
+    def why_not(self, backend: str, operands: _Operands, settings: _Settings) -> str | None:
         """Why ``backend``, in a configuration or not, cannot run on these, or None."""
-        return self._backend.why_not(backend, operands)
+        return self._backend.why_not(backend, operands, settings)
 
-    def configurations(self, backend: str, operands: _Operands) -> Sequence[Sequence[str]]:
+    def configurations(self, backend: str, operands: _Operands, settings: _Settings) -> Sequence[Sequence[str]]:
         """Names of the configurations of a backend's kernels for these, by pass, its own first."""
-        return self._backend.configurations(backend, operands)
+        return self._backend.configurations(backend, operands, settings)
 
     def run(self, backend: str, operands: _Operands, settings: _Settings, keep: bool) -> Sequence[Tensor]:
         """What a call takes for which ``backend`` was chosen."""
@@ -346,13 +347,18 @@ class FusedOp(Generic[_Operands, _Settings]):
     def formula(self, operands: _Operands, settings: _Settings) -> Sequence[Tensor]:
         """The op by PyTorch's own operations alone, differentiable."""
         nothing_kept = [False] * bool(self._keeps)
-        reference = self._backend.module("reference", operands)
+        reference = self._backend.module("reference", operands, settings)
         return getattr(reference, self._backend.forward)(operands, settings, *nothing_kept)[self._public]
 
     def shape(self, operands: _Operands, settings: _Settings, keep: bool) -> tuple[Any, ...]:
         """What of a call a measurement holds for: sizes, dtypes and layouts of operands, settings, ``keep``."""
-        of_settings = (number(settings[i]) if is_float else int(settings[i]) for i, is_float in self._settings)
-        return *sizes(operands, self._images), *of_settings, int(keep)
+        found = sizes(operands, self._images)
+        for i, kind in self._settings:
+            if kind is float:
+                found.append(number(settings[i]))
+            else:
+                found += (int(settings[i]),) if kind in (int, bool) else settings[i]
+        return *found, int(keep)
 
 
 def _register_backward(name: str, settings: Any, backend: Backend, gradient: Gradient) -> Any:
@@ -364,7 +370,7 @@ def _register_backward(name: str, settings: Any, backend: Backend, gradient: Gra
 
     def run(grad: Tensor, *arguments: Any) -> list[Tensor]:
         given = bound(arguments)
-        return getattr(backend.module(arguments[-1], given[0], grad), backend.backward)(grad, *given)
+        return getattr(backend.module(arguments[-1], *given[:2], grad), backend.backward)(grad, *given)
 
     def fake(grad: Tensor, *arguments: Any) -> list[Tensor]:
         return gradient.fake(grad, *bound(arguments))
@@ -382,20 +388,20 @@ def fused_op(
     fake: Callable[..., list[Tensor]],
     gradient: Gradient | Adjoint,
     eager: Callable[..., Tensor | None] | None = None,
-    pays: Callable[..., bool] = lambda operands: True,
+    pays: Callable[..., bool] = lambda operands, settings: True,
 ) -> FusedOp[_Operands, _Settings]:
     """Register an op.
 
     Args:
         name: of the operator, ``srkernels::name``.
         operands: NamedTuple of ``Tensor`` and ``Tensor | None``; the first decides where the op runs.
-        settings: NamedTuple of int, float, bool and ``Size``.
+        settings: NamedTuple of int, float, bool, ``Size`` and tuples of int.
         backend: where its code lives.
         fake: (operands, settings[, keep]) -> uninitialised outputs.
         gradient: a ``Gradient``, or for a linear op an ``Adjoint``.
         eager: (operands, settings) -> the output by PyTorch's own operations and autograd, used where that is the
             automatic choice; None where these operands still need the operator.
-        pays: (operands) -> whether the operator, which a compiler cannot fuse with anything, was measured faster than
-            what a compiler makes of ``eager``.
+        pays: (operands, settings) -> whether the operator, which a compiler cannot fuse with anything, was measured
+            faster than what a compiler makes of ``eager``.
     """
     return FusedOp(name, operands, settings, backend, fake, gradient, eager, pays)

@@ -115,7 +115,7 @@ class OpSpec:
         saved_bytes: (case, bytes per element) -> bytes that only the backward pass keeps alive.
         parameters: operands without a batch axis.
         refuses: the op's own reasons against a backend (see ``Refusal``).
-        detail: (operands) -> what of a call they depend on.
+        detail: (operands, keyword arguments) -> what of a call they depend on.
         bad_values_spread: backend -> why its gradients may hold more NaNs than eager PyTorch's, if they may.
         threads_matter: why the native result depends on the number of threads, if it does.
         launches: Triton's on a GPU, forward and backward with every gradient, where operands are 16-bit channels_last.
@@ -140,7 +140,7 @@ class OpSpec:
     saved_bytes: Callable[[Case, int], int] = lambda case, itemsize: 0
     parameters: tuple[str, ...] = ()
     refuses: Refusal = convolves_nothing
-    detail: Callable[..., tuple[int, ...]] = lambda *operands: ()
+    detail: Callable[..., tuple[int, ...]] = lambda *operands, **settings: ()
     bad_values_spread: Mapping[str, str] = field(default_factory=dict)
     threads_matter: str = ""
     launches: tuple[int, int] = (1, 1)

@@ -21,13 +21,13 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.calls import Target
+from helpers.calls import Target, why_not
 from helpers.interpreter import patch_once
 from helpers.operands import DTYPES, LAYOUTS
 
-from srkernels import _native, _triton
-from srkernels._dispatch import BACKENDS, why_not
-from srkernels._spec import Case, convolves_nothing
+from srkernels import _dispatch, _native, _triton
+from srkernels._dispatch import BACKENDS
+from srkernels._spec import Case, OpSpec
 from srkernels.ops import specs
 
 # What Triton's interpreter, which takes milliseconds per program, can afford.
@@ -38,6 +38,7 @@ REFERENCE_LAYOUTS = ("contiguous", "channels_last", "permuted")
 REDUCED_CASES = 6
 REDUCED_COMPOSED_CASES = 3
 REDUCED_ELEMENTS = 250
+HAAR = next(spec for spec in specs() if not spec.convolves)
 
 
 def _of_the_whole(config: pytest.Config) -> bool:
@@ -132,14 +133,21 @@ def _targets(config: pytest.Config) -> list[tuple[Target, str | None]]:
     if config.getoption("--device"):
         devices = [config.getoption("--device")]
     backends = [only] if only else list(BACKENDS)
-    return [(Target(b, d), why_not(b, torch.device(d), torch.float32)) for d in devices for b in backends]
+    return [(Target(b, d), _dispatch.why_not(b, torch.device(d), torch.float32)) for d in devices for b in backends]
 
 
-def _reduced(cases: tuple[Case, ...], composed: bool) -> tuple[Case, ...]:
-    """A few of the small ones, evenly spread, first and last among them."""
-    small = [c for c in cases if prod(c.shapes[0]) <= REDUCED_ELEMENTS]
-    count = min(REDUCED_COMPOSED_CASES if composed else REDUCED_CASES, len(small))
-    return tuple(small[round(i * (len(small) - 1) / max(1, count - 1))] for i in range(count))
+def _reduced(spec: OpSpec, cases: tuple[Case, ...]) -> list[Case]:
+    """A few of the small ones, evenly spread, first and last among them; as many of those that not all kernels take."""
+    most = REDUCED_COMPOSED_CASES if spec.composed else REDUCED_CASES
+    by_kernels: dict[bool, list[Case]] = {True: [], False: []}
+    for case in cases:
+        if prod(case.shapes[0]) <= REDUCED_ELEMENTS:
+            by_kernels[why_not(spec, case, "triton") is None].append(case)
+    found = []
+    for small in by_kernels.values():
+        count = min(most, len(small))
+        found += [small[round(i * (len(small) - 1) / max(1, count - 1))] for i in range(count)]
+    return found
 
 
 def _layouts(row: dict[str, Any], reduced: bool) -> list[tuple[tuple[str, ...], str]]:
@@ -182,19 +190,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 choices = [(s, s.name) for s in specs()]
             elif axis in which:
                 cases = getattr(row["spec"], which[axis])
-                choices = [(c, c.id) for c in (_reduced(cases, row["spec"].composed) if reduced else cases)]
+                choices = [(c, c.id) for c in (_reduced(row["spec"], cases) if reduced else cases)]
             elif axis == "dtype":
                 choices = [(DTYPES[d], d) for d in (REDUCED_DTYPES if reduced else DTYPES)]
             elif axis == "layouts":
                 choices = _layouts(row, reduced)
             else:
-                # Gates of no spec run the Haar transform or the loss.
-                refuses = row["spec"].refuses if "spec" in row else convolves_nothing
+                spec = row.get("spec", HAAR)  # gates of no spec run the Haar transform or the loss
+                case, dtype = row.get("case") or row.get("small"), row.get("dtype", torch.float32)
                 choices = [
                     (t, str(t))
                     for t, reason in _targets(metafunc.config)
-                    if reason is None
-                    and why_not(t.backend, torch.device(t.device), row.get("dtype", torch.float32), refuses) is None
+                    if reason is None and why_not(spec, case, t.backend, t.device, dtype) is None
                 ]
             extended += [({**row, axis: value}, [*ids, id]) for value, id in choices]
         rows = extended

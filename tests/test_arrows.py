@@ -9,23 +9,24 @@ LIBRARY, BENCH = sources("srkernels"), sources("bench")
 
 # In an op's folder: what a file may import from the others. Kernels and backends never see each other, the registration
 # or the public functions; specs see all, and nothing sees specs.
-_SHARED = {"activation", "allocate", "arguments", "conventions", "support"}
+_SHARED = {"activation", "allocate", "arguments", "conventions", "geometry", "support"}
 OP = {
     "activation": set(),
     "conventions": set(),
-    "arguments": set(),
-    "support": set(),
+    "geometry": set(),
+    "arguments": {"activation", "geometry"},
+    "support": {"arguments", "geometry"},
     "oracle": {"conventions"},
-    "checks": {"activation", "arguments"},
-    "allocate": {"activation", "arguments", "conventions"},
-    "library": set(),
+    "checks": {"activation", "arguments", "geometry"},
+    "allocate": {"activation", "arguments", "conventions", "geometry"},
+    "library": {"geometry"},
     "amx": {"activation", "support"},
     "reference": _SHARED | {"library"},
     "native": _SHARED | {"library", "amx"},
     "triton": _SHARED | {"library"},
     "pointwise": {"triton"},
     "op": _SHARED | {"library", "reference"},
-    "api": {"activation", "allocate", "arguments", "checks", "conventions", "op"},
+    "api": {"activation", "allocate", "arguments", "checks", "conventions", "geometry", "op"},
     "convert": {"conventions"},
     "modules": {"activation", "allocate", "api", "arguments", "checks", "conventions"},
     "aot": _SHARED | {"triton"},

@@ -72,8 +72,8 @@ def patch(model: nn.Module, *, save: str = "activations") -> Report:
 
     Taken are: residual blocks of two 3x3 convolutions (BasicSR ``ResidualBlockNoBN``, EDSR ``ResBlock``, KAIR
     ``ResBlock`` in mode CRC, DASR's block with PReLU), the dense blocks of an RRDB with any of its three key families
-    (``body.N.rdbK.convJ``, ``RRDB_trunk.N.RDBK.convJ``, ``model.1.sub.N.RDBK.convJ.0``), and pairs of a 3x3 convolution
-    and an activation in an ``nn.Sequential`` that is called whole (VGG, discriminators) and in BasicSR's
+    (``body.N.rdbK.convJ``, ``RRDB_trunk.N.RDBK.convJ``, ``model.1.sub.N.RDBK.convJ.0``), and pairs of a convolution, of
+    any kind, and an activation in an ``nn.Sequential`` that is called whole (VGG, discriminators) and in BasicSR's
     ``SRVGGNetCompact`` and ``VGGFeatureExtractor``. All else stays as it is, and the report says why.
 
     Args:

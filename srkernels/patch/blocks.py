@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .._dispatch import autocasts
+from .._dispatch import autocasts, requested
 from ..functional import conv2d_act, dense_block, residual_block
 from .layers import (
     ACTIVATIONS,
@@ -33,10 +33,11 @@ from .layers import (
     original_class,
     pair,
     pairs,
+    passes,
     tree,
     watched,
     why_no_values,
-    why_not_fused,
+    why_not_in_a_block,
 )
 
 
@@ -222,7 +223,7 @@ class ResidualPlan(Block):
         others = [path for path in kinds if path not in convs]
         if is_sequence(module) or len(convs) != 2 or any(at(module, path)._modules for path in others):
             return None
-        reason = next(filter(None, (why_not_fused(at(module, path)) for path in convs)), None)
+        reason = next(filter(None, (why_not_in_a_block(at(module, path)) for path in convs)), None)
         if reason is not None:
             return reason
         for path in others:
@@ -295,7 +296,7 @@ class DensePlan(Block):
         if is_sequence(module) or len(convs) != 5 or any(at(module, path)._modules for path in activations):
             return None
         for path in convs:
-            reason = why_not_fused(at(module, path))
+            reason = why_not_in_a_block(at(module, path))
             if reason is not None:
                 return reason
         channels, growth = at(module, convs[0]).in_channels, at(module, convs[0]).out_channels
@@ -381,13 +382,20 @@ class Chain:
         return x
 
 
+_OF_3X3 = "native", "triton"  # backends that compute the filters of blocks alone
+
+
 def _conv_act(x: Any, conv: nn.Conv2d, activation: nn.Module) -> Tensor | None:
-    given = image(x)
-    found = None if given is None or given.channels != conv.in_channels else given.operands(conv, activation)
+    given, others = image(x), passes(conv)
+    if given is None or given.channels != conv.in_channels or others is None:
+        return None
+    if others and requested() in _OF_3X3:
+        return None
+    found = given.operands(conv, activation)
     if found is None:
         return None
     weight, bias, slope = found
-    return conv2d_act(x, weight, bias, activation=str(kind(activation)), slope=slope)
+    return conv2d_act(x, weight, bias, activation=str(kind(activation)), slope=slope, **others)
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,12 @@ _CONVOLUTION = nn.Conv2d.forward, nn.Conv2d._conv_forward
 _USUAL = {"kernel_size": (3, 3), "stride": (1, 1), "dilation": (1, 1), "groups": 1, "padding_mode": "zeros"}
 _VALUES = tuple(_USUAL.values())
 _PADDINGS = (1, 1), "same"
+_PASSES = "stride", "padding", "dilation", "groups", "padding_mode"
 _SEQUENTIAL = nn.Sequential.forward
 _CALL = nn.Module.__call__
 _PLAIN = (Tensor, nn.Parameter)
 
-# ("conv", in, out) of a 3x3 convolution that the ops compute, the name of an activation, "identity"; None: any other.
+# ("conv", in, out) of a 3x3 convolution that blocks have, the name of an activation, "identity"; None: any other.
 Kind = tuple[str, int, int] | str | None
 # Names and kinds of a module's layers in order; a container inside is listed by its own.
 Tree = tuple[tuple[str, Any], ...]
@@ -137,7 +138,8 @@ class Image(NamedTuple):
         Reads each once: a parametrised weight is computed, and may change, when it is read.
         """
         weight, bias, out = conv.weight, conv.bias, conv.out_channels
-        if not self.has(weight, (out, conv.in_channels, 3, 3)) or not (bias is None or self.has(bias, (out,))):
+        filters = (out, conv.in_channels // conv.groups, *conv.kernel_size)
+        if not self.has(weight, filters) or not (bias is None or self.has(bias, (out,))):
             return None
         slope: Any = None
         if isinstance(activation, nn.LeakyReLU):
@@ -172,7 +174,7 @@ def pairs(layers: nn.Module) -> tuple[str, ...]:
 
 def pair(conv: nn.Module | None, after: nn.Module | None, then: nn.Module | None) -> bool:
     """Whether one op may compute ``conv`` and ``after``, with ``then`` called next."""
-    if conv is None or after is None or not is_convolution(conv) or kind(conv) is None:
+    if conv is None or after is None or not is_convolution(conv) or watched(conv):
         return False
     return kind(after) in _SLOPED and (not keeps_output(after) or (then is not None and is_convolution(then)))
 
@@ -195,14 +197,42 @@ def why_no_values(module: nn.Module) -> str | None:
     return None
 
 
-def why_not_fused(conv: nn.Conv2d) -> str | None:
-    """Why no op computes a convolution, whatever is around it."""
+def passes(conv: nn.Conv2d) -> dict[str, Any] | None:
+    """The arguments of ``conv2d_act`` that say how filters pass over an image, none for those of blocks.
+
+    None where they were edited to what PyTorch reads in another way: a list, one number, a mode's padding.
+    """
+    if kind(conv) is not None:
+        return {}
+    found = {name: getattr(conv, name) for name in _PASSES}
+    for size in (conv.stride, conv.dilation, conv.padding):
+        if type(size) is not str and not (type(size) is tuple and len(size) == 2 and set(map(type, size)) == {int}):
+            return None
+    if conv.padding_mode != "zeros":
+        around = conv._reversed_padding_repeated_twice  # what PyTorch pads, as it was at first
+        rows, columns = conv.padding if type(conv.padding) is tuple else (around[2], around[0])
+        if list(around) != [columns, columns, rows, rows]:
+            return None
+        found["padding"] = (rows, columns)
+    return found
+
+
+def why_not_called(conv: nn.Conv2d) -> str | None:
+    """Why no op computes a convolution, whatever its filters."""
     hooks = [*conv._forward_pre_hooks.values(), *conv._forward_hooks.values()]
     if watched(conv):
         names = {getattr(hook, "__name__", type(hook).__name__) for hook in hooks}
         return f"a convolution with a hook ({', '.join(sorted(names)) or 'backward'})"
     if not is_convolution(conv):
         return f"{type(conv).__name__}, a convolution with its own forward"
+    return None
+
+
+def why_not_in_a_block(conv: nn.Conv2d) -> str | None:
+    """Why no block's op computes a convolution, whatever is around it."""
+    reason = why_not_called(conv)
+    if reason is not None:
+        return reason
     if conv.kernel_size != (3, 3):
         return f"a {'x'.join(map(str, conv.kernel_size))} convolution"
     for name, usual in _USUAL.items():
@@ -220,7 +250,7 @@ def why_left(layer: nn.Module, owner: nn.Module | None, then: nn.Module | None) 
         return reason
     if not isinstance(layer, nn.Conv2d):
         return f"no op computes {type(layer).__name__}"
-    reason = why_not_fused(layer)
+    reason = why_not_called(layer)
     if reason is not None:
         return reason
     if owner is None:

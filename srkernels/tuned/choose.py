@@ -107,7 +107,7 @@ def choice(op: Measurable, operands: Any, settings: Any, keep: bool, derived: bo
     if tuner is None and not _thread.asking:
         return _remembered(op, operands, settings, keep, needs)
     call = _class(op, operands, settings, keep, needs)
-    record = _followed(op, call, operands)
+    record = _followed(op, call, operands, settings)
     if _thread.asking:
         raise _Asked((call, record))
     if tuner is not None and not derived and not capturing() and not (_always and _several_ranks()):
@@ -133,10 +133,10 @@ def _class(op: Measurable, operands: Any, settings: Any, keep: bool, needs: Sequ
     return Call(op.name, device, threads, op.shape(operands, settings, keep), bits)
 
 
-def _followed(op: Measurable, call: Call, operands: Any) -> Record | None:
+def _followed(op: Measurable, call: Call, operands: Any, settings: Any) -> Record | None:
     """The record of a class whose choice can run here."""
     record = _records.get(call)
-    return None if record is None or op.why_not(record.choice, operands) is not None else record
+    return None if record is None or op.why_not(record.choice, operands, settings) is not None else record
 
 
 def _remembered(op: Measurable, operands: Any, settings: Any, keep: bool, needs: Sequence[bool]) -> str:
@@ -147,7 +147,7 @@ def _remembered(op: Measurable, operands: Any, settings: Any, keep: bool, needs:
     seen = tuple(key)
     found = _choices.get(seen)
     if found is None:
-        record = _followed(op, _class(op, operands, settings, keep, needs), operands)
+        record = _followed(op, _class(op, operands, settings, keep, needs), operands, settings)
         if len(_choices) >= _MOST_CHOICES:
             _choices.clear()
         found = _choices[seen] = "" if record is None else record.choice

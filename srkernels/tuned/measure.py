@@ -28,13 +28,13 @@ _TRIED = 4  # of a pass's configurations: each is compiled
 class Runnable(Protocol):
     """What is measured: a registered op (``_op.FusedOp``)."""
 
-    def why_not(self, backend: str, operands: Any) -> str | None: ...
+    def why_not(self, backend: str, operands: Any, settings: Any) -> str | None: ...
 
     def run(self, backend: str, operands: Any, settings: Any, keep: bool) -> Sequence[Tensor]: ...
 
     def formula(self, operands: Any, settings: Any) -> Sequence[Tensor]: ...
 
-    def configurations(self, backend: str, operands: Any) -> Sequence[Sequence[str]]: ...
+    def configurations(self, backend: str, operands: Any, settings: Any) -> Sequence[Sequence[str]]: ...
 
 
 class _Formulas(NamedTuple):
@@ -75,12 +75,12 @@ def measure(op: Runnable, operands: Any, settings: Any, keep: bool, needs: Seque
                     dropped[name] = reason
             return found
 
-        runnable = [backend for backend in BACKENDS if op.why_not(backend, leaves) is None]
+        runnable = [backend for backend in BACKENDS if op.why_not(backend, leaves, settings) is None]
         calls = right(runnable)
         times = clock.medians(calls, device)
         for backend in runnable:
             best = backend
-            for names in op.configurations(backend, leaves):
+            for names in op.configurations(backend, leaves, settings):
                 more = right([configured(best, name) for name in names[1 : 1 + _TRIED]])
                 if not more:
                     continue

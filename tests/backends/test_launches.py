@@ -12,16 +12,18 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from srkernels._triton import workspace
-from srkernels.ops.conv.activation import RELU, Epilogue
+from srkernels.ops.conv.activation import LEAKY_RELU, RELU, Epilogue
 from srkernels.ops.conv.arguments import (
     Block,
     Convolution,
+    ConvolutionSettings,
     Dense,
     DenseSettings,
     SavedBlock,
     SavedConvolution,
     SavedDense,
 )
+from srkernels.ops.conv.geometry import Geometry, output_size
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed: no kernels to launch", allow_module_level=True)
@@ -86,14 +88,17 @@ def _image(*shape: int) -> Tensor:
 def test_launches_of_a_convolution(launched) -> None:
     """Backward, one pass makes g_z and shares of the bias's gradient; without an activation the product makes them."""
     x, weight, bias = _image(1, 64, 8, 8), _image(64, 64, 3, 3), torch.empty(64, dtype=torch.bfloat16)
-    forward = launched(lambda: blocks.forward(Convolution(x, weight, bias, None, None), Epilogue(RELU), False))
+    forward = launched(
+        lambda: blocks.forward(Convolution(x, weight, bias, None, None), ConvolutionSettings(RELU), False)
+    )
     assert forward == ["stream"]
-    backward = launched(lambda: blocks.backward(x, SavedConvolution(x, weight, bias, None, x), Epilogue(RELU), NEEDS))
+    saved = SavedConvolution(x, weight, bias, None, x)
+    backward = launched(lambda: blocks.backward(x, saved, ConvolutionSettings(RELU), NEEDS))
     assert sorted(backward) == [
         "add_up", "aten::copy_", "aten::sum", "stream", "through_activation", "weight_gradient"
     ]  # fmt: skip
     assert (len(forward), len(backward)) == CONV2D_ACT.launches
-    linear = launched(lambda: blocks.backward(x, SavedConvolution(x, weight, bias, None, None), Epilogue(), NEEDS))
+    linear = launched(lambda: blocks.backward(x, saved._replace(kept=None), ConvolutionSettings(), NEEDS))
     assert linear == ["stream", "weight_gradient", "add_up"]
 
 
@@ -213,10 +218,33 @@ def test_launches_around_the_library(launched) -> None:
         *first, "aten::convolution", "pointwise", *filters, "through_activation", *sums, filters[0], "aten::mul"
     ]  # fmt: skip
 
-    plain = launched(lambda: pointwise.forward(Convolution(x, weight, None, None, None), Epilogue(), False))
+    linear = ConvolutionSettings()
+    plain = launched(lambda: pointwise.forward(Convolution(x, weight, None, None, None), linear, False))
     assert plain == ["aten::convolution"]
     saved = SavedConvolution(x, weight, None, None, None)
-    assert launched(lambda: pointwise.backward(x, saved, Epilogue(), [True, False, False, False])) == plain
+    assert launched(lambda: pointwise.backward(x, saved, linear, [True, False, False, False])) == plain
+
+
+@pytest.mark.parametrize(
+    ("filters", "geometry"),
+    [
+        ((64, 64, 4, 4), Geometry((2, 2), (1, 1), (1, 1), 1)),
+        ((64, 1, 3, 3), Geometry((1, 1), (1, 1), (1, 1), 64)),
+        ((64, 64, 3, 3), Geometry((1, 1), (2, 2), (2, 2), 1)),
+    ],
+    ids=["4x4, stride 2", "depthwise", "dilated"],
+)
+def test_launches_around_any_convolution_are_those_around_3x3(launched, filters, geometry) -> None:
+    """The library's three products, one pass behind the first and one ahead of the others, and the shares' sum."""
+    x, weight, bias = _image(1, 64, 8, 8), _image(*filters), torch.empty(64, dtype=torch.bfloat16)
+    settings = ConvolutionSettings(LEAKY_RELU, 0.2, geometry=geometry.flat)
+    forward = launched(lambda: pointwise.forward(Convolution(x, weight, bias, None, None), settings, False))
+    assert forward == ["aten::convolution", "pointwise"]
+    kept = _image(1, 64, *output_size(settings.geometry, (8, 8), filters[2:]))
+    saved = SavedConvolution(x, weight, bias, None, kept)
+    backward = launched(lambda: pointwise.backward(kept, saved, settings, NEEDS))
+    products = ["aten::convolution", "aten::convolution_backward", "aten::copy_"]
+    assert backward == ["through_activation", "aten::sum", "aten::copy_", *products]
 
 
 def test_a_dense_block_around_the_library_concatenates_nothing(launched) -> None:

@@ -147,6 +147,13 @@ class Kernel(Count):
         return super().standing(value)
 
 
+class Padding(Kernel):
+    """The same, where None is half a filter of odd size."""
+
+    def standing(self, value: Any) -> int:
+        return EITHER if value is None else super().standing(value)
+
+
 @dataclass(frozen=True)
 class Image(Kind):
     """A floating-point tensor."""
@@ -350,6 +357,23 @@ def _signatures() -> Iterator[Signature]:
                 "slope": slope,
                 "residual": (of(2, 6, 8, 8), OPTIONAL),
                 "scale": (0.5, NUMBER),
+            },
+        )
+        yield Signature(
+            "conv2d_act",
+            srkernels.conv2d_act,
+            {
+                "x": (x, IMAGE),
+                "weight": (of(6, 2, 4, 4), IMAGE),
+                "bias": (bias, OPTIONAL),
+                "activation": (activation, NAME),
+                "slope": slope,
+                "residual": (of(2, 6, 4, 5), OPTIONAL),
+                "stride": ((2, 2), Kernel()),
+                "padding": ((1, 2), Padding()),
+                "dilation": (1, Kernel()),
+                "groups": (2, COUNT),
+                "padding_mode": ("reflect", NAME),
             },
         )
         yield Signature(

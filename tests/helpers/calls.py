@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from srkernels import _dispatch
+from srkernels._spec import Case, OpSpec
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,16 @@ def subsets(items: Sequence[int], few: bool = False, fewest: bool = False) -> It
     for size in range(len(items), 0, -1):
         if size in (1, len(items)) or (not few and (len(items) <= 6 or size == len(items) - 1)):
             yield from combinations(items, size)
+
+
+def why_not(
+    spec: OpSpec, case: Case | None, backend: str, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> str | None:
+    """Why ``backend`` cannot run a case, or, for None, none of them; or None if it can."""
+    detail: tuple[int, ...] = ()
+    if case is not None:
+        detail = spec.detail(*(None if s is None else torch.empty(s) for s in case.shapes), **case.kwargs)
+    return _dispatch.why_not(backend, torch.device(device), dtype, spec.refuses, detail)
 
 
 @dataclass(frozen=True)

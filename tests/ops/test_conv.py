@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from srkernels import _triton, conv2d_act, dense_block, residual_block
 from srkernels._dispatch import why_not
 from srkernels._meter import saved_bytes
 from srkernels.nn import RRDB, Conv2dAct, ResidualBlock, ResidualDenseBlock
+from srkernels.ops import specs
 from srkernels.ops.conv.support import amx_available
 
 CPU = torch.device("cpu")
@@ -90,6 +92,113 @@ def test_conv2d_act_refuses(error: type[Exception], match: str, change: dict[str
     x, weight, bias = (arguments.pop(name) for name in ("x", "weight", "bias"))
     with pytest.raises(error, match=match):
         conv2d_act(x, weight, bias, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence", "change"),
+    [
+        (TypeError, "stride must be an integer, got 1.5", {"stride": 1.5}),
+        (TypeError, "stride must be an integer, got (2, 2, 2)", {"stride": (2, 2, 2)}),
+        (ValueError, "stride must be at least 1 and below 2**31, got 0", {"stride": (2, 0)}),
+        (ValueError, "stride must be 1 where padding is 'same', got (2, 2)", {"stride": 2, "padding": "same"}),
+        (ValueError, "padding must be one of valid, same, got 'full'", {"padding": "full"}),
+        (ValueError, "padding must be at least 0 and below 2**31, got -1", {"padding": -1}),
+        (ValueError, "dilation must be at least 1 and below 2**31, got 0", {"dilation": 0}),
+        (ValueError, "groups must divide the 4 channels of x, got 3", {"groups": 3}),
+        (ValueError, "groups must divide the 6 channels of weight, got 4", {"groups": 4}),
+        (ValueError, "weight must be (Cout, 1, kh, kw), got (6, 2, 3, 3)", {"groups": 2, "x": (2, 2, 5, 4)}),
+        (
+            ValueError,
+            "weight must have odd kernel sizes where padding is not given, got (6, 2, 4, 3)",
+            {"weight": (6, 2, 4, 3)},
+        ),
+        (
+            ValueError,
+            "weight must fit the padded image, got one of [5, 5] for (5, 4) in x",
+            {"dilation": 2, "padding": 0},
+        ),
+        (
+            ValueError,
+            "padding_mode must be one of zeros, reflect, replicate, circular, got 'mirror'",
+            {"padding_mode": "mirror"},
+        ),
+        (
+            ValueError,
+            "padding must be at most [4, 3] for 'reflect', got [4, 4]",
+            {"padding": 4, "padding_mode": "reflect"},
+        ),
+        (
+            ValueError,
+            "padding must be at most [5, 4] for 'circular', got [5, 5]",
+            {"padding": 5, "padding_mode": "circular"},
+        ),
+        (
+            ValueError,
+            "residual must be (2, 6, 3, 2) on cpu, got (2, 6, 5, 4) torch.float32 on cpu",
+            {"stride": 2, "residual": torch.zeros(2, 6, 5, 4)},
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_conv2d_act_refuses_geometry(error: type[Exception], sentence: str, change: dict[str, object]) -> None:
+    arguments: dict[str, Any] = {"x": (2, 4, 5, 4), "weight": (6, 2, 3, 3), "groups": 2, **change}
+    x, weight = (torch.zeros(arguments.pop(name)) for name in ("x", "weight"))
+    with pytest.raises(error) as raised:
+        conv2d_act(x, weight, **arguments)
+    assert str(raised.value) == f"conv2d_act: {sentence}"
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        {"padding": 1},
+        {"padding": "same"},
+        {"stride": (1, 1), "padding": [1, 1], "dilation": [1, 1]},
+        {"padding": None, "groups": 1, "padding_mode": "".join("zeros")},
+    ],
+    ids=str,
+)
+def test_what_is_3x3_and_keeps_the_size_runs_in_our_kernels(same: dict[str, Any]) -> None:
+    """However it is said: the operator gets no geometry, which they would refuse."""
+    x, weight = _draw((2, 3, 6, 7), (4, 3, 3, 3))
+    for given, geometry in ((same, []), ({**same, "dilation": 2, "padding": 2}, [1, 1, 2, 2, 2, 2, 1, 0, 0])):
+        with srkernels.use_backend("reference"), recorded() as calls:
+            conv2d_act(x, weight, **given)
+        assert list(calls[0].args[8]) == geometry
+
+
+def test_explain_takes_what_decides() -> None:
+    x, weight = _draw((2, 3, 6, 7), (4, 3, 3, 3))
+    assert "this one" not in srkernels.explain(conv2d_act, x, weight, stride=1)
+    assert "the fused kernel has stride 1, no dilation" in srkernels.explain(conv2d_act, x, weight, stride=2)
+    with pytest.raises(TypeError, match="explain: conv2d_act takes no argument strides"):
+        srkernels.explain(conv2d_act, x, weight, strides=2)
+    with pytest.raises(ValueError, match="explain: inputs must be those of conv2d_act"):
+        srkernels.explain(conv2d_act, x, weight, groups=2)
+
+
+@pytest.mark.parametrize(
+    ("op", "kernel", "runs"), [("conv2d_act", 5, True), ("residual_block", 5, True), ("dense_block", 5, False)]
+)
+def test_what_pointwise_runs(op: str, kernel: int, runs: bool) -> None:
+    (spec,) = (spec for spec in specs() if spec.name == op)
+    x, weight = _draw((2, 3, 6, 7), (4, 3, kernel, kernel))
+    reason = spec.refuses("pointwise", CPU, torch.float32, spec.detail(x, weight), False)
+    assert reason == (None if runs else "the fused block packs filters of 3x3, these are 5x5")
+
+
+@pytest.mark.parametrize("padding", [0, 2, "valid", "same", (1, 3)], ids=str)
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+def test_padding_is_that_of_a_module(padding: Any, mode: str) -> None:
+    """One side gets more than the other where an even filter keeps the size. Under autocast as well."""
+    (x,) = _draw((2, 3, 8, 7))
+    module = nn.Conv2d(3, 4, (4, 5), padding=padding, padding_mode=mode)
+    for on in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=on):
+            expected = F.relu(module(x))
+            found = conv2d_act(x, module.weight, module.bias, padding=padding, padding_mode=mode)
+        assert found.dtype is expected.dtype
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize(
@@ -181,13 +290,16 @@ def test_conv2d_act_module(activation: str) -> None:
     [{"stride": 2}, {"groups": 3}, {"dilation": 2}, {"padding": 0}, {"padding_mode": "reflect"}],
     ids=lambda a: next(iter(a)),
 )
-def test_conv2d_act_module_beyond_the_op(arguments: dict[str, object]) -> None:
+def test_conv2d_act_module_of_other_filters(arguments: dict[str, object]) -> None:
     module = Conv2dAct(3, 6, activation="leaky_relu", slope=0.1, **arguments)
     x = random((2, 3, 6, 7), torch.float32, 0)
     with recorded() as calls:
         y = module(x)
-    assert not calls
+    assert not calls  # eager PyTorch is the automatic choice
     assert torch.equal(y, F.leaky_relu(module._conv_forward(x, module.weight, module.bias), 0.1))
+    with srkernels.use_backend("reference"), recorded() as calls:
+        assert torch.equal(module(x), y)
+    assert len(calls) == 1
 
 
 def test_residual_block_module() -> None:

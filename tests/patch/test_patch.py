@@ -13,6 +13,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from helpers.calls import recorded
 from helpers.networks import (
     EDSR,
     RRDB,
@@ -114,6 +115,43 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
         for on in (False, True)
     },
 }
+
+
+OTHER_FILTERS: dict[str, dict[str, Any]] = {
+    "stride": {"stride": 2},
+    "stride in one direction": {"stride": (1, 2)},
+    "dilation": {"dilation": 2},
+    "groups": {"groups": 4},
+    "depthwise": {"groups": 8},
+    "no padding": {"padding": 0},
+    "padding mode": {"padding_mode": "reflect"},
+    "padding of one side": {"kernel_size": 4, "padding": "same"},
+    "padding mode of one side": {"kernel_size": 4, "padding": "same", "padding_mode": "circular"},
+    "1x1": {"kernel_size": 1, "padding": 0},
+    "discriminator": {"kernel_size": 4, "stride": 2},
+}
+
+
+@pytest.mark.parametrize("case", OTHER_FILTERS)
+def test_other_filters(case: str) -> None:
+    """The first activation works in place, and nothing follows the second."""
+    torch.manual_seed(0)
+    layers = [conv(3), nn.LeakyReLU(0.2, True), conv(**OTHER_FILTERS[case]), nn.LeakyReLU(0.2, True)]
+    net = nn.Sequential(*layers).double()
+    original = copy.deepcopy(net)
+    report = patch(net)
+    assert [line.op for line in report.taken] == [CHAIN] and not report.left
+    with use_backend("reference"), recorded() as calls:
+        net(image())
+    # Where PyTorch pads one side alone in another mode, its own forward runs.
+    assert len(calls) == (1 if case == "padding mode of one side" else 2)
+    for network in (original, net):  # whose weight changes with each reading, of which there may be one
+        parametrizations.spectral_norm(network[2])
+    net[2].load_state_dict(original[2].state_dict())
+    for backend in (None, "reference", "native"):
+        if backend is None or why_not(backend, torch.device("cpu"), torch.float64) is None:
+            with use_backend(backend):
+                assert_same_calls(original, net, image())
 
 
 @pytest.fixture(params=NETWORKS, ids=str)
@@ -401,17 +439,6 @@ LEFT: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
         "0",
         "followed by LeakyReLU, whose output may be written to",
     ),
-    "stride": (lambda: nn.Sequential(conv(stride=2), nn.ReLU()), "0", "a convolution with stride 2"),
-    "stride in one direction": (lambda: nn.Sequential(conv(stride=(1, 2))), "0", "a convolution with stride (1, 2)"),
-    "dilation": (lambda: nn.Sequential(conv(dilation=2), nn.ReLU()), "0", "a convolution with dilation 2"),
-    "groups": (lambda: nn.Sequential(conv(groups=4), nn.ReLU()), "0", "a convolution with groups 4"),
-    "padding": (lambda: nn.Sequential(conv(padding=0), nn.ReLU()), "0", "a convolution with padding (0, 0)"),
-    "padding mode": (
-        lambda: nn.Sequential(conv(padding_mode="reflect"), nn.ReLU()),
-        "0",
-        "a convolution with padding_mode reflect",
-    ),
-    "1x1": (lambda: nn.Sequential(conv(kernel_size=1, padding=0), nn.ReLU()), "0", "a 1x1 convolution"),
     "spectral norm": (
         lambda: nn.Sequential(spectral_norm(conv()), nn.ReLU()),
         "0",

@@ -52,6 +52,10 @@ def chain() -> nn.Sequential:
     return nn.Sequential(conv(3), nn.ReLU(), conv(), nn.LeakyReLU(0.2), conv(), nn.PReLU(), conv())
 
 
+def reflecting() -> nn.Sequential:
+    return nn.Sequential(conv(3, padding_mode="reflect"), nn.ReLU(), conv())
+
+
 def image() -> Tensor:
     return random((2, 3, 8, 12), torch.float64, 0)
 
@@ -99,6 +103,9 @@ EDITS: dict[str, tuple[Callable[[], nn.Module], Edit]] = {
     "another convolution inside": (chain, set_to("0", lambda: Standardised(3, 8, 3, padding=1).double())),
     "stride": (chain, set_to("2", lambda: conv(stride=2))),
     "stride, edited": (chain, set_to("2.stride", (2, 2))),
+    "stride, edited to a number": (chain, set_to("2.stride", 2)),
+    "padding mode, edited": (chain, set_to("2.padding_mode", "reflect")),
+    "padding of a mode, edited": (reflecting, set_to("0.padding", (2, 2))),
     "another activation": (chain, set_to("1", nn.GELU)),
     "no activation": (chain, set_to("3", nn.Identity)),
     "appended": (chain, lambda net: net.append(nn.ReLU())),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -22,10 +22,21 @@ class Epilogue(NamedTuple):
     scale: float = 1.0
 
 
+class Follows(Protocol):
+    """An ``Epilogue``, or settings that have one's."""
+
+    @property
+    def activation(self) -> int: ...
+    @property
+    def negative_slope(self) -> float: ...
+    @property
+    def scale(self) -> float: ...
+
+
 CONVOLUTION = Epilogue()  # nothing follows
 
 
-def activate(z: Tensor, epilogue: Epilogue, slope: Tensor | None) -> Tensor:
+def activate(z: Tensor, epilogue: Follows, slope: Tensor | None) -> Tensor:
     if epilogue.activation == RELU:
         return F.relu(z)
     if epilogue.activation == LEAKY_RELU:
@@ -36,12 +47,12 @@ def activate(z: Tensor, epilogue: Epilogue, slope: Tensor | None) -> Tensor:
     return z
 
 
-def sign_survives(epilogue: Epilogue) -> bool:
+def sign_survives(epilogue: Follows) -> bool:
     """Whether the activation's result tells on which side of zero its input was: then the input need not be kept."""
     return epilogue.activation == RELU or (epilogue.activation == LEAKY_RELU and epilogue.negative_slope > 0)
 
 
-def derivative(grad: Tensor, kept: Tensor | None, epilogue: Epilogue, slope: Tensor | None) -> Tensor:
+def derivative(grad: Tensor, kept: Tensor | None, epilogue: Follows, slope: Tensor | None) -> Tensor:
     """``grad`` times the activation's derivative; NaN as in PyTorch."""
     if epilogue.activation == NONE:
         return grad

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from ..._layout import empty_nchw
-from .activation import NONE, Epilogue, sign_survives
+from .activation import NONE, Follows, sign_survives
 from .arguments import Convolution, SavedBlock, SavedConvolution, SavedDense
+from .geometry import PLAIN, groups_of, input_size, output_size
 
 
-def keeps_preactivation(epilogue: Epilogue, has_residual: bool) -> bool:
+def keeps_preactivation(epilogue: Follows, has_residual: bool) -> bool:
     """Whether the backward pass of ``conv2d_act`` needs what went into the activation.
 
     Otherwise it needs nothing (no activation) or reads the sign of the output, which carries it.
@@ -23,17 +24,19 @@ def keeps_preactivation(epilogue: Epilogue, has_residual: bool) -> bool:
     return has_residual or epilogue.scale != 1 or not sign_survives(epilogue)
 
 
-def image(x: Tensor, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Uninitialised result of a convolution that keeps height and width, in the layout of ``x``."""
+def image(x: Tensor, weight: Tensor, dtype: torch.dtype | None = None, geometry: Sequence[int] = PLAIN) -> Tensor:
+    """Uninitialised result of a convolution, in the layout of ``x``."""
     n, _, h, w = x.shape
+    if geometry:
+        h, w = output_size(geometry, (h, w), weight.shape[2:])
     return empty_nchw(x, (n, weight.shape[0], h, w), dtype)
 
 
-def forward(operands: Convolution, keep: bool) -> list[Tensor]:
+def forward(operands: Convolution, keep: bool, geometry: Sequence[int] = PLAIN) -> list[Tensor]:
     """For ``conv2d_act``: [y], and with ``keep`` the pre-activation."""
     x, weight, _, _, residual = operands
-    y = image(x, weight, None if residual is None else torch.promote_types(x.dtype, residual.dtype))
-    return [y, image(x, weight)] if keep else [y]
+    y = image(x, weight, None if residual is None else torch.promote_types(x.dtype, residual.dtype), geometry)
+    return [y, image(x, weight, None, geometry)] if keep else [y]
 
 
 def _wanted(likes: Sequence[tuple[Tensor | None, Sequence[int]]], needs: Sequence[bool]) -> list[Tensor]:
@@ -45,10 +48,17 @@ def _wanted(likes: Sequence[tuple[Tensor | None, Sequence[int]]], needs: Sequenc
     ]
 
 
-def stand_in(grad: Tensor, weight: Tensor) -> Tensor:
-    """Uninitialised stand-in for a convolution's input that nobody reads; laid out as ``grad``."""
+def _read(grad: Tensor, weight: Tensor, geometry: Sequence[int]) -> tuple[int, ...]:
+    """Shape of the image that a convolution has read."""
     n, _, h, w = grad.shape
-    return empty_nchw(grad, (n, weight.shape[1], h, w))
+    if not geometry:
+        return n, weight.shape[1], h, w
+    return n, weight.shape[1] * groups_of(geometry), *input_size(geometry, (h, w), weight.shape[2:])
+
+
+def stand_in(grad: Tensor, weight: Tensor, geometry: Sequence[int] = PLAIN) -> Tensor:
+    """Uninitialised stand-in for a convolution's input that nobody reads; laid out as ``grad``."""
+    return empty_nchw(grad, _read(grad, weight, geometry))
 
 
 def _of_convolution(weight: Tensor) -> list[tuple[Tensor | None, Sequence[int]]]:
@@ -59,10 +69,11 @@ def _of_slopes(slope: Tensor | None) -> tuple[Tensor | None, Sequence[int]]:
     return slope, () if slope is None else slope.shape
 
 
-def gradients(grad: Tensor, saved: SavedConvolution, needs: Sequence[bool]) -> list[Tensor]:
+def gradients(
+    grad: Tensor, saved: SavedConvolution, needs: Sequence[bool], geometry: Sequence[int] = PLAIN
+) -> list[Tensor]:
     """``conv2d_act``'s gradients needed of x, weight, bias, slope. Without x, ``grad`` has its dtype and layout."""
-    n, _, h, w = grad.shape
-    x = (grad if saved.x is None else saved.x, (n, saved.weight.shape[1], h, w))
+    x = (grad, _read(grad, saved.weight, geometry)) if saved.x is None else (saved.x, saved.x.shape)
     return _wanted([x, *_of_convolution(saved.weight), _of_slopes(saved.slope)], needs)
 
 

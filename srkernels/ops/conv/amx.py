@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..._native import launch
-from .activation import CONVOLUTION, Epilogue
+from .activation import CONVOLUTION, Follows
 from .support import AMX_CHANNELS, KERNEL_SIZE, amx_available
 
 
@@ -40,7 +40,7 @@ def convolution(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    epilogue: Epilogue = CONVOLUTION,
+    epilogue: Follows = CONVOLUTION,
     *,
     adjoint: bool = False,
     kept: Tensor | None = None,
@@ -57,7 +57,8 @@ def convolution(
         channels = weight.shape[1 if adjoint else 0]
         out = x.new_empty((n, h, w, channels)).permute(0, 3, 1, 2)
     weight = weight.contiguous() if 0 in weight.stride() else weight
-    launch(x, "amx_convolution", x, weight, adjoint, bias, out, *epilogue, kept, residual, sums)
+    follows = epilogue.activation, epilogue.negative_slope, epilogue.scale
+    launch(x, "amx_convolution", x, weight, adjoint, bias, out, *follows, kept, residual, sums)
     return out
 
 

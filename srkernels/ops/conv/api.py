@@ -11,19 +11,25 @@ from ..._layout import is_channels_last, laid_out
 from ..._validate import check_image, choice, describe, number
 from . import op as registered
 from .activation import ACTIVATIONS, Epilogue
-from .arguments import Block, Convolution, Dense, DenseSettings
+from .arguments import Block, Convolution, ConvolutionSettings, Dense, DenseSettings
 from .checks import (
     DEFAULT_LEAKY_SLOPE,
     DENSE_PARAMETERS,
     SAVE,
+    Passes,
     cast_by_autocast,
     check_convolution,
     check_dense,
     check_dtypes,
+    check_groups,
     dense_slope,
     five_tensors,
+    geometry_of,
     slopes_of,
 )
+from .geometry import PLAIN
+
+_ONE, _ZEROS = 1, "zeros"
 
 
 def conv2d_act(
@@ -35,21 +41,31 @@ def conv2d_act(
     slope: float | Tensor | None = None,
     residual: Tensor | None = None,
     scale: float = 1.0,
+    stride: int | tuple[int, int] = _ONE,
+    padding: str | int | tuple[int, int] | None = None,
+    dilation: int | tuple[int, int] = _ONE,
+    groups: int = _ONE,
+    padding_mode: str = _ZEROS,
 ) -> Tensor:
-    """``scale * act(conv2d(x, weight) + bias) + residual``: convolution of stride 1 and zero padding, in one pass.
+    """``scale * act(conv2d(x, weight) + bias) + residual``: a convolution and what follows it, in one pass.
 
     Args:
         x: (N, Cin, H, W), fp16, bf16, fp32 or fp64, any strides; channels_last is the fast layout.
-        weight: (Cout, Cin, kh, kw), kh and kw odd; sizes other than 3x3 run in eager PyTorch.
+        weight: (Cout, Cin / groups, kh, kw). 3x3 that keeps height and width has kernels of ours; any other runs in
+            PyTorch's own, with what follows in one pass on the backend "pointwise".
         bias: (Cout,) or None.
         activation: "none", "relu", "leaky_relu" or "prelu".
         slope: for "leaky_relu" a number, 0.2 if None; for "prelu" a tensor of 1 or Cout slopes, differentiable.
-        residual: (N, Cout, H, W), added last.
+        residual: of the result's shape, added last.
         scale: a number.
+        stride, dilation, groups: as in ``F.conv2d``.
+        padding: as in ``F.conv2d``: a number of pixels, one for each axis, "valid" or "same"; None, for odd kernels,
+            is half of what the filter spans: with stride 1 it keeps height and width.
+        padding_mode: "zeros", "reflect", "replicate" or "circular", as in ``nn.Conv2d``.
 
     Returns:
-        (N, Cout, H, W), channels_last where ``x`` or ``weight`` is, as from ``F.conv2d``. Dtype of ``x`` promoted with
-        the residual's; under autocast x, weight, bias and slope are cast to its dtype first, as ``F.conv2d`` does.
+        (N, Cout, H', W'), channels_last where ``x`` or ``weight`` is, as from ``F.conv2d``. Dtype of ``x`` promoted
+        with the residual's; under autocast x, weight, bias and slope are cast to its dtype first, as ``F.conv2d`` does.
 
     Differentiable in every tensor; second derivatives are exact, by eager operations. Besides its operands it
     saves the output (relu, leaky_relu with a positive slope), or the pre-activation where the output does not tell its
@@ -62,20 +78,29 @@ def conv2d_act(
     op = "conv2d_act"
     code = choice(op, "activation", activation, ACTIVATIONS)
     check_image(op, "x", x)
-    check_convolution(op, x, weight, "weight", bias, "bias", x.shape[1])
+    # By identity: the common call costs nothing more, and all else is looked at.
+    if padding is not None or not (stride is dilation is groups is _ONE and padding_mode is _ZEROS):
+        groups = check_groups(op, x, weight, groups)
+        check_convolution(op, x, weight, "weight", bias, "bias", x.shape[1] // groups, padding is None)
+        geometry, pad, size = geometry_of(op, x, weight, Passes(stride, padding, dilation, groups, padding_mode))
+    else:
+        check_convolution(op, x, weight, "weight", bias, "bias", x.shape[1])
+        geometry, pad, size = PLAIN, None, x.shape[2:]
     negative_slope, slopes = slopes_of(op, code, slope, weight.shape[0], x)
     factor = number(op, "scale", scale)
     if residual is not None:
         check_image(op, "residual", residual)
-        expected = (x.shape[0], weight.shape[0], *x.shape[2:])
+        expected = (x.shape[0], weight.shape[0], *size)
         if tuple(residual.shape) != expected or residual.device != x.device:
             raise ValueError(f"{op}: residual must be {expected} on {x.device}, got {describe(residual)}")
     x, weight, bias, slopes = cast_by_autocast(x, weight, bias, slopes)
     check_dtypes(op, x, ("weight", "bias", "slope"), (weight, bias, slopes))
     if is_channels_last(weight) and not is_channels_last(x):  # the first layer of a channels_last network
         x = x.contiguous(memory_format=torch.channels_last)
+    if pad is not None:
+        x = registered.padded(x, *pad)
     operands = Convolution(x, weight, bias, slopes, residual)
-    return registered.conv2d_act(operands, Epilogue(code, negative_slope, factor))[0]
+    return registered.conv2d_act(operands, ConvolutionSettings(code, negative_slope, factor, geometry))[0]
 
 
 def residual_block(
@@ -127,9 +152,9 @@ def residual_block(
     check_dtypes(op, inside, names, (weight1, bias1, weight2, bias2, slopes))
     if inside.dtype is not x.dtype:  # the skip keeps its dtype
         first = Convolution(inside, weight1, bias1, slopes, None)
-        h = registered.conv2d_act(first, Epilogue(code, negative_slope))[0]
+        h = registered.conv2d_act(first, ConvolutionSettings(code, negative_slope))[0]
         second = Convolution(h, weight2, bias2, None, x)
-        return laid_out(registered.conv2d_act(second, Epilogue(scale=factor))[0], x)
+        return laid_out(registered.conv2d_act(second, ConvolutionSettings(scale=factor))[0], x)
     operands = Block(x, weight1, bias1, weight2, bias2, slopes)
     return registered.residual_block(operands, Epilogue(code, negative_slope, factor), keep=keep)[0]
 

@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from .activation import NONE, Epilogue
+from .geometry import PLAIN
+
 
 class Convolution(NamedTuple):
     x: Tensor
@@ -13,6 +16,19 @@ class Convolution(NamedTuple):
     bias: Tensor | None
     slope: Tensor | None
     residual: Tensor | None
+
+
+class ConvolutionSettings(NamedTuple):
+    """An ``Epilogue``'s, and how the filters pass over the image: ``Geometry.flat``, or ``PLAIN``."""
+
+    activation: int = NONE
+    negative_slope: float = 0.0
+    scale: float = 1.0
+    geometry: tuple[int, ...] = PLAIN
+
+    @property
+    def epilogue(self) -> Epilogue:
+        return Epilogue(*self[:3])
 
 
 class SavedConvolution(NamedTuple):

@@ -7,16 +7,15 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from ..._validate import boolean, choice, integer, number
-from .activation import ACTIVATIONS, PRELU, Epilogue, activate
+from .activation import ACTIVATIONS, PRELU
 from .api import conv2d_act, dense_block, residual_block
-from .checks import DEFAULT_LEAKY_SLOPE, SAVE, dense_slope, leaky_slope, slopes_of
+from .checks import DEFAULT_LEAKY_SLOPE, SAVE, dense_slope, leaky_slope, pair
 
 
 class Conv2dAct(nn.Conv2d):
-    """``nn.Conv2d`` and an activation, in one op where ``conv2d_act`` supports it: odd kernel, stride 1, zero padding.
+    """``nn.Conv2d`` and an activation, in one op: ``conv2d_act``.
 
-    State-dict keys are those of ``nn.Conv2d``, and ``prelu.weight`` for "prelu". Strides, dilation, groups and other
-    paddings run as ``nn.Conv2d``, then the eager activation.
+    State-dict keys are those of ``nn.Conv2d``, and ``prelu.weight`` for "prelu".
 
     Args:
         padding: as in ``nn.Conv2d``; None keeps height and width.
@@ -55,12 +54,12 @@ class Conv2dAct(nn.Conv2d):
             for name, value in (("in_channels", in_channels), ("out_channels", out_channels))
         )
         slopes = _number_of_slopes(op, slopes, out_channels)
-        kernel_size, stride = _pair(op, "kernel_size", kernel_size), _pair(op, "stride", stride)
-        dilation, groups = _pair(op, "dilation", dilation), integer(op, "groups", groups, least=1)
+        kernel_size, stride = pair(op, "kernel_size", kernel_size), pair(op, "stride", stride)
+        dilation, groups = pair(op, "dilation", dilation), integer(op, "groups", groups, least=1)
         if padding is None:
             padding = dilation[0] * (kernel_size[0] // 2), dilation[1] * (kernel_size[1] // 2)
         elif not isinstance(padding, str):
-            padding = _pair(op, "padding", padding, least=0)
+            padding = pair(op, "padding", padding, least=0)
         bias = boolean(op, "bias", bias)
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
@@ -73,21 +72,21 @@ class Conv2dAct(nn.Conv2d):
         slope = self.slope if self.prelu is None else self.prelu.weight
         if is_plain(self):
             return conv2d_act(x, self.weight, self.bias, activation=self.activation, slope=slope)
-        code = ACTIVATIONS[self.activation]
-        z = self._conv_forward(x, self.weight, self.bias)
-        negative_slope, slopes = slopes_of("Conv2dAct", code, slope, self.out_channels, x)
-        return activate(z, Epilogue(code, negative_slope), slopes)
+        return conv2d_act(
+            x,
+            self.weight,
+            self.bias,
+            activation=self.activation,
+            slope=slope,
+            stride=self.stride,  # type: ignore[arg-type]
+            padding=self.padding,  # type: ignore[arg-type]
+            dilation=self.dilation,  # type: ignore[arg-type]
+            groups=self.groups,
+            padding_mode=self.padding_mode,
+        )
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, activation={self.activation!r}"
-
-
-def _pair(op: str, argument: str, value: Any, least: int = 1) -> tuple[int, int]:
-    """One size for both axes, or two."""
-    if isinstance(value, (tuple, list)) and len(value) == 2:
-        height, width = (integer(op, argument, size, least) for size in value)
-        return height, width
-    return (integer(op, argument, value, least),) * 2
 
 
 def _number_of_slopes(op: str, slopes: Any, channels: int) -> int:

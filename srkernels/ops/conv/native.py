@@ -18,8 +18,17 @@ from torch import Tensor
 from ..._layout import is_channels_last, laid_out
 from ..._native import launch
 from . import allocate, amx, library
-from .activation import CONVOLUTION, LEAKY_RELU, NONE, PRELU, RELU, Epilogue, activate, sign_survives
-from .arguments import Block, Convolution, Dense, DenseSettings, SavedBlock, SavedConvolution, SavedDense
+from .activation import CONVOLUTION, LEAKY_RELU, NONE, PRELU, RELU, Epilogue, Follows, activate, sign_survives
+from .arguments import (
+    Block,
+    Convolution,
+    ConvolutionSettings,
+    Dense,
+    DenseSettings,
+    SavedBlock,
+    SavedConvolution,
+    SavedDense,
+)
 from .support import KERNEL_SIZE, onednn_runs
 
 _pointwise = torch.ops.mkldnn._convolution_pointwise.default
@@ -51,7 +60,7 @@ def _convolution(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    epilogue: Epilogue = CONVOLUTION,
+    epilogue: Follows = CONVOLUTION,
     residual: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
@@ -64,9 +73,9 @@ def _convolution(
 
 
 def _convolution_of_dense(
-    x: Tensor, weight: Tensor, bias: Tensor | None, epilogue: Epilogue, residual: Tensor | None
+    x: Tensor, weight: Tensor, bias: Tensor | None, epilogue: Follows, residual: Tensor | None
 ) -> Tensor:
-    activation, negative_slope, scale = epilogue
+    activation, negative_slope, scale = epilogue.activation, epilogue.negative_slope, epilogue.scale
     if activation == NONE and scale != 1:  # scales the small operands
         weight, bias, scale = weight * scale, None if bias is None else bias * scale, 1.0
     turned = _TURNS_IMAGES and x.dtype not in _HALVES and not is_channels_last(x)
@@ -118,11 +127,11 @@ def _gradient_before(
     kept, epilogue, slope = activated
     if epilogue.activation != PRELU and amx.convolves(grad, weight, adjoint=True):
         sums = grad.new_empty(weight.shape[1], dtype=torch.float64) if need_bias else None
-        scaled = epilogue._replace(scale=scale)
+        scaled = Epilogue(epilogue.activation, epilogue.negative_slope, scale)
         return amx.convolution(grad, weight, None, scaled, adjoint=True, kept=kept, out=out, sums=sums), sums, None
     kept = _packed(kept)
     by_activation = _data_gradient(grad, kept, weight, scale)
-    unscaled = Activated(kept, epilogue._replace(scale=1.0), slope)
+    unscaled = Activated(kept, Epilogue(epilogue.activation, epilogue.negative_slope), slope)
     found, bias_sum, slope_sum = through_activation(by_activation, unscaled, need_bias, need_slope, in_place=True)
     return found if out is None else out.copy_(found), bias_sum, slope_sum
 
@@ -144,19 +153,19 @@ def _zeroed(out: list[Tensor]) -> list[Tensor]:
     return out
 
 
-def forward(operands: Convolution, epilogue: Epilogue, keep: bool) -> list[Tensor]:
+def forward(operands: Convolution, settings: ConvolutionSettings, keep: bool) -> list[Tensor]:
     """As ``reference.forward``."""
     x, weight, bias, slope, residual = operands
-    activation, _, scale = epilogue
+    scale = settings.scale
     if not x.numel():
         return allocate.forward(operands, keep)
     x = _dense(x)
     residual = None if residual is None else _like(residual, x)
     alike = residual is None or residual.dtype is x.dtype
-    if activation != PRELU and not keep and alike:
-        return [laid_out(_convolution(x, weight, bias, epilogue, residual), x)]
+    if settings.activation != PRELU and not keep and alike:
+        return [laid_out(_convolution(x, weight, bias, settings, residual), x)]
     z = _convolution(x, weight, bias)
-    y = activate(z, epilogue, slope)
+    y = activate(z, settings, slope)
     if scale != 1:
         y = y.mul_(scale)
     if residual is not None:
@@ -164,7 +173,9 @@ def forward(operands: Convolution, epilogue: Epilogue, keep: bool) -> list[Tenso
     return [laid_out(y, x), laid_out(z, x)] if keep else [laid_out(y, x)]
 
 
-def backward(grad: Tensor, saved: SavedConvolution, epilogue: Epilogue, needs: Sequence[bool]) -> list[Tensor]:
+def backward(
+    grad: Tensor, saved: SavedConvolution, settings: ConvolutionSettings, needs: Sequence[bool]
+) -> list[Tensor]:
     """As ``reference.backward``."""
     x, weight, _, slope, kept = saved
     need_x, need_weight, need_bias, need_slope = needs
@@ -174,7 +185,7 @@ def backward(grad: Tensor, saved: SavedConvolution, epilogue: Epilogue, needs: S
         x = allocate.stand_in(grad, weight)
     dense = _dense(x)
     grad = _like(grad.to(x.dtype), dense)
-    grad_z, bias_sum, slope_sum = through_activation(grad, Activated(kept, epilogue, slope), need_bias, need_slope)
+    grad_z, bias_sum, slope_sum = through_activation(grad, Activated(kept, settings, slope), need_bias, need_slope)
     out = []
     if need_x:
         out.append(laid_out(_data_gradient(grad_z, dense, weight), x))
@@ -199,7 +210,7 @@ class Activated(NamedTuple):
     """What a derivative of an activation needs: output or input of it, ``epilogue``, PReLU's slopes."""
 
     kept: Any
-    epilogue: Epilogue
+    epilogue: Follows
     slope: Tensor | None
 
 
@@ -225,7 +236,9 @@ def through_activation(
         None if kept is None else _like(kept, grad),
         grad_z if changes else None,
         None if slope is None else slope.to(_sums_in(grad)).contiguous(),
-        *epilogue,
+        epilogue.activation,
+        epilogue.negative_slope,
+        epilogue.scale,
         bias_sum,
         slope_sum,
     )

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from ..._dispatch import without_autocast
 from ..._layout import in_layout, is_channels_last, laid_out, share_layout
 from ..._modes import in_forward_mode, records, transforms_active
 from ..._op import Backend, Gradient, fused_op, short_apply
@@ -16,6 +18,7 @@ from .activation import NONE, Epilogue
 from .arguments import (
     Block,
     Convolution,
+    ConvolutionSettings,
     Dense,
     DenseSettings,
     SavedBlock,
@@ -23,17 +26,17 @@ from .arguments import (
     SavedDense,
 )
 from .library import convolution
-from .support import detail, pays_in_a_trace, refuses
+from .support import detail, detail_of_convolution, pays_in_a_trace, refuses, refuses_dense
 
 
 class _OwnLayout(torch.autograd.Function):
-    """Filters whose gradient comes back in their layout, where PyTorch's own follows a channels_last image."""
+    """A tensor whose gradient comes back in its layout, where PyTorch's own operations choose another."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(weight: Tensor) -> Tensor:
-        return weight.view_as(weight)
+    def forward(x: Tensor) -> Tensor:
+        return x.view_as(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -45,6 +48,13 @@ class _OwnLayout(torch.autograd.Function):
 
 
 _apply_own_layout = short_apply(_OwnLayout)
+
+
+@without_autocast  # which on CPU pads in fp32
+def padded(x: Tensor, amounts: Sequence[int], mode: str) -> Tensor:
+    """``F.pad``, whose result and gradient need not have the layout of ``x``."""
+    own = _apply_own_layout(x) if records(x) and not in_forward_mode() else x
+    return laid_out(F.pad(own, amounts, mode), x)
 
 
 def _beside(x: Tensor, weight: Tensor) -> Tensor:
@@ -75,66 +85,66 @@ def _keep_layouts(x: Tensor, residual: Tensor | None, *filters: Tensor) -> bool:
 
 
 def _save_convolution(
-    operands: Convolution, outputs: Sequence[Tensor], epilogue: Epilogue, needs: Sequence[bool]
+    operands: Convolution, outputs: Sequence[Tensor], settings: ConvolutionSettings, needs: Sequence[bool]
 ) -> SavedConvolution:
     x, weight, bias, slope, _ = operands
     # With frozen filters the backward pass reads only the kept image; slopes need x for a second derivative.
     reads_x = needs[1] or needs[3]
-    kept = None if epilogue.activation == NONE else outputs[-1]
+    kept = None if settings.activation == NONE else outputs[-1]
     return SavedConvolution(x if reads_x else None, weight, bias, slope, kept)
 
 
 def _differentiable_convolution(
-    grad: Tensor, saved: SavedConvolution, epilogue: Epilogue, needs: Sequence[bool]
+    grad: Tensor, saved: SavedConvolution, settings: ConvolutionSettings, needs: Sequence[bool]
 ) -> list[Tensor]:
     if saved.kept is not None and saved.x is not None:
-        saved = saved._replace(kept=convolution(saved.x, saved.weight, saved.bias))
-    return reference.backward(grad, saved, epilogue, needs)
+        saved = saved._replace(kept=convolution(saved.x, saved.weight, saved.bias, settings.geometry))
+    return reference.backward(grad, saved, settings, needs)
 
 
 def _finish_convolution(
     backward: Callable[..., list[Tensor]],
     grad: Tensor,
     saved: SavedConvolution,
-    epilogue: Epilogue,
+    settings: ConvolutionSettings,
     needs: list[bool],
     channels_last: bool,
 ) -> list[Tensor]:
     to_residual = [grad] if needs[4] else []  # autograd casts it to the residual's dtype
     if saved.x is None:
         grad = in_layout(grad.to(saved.weight.dtype), channels_last)
-    found = backward(grad, saved, epilogue, needs[:4])
+    found = backward(grad, saved, settings, needs[:4])
     if needs[0] and saved.x is None:  # with one output channel ``grad`` does not tell the layout
-        found[0] = in_layout(found[0], channels_last)
+        found = [in_layout(found[0], channels_last), *found[1:]]  # Dynamo assigns to no element
     return found + to_residual
 
 
-def _eager_convolution(operands: Convolution, epilogue: Epilogue) -> Tensor | None:
+def _eager_convolution(operands: Convolution, settings: ConvolutionSettings) -> Tensor | None:
     x, weight, _, _, residual = operands
     if _all_plain(x, weight, residual):
-        return reference.block(operands, epilogue)
+        return reference.block(operands, settings)
     if not _keep_layouts(x, residual, weight):
         return None
-    return laid_out(reference.block(operands._replace(weight=_beside(x, weight)), epilogue), x)
+    return laid_out(reference.block(operands._replace(weight=_beside(x, weight)), settings), x)
 
 
 conv2d_act = fused_op(
     "conv2d_act",
     Convolution,
-    Epilogue,
-    backend=Backend(__package__, "forward", "backward", refuses, detail, ("weight", "bias", "slope")),
-    fake=lambda operands, epilogue, keep: allocate.forward(operands, keep),
+    ConvolutionSettings,
+    backend=Backend(__package__, "forward", "backward", refuses, detail_of_convolution, ("weight", "bias", "slope")),
+    fake=lambda operands, settings, keep: allocate.forward(operands, keep, settings.geometry),
     gradient=Gradient(
         saved=SavedConvolution,
         save=_save_convolution,
-        fake=lambda grad, saved, epilogue, needs: allocate.gradients(grad, saved, needs),
+        fake=lambda grad, saved, settings, needs: allocate.gradients(grad, saved, needs, settings.geometry),
         differentiable=_differentiable_convolution,
         finish=_finish_convolution,
-        note=lambda operands, epilogue: is_channels_last(operands.x),
-        keeps=lambda operands, epilogue: allocate.keeps_preactivation(epilogue, operands.residual is not None),
+        note=lambda operands, settings: is_channels_last(operands.x),
+        keeps=lambda operands, settings: allocate.keeps_preactivation(settings, operands.residual is not None),
     ),
     eager=_eager_convolution,
-    pays=lambda operands: pays_in_a_trace(operands.x, operands.weight),
+    pays=lambda operands, settings: pays_in_a_trace(operands.x, operands.weight, settings.geometry),
 )
 
 
@@ -173,7 +183,7 @@ residual_block = fused_op(
         keeps=lambda operands, epilogue: True,
     ),
     eager=_eager_block,
-    pays=lambda operands: pays_in_a_trace(operands.x, operands.weight1),
+    pays=lambda operands, settings: pays_in_a_trace(operands.x, operands.weight1),
 )
 
 
@@ -260,7 +270,7 @@ dense_block = fused_op(
     "dense_block",
     Dense,
     DenseSettings,
-    backend=Backend(__package__, "dense_forward", "dense_backward", refuses, detail, Dense._fields[1:]),
+    backend=Backend(__package__, "dense_forward", "dense_backward", refuses_dense, detail, Dense._fields[1:]),
     fake=lambda operands, settings, keep: allocate.dense_forward(operands.x, operands.weight1, keep),
     gradient=Gradient(
         saved=SavedDense,
@@ -272,5 +282,5 @@ dense_block = fused_op(
         link=_link,
     ),
     eager=_eager_dense,
-    pays=lambda operands: pays_in_a_trace(operands.x, operands.weight1),
+    pays=lambda operands, settings: pays_in_a_trace(operands.x, operands.weight1),
 )

@@ -12,34 +12,45 @@ from ..._dispatch import without_autocast
 from ..._layout import laid_out
 from . import allocate
 from .activation import Epilogue, activate, derivative, sign_survives, slope_gradient
-from .arguments import Block, Convolution, Dense, DenseSettings, SavedBlock, SavedConvolution, SavedDense
+from .arguments import (
+    Block,
+    Convolution,
+    ConvolutionSettings,
+    Dense,
+    DenseSettings,
+    SavedBlock,
+    SavedConvolution,
+    SavedDense,
+)
 from .library import convolution, convolution_backward
 
 
-def block(operands: Convolution, epilogue: Epilogue) -> Tensor:
+def block(operands: Convolution, settings: ConvolutionSettings) -> Tensor:
     """The formula, differentiable by autograd: what ``conv2d_act`` equals."""
     x, weight, bias, slope, residual = operands
-    y = activate(convolution(x, weight, bias), epilogue, slope)
-    if epilogue.scale != 1:
-        y = y * epilogue.scale
+    y = activate(convolution(x, weight, bias, settings.geometry), settings, slope)
+    if settings.scale != 1:
+        y = y * settings.scale
     return y if residual is None else residual + y
 
 
 @without_autocast
-def forward(operands: Convolution, epilogue: Epilogue, keep: bool) -> list[Tensor]:
+def forward(operands: Convolution, settings: ConvolutionSettings, keep: bool) -> list[Tensor]:
     """[y], and with ``keep`` the pre-activation."""
     x, weight, bias, slope, residual = operands
-    z = convolution(x, weight, bias)
-    y = activate(z, epilogue, slope)
-    if epilogue.scale != 1:
-        y = y * epilogue.scale
+    z = convolution(x, weight, bias, settings.geometry)
+    y = activate(z, settings, slope)
+    if settings.scale != 1:
+        y = y * settings.scale
     if residual is not None:
         y = residual + y
     return [laid_out(y, x), laid_out(z, x)] if keep else [laid_out(y, x)]
 
 
 @without_autocast
-def backward(grad: Tensor, saved: SavedConvolution, epilogue: Epilogue, needs: Sequence[bool]) -> list[Tensor]:
+def backward(
+    grad: Tensor, saved: SavedConvolution, settings: ConvolutionSettings, needs: Sequence[bool]
+) -> list[Tensor]:
     """Gradients of x, weight, bias and slope: of those needed. Made of differentiable operations, so that it also
     serves a second derivative.
 
@@ -48,12 +59,12 @@ def backward(grad: Tensor, saved: SavedConvolution, epilogue: Epilogue, needs: S
     x, weight, _, slope, kept = saved
     need_x, need_weight, need_bias, need_slope = needs
     if x is None:
-        x = allocate.stand_in(grad, weight)
+        x = allocate.stand_in(grad, weight, settings.geometry)
     grad = grad.to(x.dtype)
-    if epilogue.scale != 1:
-        grad = grad * epilogue.scale
-    grad_z = derivative(grad, kept, epilogue, slope)
-    grad_x, grad_weight = convolution_backward(grad_z, x, weight, need_x, need_weight)
+    if settings.scale != 1:
+        grad = grad * settings.scale
+    grad_z = derivative(grad, kept, settings, slope)
+    grad_x, grad_weight = convolution_backward(grad_z, x, weight, need_x, need_weight, settings.geometry)
     out = []
     if grad_x is not None:
         out.append(laid_out(grad_x, x))

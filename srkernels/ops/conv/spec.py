@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..._spec import BenchCase, Case, OpSpec
 from . import aot, reference, support
-from .activation import ACTIVATIONS, LEAKY_RELU, Epilogue
+from .activation import ACTIVATIONS, LEAKY_RELU, Epilogue, activate
 from .api import conv2d_act, dense_block, residual_block
-from .arguments import Block, Convolution, Dense, DenseSettings
-from .checks import DEFAULT_LEAKY_SLOPE
+from .arguments import Block, Convolution, ConvolutionSettings, Dense, DenseSettings
+from .checks import DEFAULT_LEAKY_SLOPE, Passes, check_groups, geometry_of
 
 Shape = tuple[int, ...]
 
@@ -21,9 +24,9 @@ _THREADS = "oneDNN cuts the weight gradient's sum by the number of threads"
 def _call(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
-    slopes: Tensor | None,
-    residual: Tensor | None,
+    bias: Tensor | None = None,
+    slopes: Tensor | None = None,
+    residual: Tensor | None = None,
     *,
     slope: float | None = None,
     **kwargs: object,
@@ -45,11 +48,28 @@ def eager(
     activation: str = "relu",
     slope: float | None = None,
     scale: float = 1.0,
+    **passes: Any,
 ) -> Tensor:
     """``conv2d_act`` by ``F.conv2d`` and eager arithmetic."""
     code = ACTIVATIONS[activation]
-    operands = Convolution(x, weight, bias, slopes, residual)
-    return reference.block(operands, Epilogue(code, _negative_slope(code, slope), scale))
+    settings = ConvolutionSettings(code, _negative_slope(code, slope), scale)
+    if not passes:
+        return reference.block(Convolution(x, weight, bias, slopes, residual), settings)
+    y = activate(_convolution(x, weight, bias, **passes), settings, slopes) * scale
+    return y if residual is None else residual + y
+
+
+def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, padding_mode: str = "zeros", **passes: Any) -> Tensor:
+    """What ``nn.Conv2d`` computes, with padding that keeps height and width where none is given."""
+    if padding_mode == "zeros":
+        passes.setdefault("padding", [passes.get("dilation", 1) * (k // 2) for k in weight.shape[2:]])
+        return F.conv2d(x, weight, bias, **passes)
+    return F.conv2d(_padded(x, passes.pop("padding"), padding_mode), weight, bias, **passes)
+
+
+def _padded(x: Tensor, padding: int | tuple[int, int], padding_mode: str) -> Tensor:
+    rows, columns = padding if isinstance(padding, tuple) else (padding, padding)
+    return F.pad(x, (columns, columns, rows, rows), padding_mode)
 
 
 def _negative_slope(code: int, slope: float | None) -> float:
@@ -71,6 +91,27 @@ def _case(
         (n, out, h, w) if residual else None,
     )
     return Case(id, shapes, kwargs, centred=(1,))
+
+
+def _pass(
+    id: str, x: Shape, weight: Shape, residual: Shape | None = None, *, slopes: int = 0, **kwargs: object
+) -> Case:
+    """Of other filters, or filters that pass over the image in another way."""
+    shapes = (x, weight, weight[:1], (slopes,) if slopes else None, residual)
+    return Case(id, shapes, kwargs, centred=(1,))
+
+
+_PASSES = (
+    _pass("4x4-stride-2", (2, 3, 6, 5), (4, 3, 4, 4), activation="leaky_relu", stride=2, padding=1),
+    _pass("1x1", (2, 5, 4, 3), (7, 5, 1, 1), (2, 7, 4, 3), scale=0.5),
+    _pass("5x5", (2, 3, 6, 5), (4, 3, 5, 5), activation="prelu", slopes=4),
+    _pass("depthwise", (2, 6, 5, 4), (6, 1, 3, 3), groups=6),
+    _pass("dilated", (2, 4, 5, 5), (6, 4, 3, 3), dilation=2, activation="leaky_relu", slope=0.05),
+    _pass(
+        "reflect-stride-3-2", (2, 4, 5, 5), (6, 2, 3, 2), (2, 6, 3, 3),
+        stride=(3, 2), padding=(2, 1), groups=2, padding_mode="reflect",
+    ),
+)  # fmt: skip
 
 
 # Batches of two or none: on CPU PyTorch convolves a single image on another path, whose padding makes weights NaN.
@@ -95,6 +136,7 @@ _CASES = (
     _case("1x1-image", (2, 3, 1, 1), 4, activation="leaky_relu"),
     _case("no-batch", (0, 3, 4, 4), 5),
     _case("32-to-64", (2, 32, 5, 18), 64, activation="leaky_relu"),  # enough channels for Intel AMX
+    *_PASSES,
 )
 _SMALL = (
     _case("relu", (2, 2, 4, 3), 3),
@@ -102,11 +144,13 @@ _SMALL = (
     _case("prelu", (1, 2, 3, 3), 2, activation="prelu", slopes=2),
     _case("prelu-shared", (1, 2, 3, 2), 2, activation="prelu", slopes=1),
     _case("none", (1, 2, 3, 3), 1, activation="none", bias=False),
+    _pass("replicate", (1, 2, 3, 2), (2, 2, 3, 2), (1, 2, 3, 3), padding=1, padding_mode="replicate"),
+    _pass("stride-2", (1, 2, 4, 3), (2, 1, 2, 2), stride=2, padding=1, groups=2, activation="leaky_relu"),
 )
 
 
 def _sizes(case: Case) -> tuple[int, int, int, int]:
-    """(pixels, input channels, output channels, filter size) of a case."""
+    """(pixels, input channels, output channels, filter size) of a case whose output has its image's size."""
     x, weight = case.shapes[:2]
     assert x is not None and weight is not None
     return x[0] * x[2] * x[3], x[1], weight[0], weight[2] * weight[3]
@@ -134,8 +178,12 @@ def _saved(case: Case, itemsize: int) -> int:
     code = ACTIVATIONS[str(case.kwargs.get("activation", "relu"))]
     if code == 0:
         return 0
-    pixels, _, outputs, _ = _sizes(case)
-    return itemsize * pixels * outputs  # the output, or the pre-activation in its place
+    tensors: list[Any] = [None if shape is None else torch.empty(shape, device="meta") for shape in case.shapes]
+    saved = eager(*tensors, **case.kwargs).numel()  # the output, or the pre-activation in its place
+    mode = case.kwargs.get("padding_mode", "zeros")
+    if mode != "zeros":
+        saved += _padded(tensors[0], case.kwargs["padding"], mode).numel()
+    return itemsize * saved
 
 
 def _bench() -> tuple[BenchCase, ...]:
@@ -181,6 +229,16 @@ def _homogeneous() -> None:
     assert torch.equal(conv2d_act(4 * x, weight), 4 * conv2d_act(x, weight))
 
 
+def _detail(x: Tensor, weight: Tensor | None = None, *_: Tensor | None, **settings: Any) -> tuple[int, ...]:
+    given = {name: settings[name] for name in Passes._fields if name in settings}
+    if weight is None or not given:
+        return support.detail(x, weight)
+    passes = Passes(**given)
+    passes = passes._replace(groups=check_groups("conv2d_act", x, weight, passes.groups))
+    convolved = geometry_of("conv2d_act", x, weight, passes)
+    return support.detail_of_convolution(x, weight, ConvolutionSettings(geometry=convolved.geometry))
+
+
 CONV2D_ACT = OpSpec(
     name="conv2d_act",
     package=__package__,
@@ -205,7 +263,7 @@ CONV2D_ACT = OpSpec(
     parameters=("weight", "bias", "slope"),
     refuses=support.refuses,
     bad_values_spread=_BAD_VALUES_SPREAD,
-    detail=lambda x, weight=None, *_: support.detail(x, weight),
+    detail=_detail,
     threads_matter=_THREADS,
     launches=(1, 6),
 )
@@ -249,10 +307,13 @@ def eager_block(
     return reference.two_convolutions(operands, Epilogue(code, _negative_slope(code, slope), res_scale))
 
 
-def block_case(id: str, x: Shape, middle: int, *, bias: bool = True, slopes: int = 0, **kwargs: object) -> Case:
+def block_case(
+    id: str, x: Shape, middle: int, *, bias: bool = True, slopes: int = 0, kernel: int = 3, **kwargs: object
+) -> Case:
     c = x[1]
     biases = ((middle,), (c,)) if bias else (None, None)
-    shapes = (x, (middle, c, 3, 3), biases[0], (c, middle, 3, 3), biases[1], (slopes,) if slopes else None)
+    filters = (middle, c, kernel, kernel), (c, middle, kernel, kernel)
+    shapes = (x, filters[0], biases[0], filters[1], biases[1], (slopes,) if slopes else None)
     return Case(id, shapes, kwargs, centred=(1, 3))
 
 
@@ -272,6 +333,7 @@ _BLOCK_CASES = (
     block_case("no-batch", (0, 3, 4, 4), 5),
     block_case("32", (2, 32, 5, 18), 32, activation="leaky_relu", res_scale=0.2),
     block_case("tiny-prelu", (2, 16, 3, 2), 16, activation="prelu", slopes=16, res_scale=0.5),
+    block_case("tiny-5x5", (2, 16, 3, 2), 4, kernel=5, activation="leaky_relu"),
 )
 _BLOCK_SMALL = (
     block_case("relu", (2, 2, 3, 3), 2),
@@ -367,7 +429,7 @@ RESIDUAL_BLOCK = OpSpec(
     parameters=("weight1", "bias1", "weight2", "bias2", "slope"),
     refuses=support.refuses,
     bad_values_spread=_BAD_VALUES_SPREAD,
-    detail=lambda x, weight1=None, *_: support.detail(x, weight1),
+    detail=lambda x, weight1=None, *_, **settings: support.detail(x, weight1),
     threads_matter=_THREADS,
     launches=(2, 6),
     composed=True,
@@ -497,9 +559,11 @@ DENSE_BLOCK = OpSpec(
     saved_bytes=_dense_saved,
     invariants={"scale of zero": _dense_identity, "recomputing changes nothing": _dense_recompute},
     parameters=_DENSE_OPERANDS[1:],
-    refuses=support.refuses,
+    refuses=support.refuses_dense,
     bad_values_spread=_BAD_VALUES_SPREAD,
-    detail=lambda x, weight=None, *_: support.detail(x, weight[0] if isinstance(weight, (list, tuple)) else weight),
+    detail=lambda x, weight=None, *_, **settings: support.detail(
+        x, weight[0] if isinstance(weight, (list, tuple)) else weight
+    ),
     threads_matter=_THREADS,
     launches=(6, 9),
     composed=True,

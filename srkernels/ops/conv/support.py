@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ... import _native
 from ..._layout import is_channels_last
+from .arguments import ConvolutionSettings
+from .geometry import PLAIN
 
 KERNEL_SIZE = (3, 3)
 
@@ -21,7 +25,7 @@ AMX_CHANNELS = 384 * 384
 LARGE = 2**24
 
 
-def detail(x: Tensor, weight: Tensor | None) -> tuple[int, ...]:
+def detail(x: Tensor, weight: Tensor | None, settings: Any = None) -> tuple[int, ...]:
     """What the choice depends on in a convolution: kernel size, whether the image is channels_last, AMX's channels,
     whether the image is large.
 
@@ -35,14 +39,25 @@ def detail(x: Tensor, weight: Tensor | None) -> tuple[int, ...]:
     return height, width, int(is_channels_last(x)), int(whole), int(large)
 
 
+def detail_of_convolution(x: Tensor, weight: Tensor | None, settings: ConvolutionSettings) -> tuple[int, ...]:
+    """As ``detail``, and how the filters pass over the image but for ``output_padding``, which may be symbolic."""
+    return *detail(x, weight), *settings.geometry[:-2]
+
+
+_PLAIN_DETAILS = 5  # which no geometry follows
+
+
 def refuses(
     backend: str, device: torch.device, dtype: torch.dtype, details: tuple[int, ...], automatic: bool
 ) -> str | None:
     """Why ``backend`` does not run a convolution; with ``automatic``, also why eager PyTorch is preferred to it."""
     if backend == "native" and device.type != "cpu":
         return "convolutions have no CUDA C++ kernel yet"
-    if details and details[:2] != KERNEL_SIZE:
-        return f"the fused kernel is 3x3, this one {details[0]}x{details[1]}"
+    if details and backend != "pointwise":
+        if details[:2] != KERNEL_SIZE:
+            return f"the fused kernel is 3x3, this one {details[0]}x{details[1]}"
+        if len(details) > _PLAIN_DETAILS:
+            return "the fused kernel has stride 1, no dilation, one group and zero padding that keeps the size"
     if not automatic:
         return None
     if backend == "triton":
@@ -60,6 +75,15 @@ def refuses(
     if details and not details[3]:
         return "Intel AMX takes multiples of 32 channels, up to 384 x 384"
     return None
+
+
+def refuses_dense(
+    backend: str, device: torch.device, dtype: torch.dtype, details: tuple[int, ...], automatic: bool
+) -> str | None:
+    """As ``refuses``, for a dense block, whose filters ``pointwise`` packs too."""
+    if backend == "pointwise" and details and details[:2] != KERNEL_SIZE:
+        return f"the fused block packs filters of 3x3, these are {details[0]}x{details[1]}"
+    return refuses(backend, device, dtype, details, automatic)
 
 
 @functools.cache
@@ -88,9 +112,9 @@ def _amx_in_a_trace() -> bool:
 _amx_in_a_trace._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def pays_in_a_trace(x: Tensor, weight: Tensor) -> bool:
+def pays_in_a_trace(x: Tensor, weight: Tensor, geometry: Sequence[int] = PLAIN) -> bool:
     """Whether our convolution was measured faster than what a compiler makes of PyTorch's own: on Intel AMX alone."""
-    if x.device.type != "cpu" or x.dtype is not torch.bfloat16 or not _amx_in_a_trace():
+    if geometry or x.device.type != "cpu" or x.dtype is not torch.bfloat16 or not _amx_in_a_trace():
         return False
     height, width, last, whole, _ = detail(x, weight)
     return (height, width) == KERNEL_SIZE and bool(last and whole)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import torch
+from helpers.calls import why_not
 from torch import Tensor
 
 from srkernels import _native
@@ -23,6 +24,11 @@ def levels() -> Iterator[str]:
         yield isa
         if isa == best:
             return
+
+
+def of_the_core(spec: OpSpec, cases: Sequence[Case]) -> list[Case]:
+    """Those that the core runs."""
+    return [case for case in cases if why_not(spec, case, "native") is None]
 
 
 def both_passes(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import product
 
 import torch
-from driver import both_passes, levels
+from driver import both_passes, levels, of_the_core
 from helpers.calls import subsets
 from helpers.operands import DTYPES, arranged, operands, random
 
@@ -39,7 +39,7 @@ THIN = ((1, 1, 1, 1), (2, 3, 1, 1), (2, 3, 1, 16), (2, 3, 1, 17), (2, 3, 16, 1),
 def every_case() -> None:
     """In one dtype, with gradients of everything; expanded cotangents."""
     for spec in specs():
-        for case, dtype, layout in product(spec.cases, DTYPES.values(), LAYOUTS):
+        for case, dtype, layout in product(of_the_core(spec, spec.cases), DTYPES.values(), LAYOUTS):
             drawn = operands(case, dtype, layout)
             both_passes(spec, case, drawn, present(drawn), dense=False)
 
@@ -47,7 +47,7 @@ def every_case() -> None:
 def every_subset() -> None:
     """Of operands that require gradients, including the empty one; under autocast too."""
     for spec in specs():
-        for case, dtype, layout in product(spec.small, DTYPES.values(), LAYOUTS):
+        for case, dtype, layout in product(of_the_core(spec, spec.small), DTYPES.values(), LAYOUTS):
             drawn = operands(case, dtype, layout)
             for needs in ((), *subsets(present(drawn))):
                 both_passes(spec, case, drawn, needs)

@@ -10,7 +10,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-from driver import both_passes, levels
+from driver import both_passes, levels, of_the_core
 from helpers.operands import operands
 from torch import Tensor
 
@@ -54,7 +54,9 @@ def main(names: list[str]) -> None:
         for dtype, layout in ((torch.float32, "contiguous"), (torch.bfloat16, "channels_last")):
             print(f"{isa}: {dtype}, {layout}", flush=True)
             some = [spec for spec in used if dtype is torch.float32 or not spec.composed]
-            small = [(spec, case, operands(case, dtype, layout)) for spec in some for case in spec.small]
+            small = [
+                (spec, case, operands(case, dtype, layout)) for spec in some for case in of_the_core(spec, spec.small)
+            ]
             at_once(small, 1)
             # Large 16-bit convolutions are PyTorch's own, and slow.
             cases = [(spec, LARGE.get(spec.name)) for spec in some if dtype is torch.float32 or spec is not CONV2D_ACT]

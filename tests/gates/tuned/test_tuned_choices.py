@@ -309,3 +309,19 @@ def test_what_a_call_saves_and_how_operands_lie_are_part_of_its_class(told) -> N
             loss(y, y)
             counts.append(len(tuner.found))
     assert counts == [1, 2, 3, 3, 4, 5, 6, 7]
+
+
+def test_how_filters_pass_is_part_of_a_class(told) -> None:
+    """Only backends that run a convolution are measured, and only what the fastest was measured for follows it."""
+    x, weight = random((1, 4, 8, 8), torch.float32, 0), random((4, 4, 3, 3), torch.float32, 1)
+    told["native"] = 0.5
+    given = ({"padding": 1}, {"stride": 2}, {"stride": (2, 1)}, {"dilation": 2}, {"padding": 2}, {"stride": (2, 2)})
+    found = []
+    with srkernels.tuning() as tuner:
+        for passes in given:
+            srkernels.conv2d_act(x, weight, **passes)
+            found.append(len(tuner.found))
+    assert found == [1, 2, 3, 4, 5, 5]
+    assert [record.choice for record in tuner.found.values()] == ["native", *["reference"] * 4]
+    assert "measured on" in srkernels.explain("conv2d_act", x, weight, stride=2)
+    assert "(automatic)" in srkernels.explain("conv2d_act", x, weight, stride=3)

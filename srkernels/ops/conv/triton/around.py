@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import torch
 import triton
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...._triton import WARPS_128
 from .. import library
 from ..activation import CONVOLUTION, NONE, Epilogue
+from ..geometry import PLAIN
 from .convolution import pointwise
 from .launch import NO_TENSORS, POINTWISE, EpilogueTensors, block, channels_last, pitch, stored_last, sums_in
 
@@ -28,11 +28,6 @@ def sums_biases(dtype: torch.dtype) -> bool:
     return False
 
 
-def _transposed(grad: Tensor, weight: Tensor) -> Tensor:
-    """The convolution's gradient of its input."""
-    return F.conv_transpose2d(grad, weight, padding=(weight.shape[2] // 2, weight.shape[3] // 2))
-
-
 def convolve(
     x: Tensor,
     weight: Tensor,
@@ -41,20 +36,21 @@ def convolve(
     tensors: EpilogueTensors = NO_TENSORS,
     *,
     adjoint: bool = False,
+    geometry: Sequence[int] = PLAIN,
 ) -> Tensor:
-    """As ``launch.convolve``, for a filter of any odd size; where nothing follows, the result is not ``y`` but new."""
+    """As ``launch.convolve``, of any ``geometry``; where nothing follows, the result is not ``y`` but new."""
     if adjoint and epilogue.activation == NONE and epilogue.scale != 1:
         weight, epilogue = weight * epilogue.scale, CONVOLUTION  # the small operand
-    found = _transposed(x, weight) if adjoint else library.convolution(x, weight, None)
-    if epilogue == CONVOLUTION and all(tensor is None for tensor in tensors):
-        return found if found.stride() == y.stride() and found.dtype is y.dtype else y.copy_(found)
+    product = library.transposed(x, weight, geometry) if adjoint else library.convolution(x, weight, None, geometry)
     bias, slope, kept, residual, z = tensors
+    if epilogue[:3] == CONVOLUTION and bias is slope is kept is residual is z is None:
+        return product if product.stride() == y.stride() and product.dtype is y.dtype else y.copy_(product)
     bias, slope = (None if vector is None else vector.contiguous() for vector in (bias, slope))
     images, out, height, width = y.shape
     last = stored_last(y)
     pixels, n = images * height * width, block(out, 64)
     pointwise[(triton.cdiv(pixels, POINTWISE) * triton.cdiv(out, n),)](
-        channels_last(found), bias, slope, kept, residual, y, z, height, width, pixels,
+        channels_last(product), bias, slope, kept, residual, y, z, height, width, pixels,
         out, *epilogue[:2], 0 if slope is None else slope.numel(), epilogue.scale, last,
         0 if kept is None else pitch(kept), pitch(y) if last else 0, sums_in(x.dtype), POINTWISE, n,
         num_warps=WARPS_128,
@@ -63,13 +59,18 @@ def convolve(
 
 
 def gradient_of_weight(
-    x: Tensor, grad_z: Tensor, grad_weight: Tensor, grad_bias: Tensor | None = None, scale: float = 1.0
+    x: Tensor,
+    grad_z: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor | None = None,
+    scale: float = 1.0,
+    geometry: Sequence[int] = PLAIN,
 ) -> None:
     """As ``launch.gradient_of_weight``, without ``grad_bias``."""
     assert grad_bias is None, "sums_biases() is False"
     if scale != 1 and grad_z.dtype is torch.float16:  # unscaled sums may leave its range
         grad_z, scale = grad_z * scale, 1.0
-    found = library.convolution_backward(grad_z, x, grad_weight, False, True)[1]
+    found = library.convolution_backward(grad_z, x, grad_weight, False, True, geometry)[1]
     assert found is not None
     if scale == 1:
         grad_weight.copy_(found)

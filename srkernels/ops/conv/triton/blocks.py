@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,16 @@ from torch import Tensor
 from ...._triton import on_device
 from .. import allocate
 from ..activation import CONVOLUTION, LEAKY_RELU, NONE, PRELU, Epilogue, activate, sign_survives
-from ..arguments import Block, Convolution, Dense, DenseSettings, SavedBlock, SavedConvolution, SavedDense
+from ..arguments import (
+    Block,
+    Convolution,
+    ConvolutionSettings,
+    Dense,
+    DenseSettings,
+    SavedBlock,
+    SavedConvolution,
+    SavedDense,
+)
 from .configuration import Configured
 from .launch import EpilogueTensors, activation_gradient, channels_last, packed
 
@@ -51,7 +61,13 @@ class Blocks:
         self._launches = launches
 
     def _gradients_of_parameters(
-        self, x: Tensor | None, grad_z: Tensor, grad_weight: Tensor | None, grad_bias: Tensor | None, scale: float = 1.0
+        self,
+        x: Tensor | None,
+        grad_z: Tensor,
+        grad_weight: Tensor | None,
+        grad_bias: Tensor | None,
+        scale: float = 1.0,
+        **of_library: Any,
     ) -> None:
         """Fills in those that are there, times ``scale``; only the weight's reads ``x``."""
         if grad_bias is not None and (grad_weight is None or not self._launches.sums_biases(grad_z.dtype)):
@@ -59,27 +75,32 @@ class Blocks:
             grad_bias = None
         if grad_weight is not None:
             assert x is not None
-            self._launches.gradient_of_weight(x, grad_z, grad_weight, grad_bias, scale)
+            self._launches.gradient_of_weight(x, grad_z, grad_weight, grad_bias, scale, **of_library)
 
-    def forward(self, operands: Convolution, epilogue: Epilogue, keep: bool) -> list[Tensor]:
+    def forward(self, operands: Convolution, settings: ConvolutionSettings, keep: bool) -> list[Tensor]:
         """As ``reference.forward``."""
         x, weight, bias, slope, residual = operands
-        out = allocate.forward(operands, keep)
+        geometry = settings.geometry
+        # Which only PyTorch's convolution takes.
+        of_library: dict[str, Any] = {"geometry": geometry} if geometry else {}
+        out = allocate.forward(operands, keep, geometry)
         y = out[0]
         if y.numel() == 0:
             return out
         residual = None if residual is None else _like(residual, y)
         tensors = EpilogueTensors(bias, slope, residual=residual, z=out[1] if keep else None)
         with on_device(x.device):
-            y = self._launches.convolve(channels_last(x), weight, y, epilogue, tensors)
+            y = self._launches.convolve(channels_last(x), weight, y, settings.epilogue, tensors, **of_library)
         return [y, *out[1:]]
 
     def backward(
-        self, grad: Tensor, saved: SavedConvolution, epilogue: Epilogue, needs: Sequence[bool]
+        self, grad: Tensor, saved: SavedConvolution, settings: ConvolutionSettings, needs: Sequence[bool]
     ) -> list[Tensor]:
         """As ``reference.backward``."""
         x, weight, _, slope, kept = saved
-        out = allocate.gradients(grad, saved, needs)
+        epilogue, geometry = settings.epilogue, settings.geometry
+        of_library: dict[str, Any] = {"geometry": geometry} if geometry else {}
+        out = allocate.gradients(grad, saved, needs, geometry)
         if grad.numel() == 0:
             return _zeroed(out)
         results = iter(out)
@@ -91,8 +112,9 @@ class Blocks:
                 grad_z = activation_gradient(grad_z, kept, slope, epilogue, need_grad_z, grad_bias, grad_slope)
                 grad_bias = None
             if grad_x is not None:
-                out[0] = self._launches.convolve(grad_z, weight, grad_x, adjoint=True)
-            self._gradients_of_parameters(None if x is None else channels_last(x), grad_z, grad_weight, grad_bias)
+                out[0] = self._launches.convolve(grad_z, weight, grad_x, adjoint=True, **of_library)
+            x = None if x is None else channels_last(x)
+            self._gradients_of_parameters(x, grad_z, grad_weight, grad_bias, **of_library)
         return out
 
     def _first_convolution(self, block: Block, epilogue: Epilogue, kept: Tensor | None) -> tuple[Tensor, Tensor | None]:
