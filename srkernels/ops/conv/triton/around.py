@@ -13,6 +13,7 @@ import triton
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...._launch import Launch, Launcher
 from ...._triton import WARPS_128
 from .. import library
 from ..activation import CONVOLUTION, NONE, Epilogue
@@ -50,16 +51,24 @@ def convolve(
         return found if found.stride() == y.stride() and found.dtype is y.dtype else y.copy_(found)
     bias, slope, kept, residual, z = tensors
     bias, slope = (None if vector is None else vector.contiguous() for vector in (bias, slope))
+    _pointwise((channels_last(found), bias, slope, kept, residual, y, z), epilogue)
+    return y
+
+
+@Launcher
+def _pointwise(
+    sums: Tensor, bias: Tensor | None, slope: Tensor | None, kept: Tensor | None, residual: Tensor | None, y: Tensor,
+    z: Tensor | None, epilogue: Epilogue,
+) -> Launch:  # fmt: skip
     images, out, height, width = y.shape
     last = y.is_contiguous(memory_format=torch.channels_last) or not y.is_contiguous()
     pixels, n = images * height * width, block(out, 64)
-    pointwise[(triton.cdiv(pixels, POINTWISE) * triton.cdiv(out, n),)](
-        channels_last(found), bias, slope, kept, residual, y, z, height, width, pixels,
+    return Launch(
+        pointwise, triton.cdiv(pixels, POINTWISE) * triton.cdiv(out, n), height, width, pixels,
         out, *epilogue[:2], 0 if slope is None else slope.numel(), epilogue.scale, last,
-        0 if kept is None else pitch(kept), pitch(y) if last else 0, sums_in(x.dtype), POINTWISE, n,
+        0 if kept is None else pitch(kept), pitch(y) if last else 0, sums_in(sums.dtype), POINTWISE, n,
         num_warps=WARPS_128,
     )  # fmt: skip
-    return y
 
 
 def gradient_of_weight(
