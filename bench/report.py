@@ -62,6 +62,14 @@ def to_markdown(results: Mapping[str, Any], picture: str | None = None, curves: 
     if results.get("host"):
         lines += ["**Host time of a tiny call**", "", tables.markdown(tables.host(results["host"])), ""]
         lines += [_conditions(results, results["host"]), ""]
+    if results.get("launches"):
+        lines += ["**Host time of Triton's launches of a tiny call, compiler and driver left out**", ""]
+        lines += [
+            tables.markdown(tables.launches(results["launches"])),
+            "",
+            _conditions(results, results["launches"]),
+            "",
+        ]
     if results.get("steps"):
         lines += ["**Training steps**", "", tables.markdown(tables.steps(results["steps"])), ""]
         lines += [_conditions(results, []), ""]

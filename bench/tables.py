@@ -147,6 +147,19 @@ def host(rows: Sequence[Record]) -> Table:
     return headers, found
 
 
+def launches(rows: Sequence[Record]) -> Table:
+    """Host time with launches prepared and by ``kernel[grid]``."""
+    headers = ["op", "backend", "passes", "case", "launches", "eager us", "kernel[grid] us", "ours us", "p20", "p80"]
+    headers += ["of kernel[grid]", "of eager"]
+    found = []
+    for r in rows:
+        ours, others = r["providers"][OURS], [r["providers"][name] for name in ("eager", "kernel[grid]")]
+        row = [r["op"], r["backend"], r["passes"], r["case"], str(r["launches"])]
+        row += [number(p["median_us"]) for p in (*others, ours)] + [number(ours["p20_us"]), number(ours["p80_us"])]
+        found.append([*row, *(times(ours["median_us"] / p["median_us"]) for p in reversed(others))])
+    return headers, found
+
+
 def checks(rows: Sequence[Record]) -> Table:
     headers = ["check", "measured", "target", "", "note"]
     found = []

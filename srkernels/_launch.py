@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.torch_version import TorchVersion
 from triton.compiler import CompiledKernel
 
-# Classes that a launcher remembers; networks have dozens.
+# (launcher, class) -> what makes its launches, from tensors and the arguments that follow them. Networks have dozens.
+_ready: dict[Hashable, tuple[Callable[..., Any], tuple[Any, ...]]] = {}
 _MOST = 4096
 
 # A compiled kernel takes the grid and all arguments, constants too: the form that was read and tried. On AMD's GPUs
@@ -51,21 +52,20 @@ class Launcher:
 
     def __init__(self, plan: Callable[..., Launch]) -> None:
         self.plan = plan
-        self._ready: dict[Hashable, tuple[Callable[..., Any], tuple[Any, ...]]] = {}
 
     def __call__(self, tensors: tuple[Tensor | None, ...], *settings: Hashable) -> None:
         """Launch on ``tensors``, the kernel's first arguments, with the first of their device current."""
         forms = [None if x is None else (x.shape, x.stride(), x.dtype, x.data_ptr() & 15 == 0) for x in tensors]
-        key = (*forms, settings, tensors[0].get_device())  # type: ignore[union-attr]
-        ready = self._ready.get(key)
+        key = (self, *forms, settings, tensors[0].get_device())  # type: ignore[union-attr]
+        ready = _ready.get(key)
         if ready is not None:
             again, arguments = ready
             again(*tensors, *arguments)
             return
-        if len(self._ready) >= _MOST:
-            self._ready.clear()
+        if len(_ready) >= _MOST:
+            _ready.clear()
         launch = self.plan(*tensors, *settings)
-        self._ready[key] = launch(*tensors), launch.arguments
+        _ready[key] = launch(*tensors), launch.arguments
 
 
 @contextmanager

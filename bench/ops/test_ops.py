@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,12 @@ from .providers import Gate, backends, problem, tiny
 
 _CASES = [pytest.param(spec, bench, id=harness.case_id(spec, bench)) for spec in specs() for bench in spec.bench]
 _OPS = [pytest.param(spec, id=spec.name) for spec in specs()]
+_TRITON = [
+    pytest.param(spec, backend, id=f"{spec.name}-{backend}")
+    for spec in specs()
+    for backend in ("triton", "pointwise")
+    if backend == "triton" or spec.convolves
+]
 HandOver = Callable[[dict[str, Any], Callable[[], Any]], None]
 
 
@@ -43,6 +50,20 @@ def test_host_cost(spec: OpSpec, timed: bool, seconds: float, results: Results) 
         results.host.extend(harness.host_cost(spec, results.device, batches=max(3, min(30, round(10 * seconds)))))
     else:
         problem(spec, tiny(spec), results.device).call(spec.op)()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.parametrize(("spec", "backend"), _TRITON)
+def test_host_time_of_launches(spec: OpSpec, backend: str, timed: bool, seconds: float, results: Results) -> None:
+    """What Triton's launches cost the host, without a GPU: prepared ones and ``kernel[grid]``."""
+    from .launches import launch_cost, without_gpu
+
+    if timed:
+        results.launches.extend(launch_cost(spec, backend, batches=max(3, min(30, round(10 * seconds)))))
+        return
+    with without_gpu(), use_backend(backend):
+        call = problem(spec, tiny(spec), torch.device("cpu")).call(spec.op)
+        call(), call()
 
 
 def test_reused_buffer(timed: bool, seconds: float, results: Results) -> None:

@@ -126,8 +126,8 @@ def _per_channel(weight: Tensor | None) -> bool:
     return weight is not None and weight.shape[1] > 1
 
 
-def _compute(*operands: Tensor | None) -> tl.dtype:
-    return tl.float64 if allocate.compute_dtype(Operands(*operands)) is torch.float64 else tl.float32
+def _compute(input: Tensor, target: Tensor, weight: Tensor | None) -> tl.dtype:
+    return tl.float64 if allocate.compute_dtype(Operands(input, target, weight)) is torch.float64 else tl.float32
 
 
 def _form(settings: Settings) -> tuple[int, int, float]:
