@@ -18,7 +18,7 @@ from ...._triton import WARPS_128
 from .. import library
 from ..activation import CONVOLUTION, NONE, Epilogue
 from .convolution import pointwise
-from .launch import NO_TENSORS, POINTWISE, EpilogueTensors, block, channels_last, pitch, sums_in
+from .launch import NO_TENSORS, POINTWISE, EpilogueTensors, adjacent, block, channels_last, pitch, sums_in
 
 # A derivative takes a pass of its own, and one that also sums up the bias's gradient costs no more.
 OURS = False
@@ -50,8 +50,7 @@ def convolve(
     if epilogue == CONVOLUTION and all(tensor is None for tensor in tensors):
         return found if found.stride() == y.stride() and found.dtype is y.dtype else y.copy_(found)
     bias, slope, kept, residual, z = tensors
-    bias, slope = (None if vector is None else vector.contiguous() for vector in (bias, slope))
-    _pointwise((channels_last(found), bias, slope, kept, residual, y, z), epilogue)
+    _pointwise((channels_last(found), adjacent(bias), adjacent(slope), kept, residual, y, z), epilogue)
     return y
 
 

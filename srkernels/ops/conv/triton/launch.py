@@ -58,6 +58,11 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+def adjacent(vector: Tensor | None) -> Tensor | None:
+    """As kernels read a bias or slopes."""
+    return None if vector is None else vector.contiguous()
+
+
 def _all_channels_last(weights: Sequence[Tensor]) -> bool:
     # Filters of one channel are in both layouts, so no single one tells.
     return all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
@@ -262,8 +267,7 @@ def convolve(
     bias, slope, kept, residual, z = tensors
     if not _are_rows(weight.shape, weight.stride()):
         weight = channels_last(weight)
-    bias, slope = (None if vector is None else vector.contiguous() for vector in (bias, slope))
-    pointers = (x, weight, bias, slope, kept, residual, y, z)
+    pointers = (x, weight, adjacent(bias), adjacent(slope), kept, residual, y, z)
     _convolution(pointers, epilogue, adjoint, how, _precision(x.dtype))
     return y
 
@@ -318,8 +322,8 @@ def activation_gradient(
         None if to is None else grad.new_empty((shares, grad.shape[1]), dtype=torch.float64)
         for to in (grad_bias, grad_slope)
     )
-    kept, slope = None if kept is None else channels_last(kept), None if slope is None else slope.contiguous()
-    _through_activation((grad, kept, slope, grad_z, bias_shares, slope_shares), epilogue)
+    kept = None if kept is None else channels_last(kept)
+    _through_activation((grad, kept, adjacent(slope), grad_z, bias_shares, slope_shares), epilogue)
     if grad_bias is not None and bias_shares is not None:
         grad_bias.copy_(bias_shares.sum(0))
     if grad_slope is not None and slope_shares is not None:
