@@ -18,7 +18,7 @@ from ...._triton import WARPS_128
 from .. import library
 from ..activation import CONVOLUTION, NONE, Epilogue
 from .convolution import pointwise
-from .launch import NO_TENSORS, POINTWISE, EpilogueTensors, adjacent, block, channels_last, pitch, sums_in
+from .launch import NO_TENSORS, POINTWISE, EpilogueTensors, adjacent, block, channels_last, pitch, stored_last, sums_in
 
 # A derivative takes a pass of its own, and one that also sums up the bias's gradient costs no more.
 OURS = False
@@ -60,7 +60,7 @@ def _pointwise(
     z: Tensor | None, epilogue: Epilogue,
 ) -> Launch:  # fmt: skip
     images, out, height, width = y.shape
-    last = y.is_contiguous(memory_format=torch.channels_last) or not y.is_contiguous()
+    last = stored_last(y)
     pixels, n = images * height * width, block(out, 64)
     return Launch(
         pointwise, triton.cdiv(pixels, POINTWISE) * triton.cdiv(out, n), height, width, pixels,

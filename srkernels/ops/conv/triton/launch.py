@@ -236,6 +236,11 @@ def _are_rows(shape: torch.Size, strides: tuple[int, ...]) -> bool:
     return all(size == 1 or found == wanted for size, found, wanted in of_axes)
 
 
+def stored_last(y: Tensor) -> bool:
+    """Whether a result is channels_last, or a slice of the channels of such a tensor; else it is contiguous."""
+    return y.is_contiguous(memory_format=torch.channels_last) or not y.is_contiguous()
+
+
 class EpilogueTensors(NamedTuple):
     """What an epilogue reads, and ``z``, where the activation's input is stored."""
 
@@ -279,7 +284,7 @@ def _convolution(
 ) -> Launch:  # fmt: skip
     images, channels, height, width = x.shape
     out = y.shape[1]
-    last = y.is_contiguous(memory_format=torch.channels_last) or not y.is_contiguous()
+    last = stored_last(y)
     settings = (
         channels, out, adjoint, *epilogue[:2], 0 if slope is None else slope.numel(), epilogue.scale, last,
         pitch(x), weight.stride(3), 0 if kept is None else pitch(kept), pitch(y) if last else 0,
