@@ -118,7 +118,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         write("\nhost time of a tiny call")
         write(tables.text(tables.host(results.host)))
     if results.launches:
-        write("\nhost time of Triton's launches of a tiny call, compiler and driver left out")
+        write("\nhost time of a tiny call on Triton; without a GPU, but for compiler and driver")
         write(tables.text(tables.launches(results.launches)))
     if results.steps:
         write("\ntraining steps")

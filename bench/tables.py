@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .record import OURS
+from .record import BY_TRITON, OURS
 from .scaling.slopes import flags, pixels, slope
 
 Table = tuple[list[str], list[list[str]]]
@@ -153,7 +153,7 @@ def launches(rows: Sequence[Record]) -> Table:
     headers += ["of kernel[grid]", "of eager"]
     found = []
     for r in rows:
-        ours, others = r["providers"][OURS], [r["providers"][name] for name in ("eager", "kernel[grid]")]
+        ours, others = r["providers"][OURS], [r["providers"][name] for name in ("eager", BY_TRITON)]
         row = [r["op"], r["backend"], r["passes"], r["case"], str(r["launches"])]
         row += [number(p["median_us"]) for p in (*others, ours)] + [number(ours["p20_us"]), number(ours["p80_us"])]
         found.append([*row, *(times(ours["median_us"] / p["median_us"]) for p in reversed(others))])

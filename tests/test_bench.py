@@ -513,7 +513,7 @@ def test_host_time_of_launches(results: Path, tmp_path: Path) -> None:
     pytest.importorskip("triton")
     from bench.ops.launches import launch_cost
 
-    rows = launch_cost(HIGHPASS, "triton", batches=2, batch=3)
+    rows = launch_cost(HIGHPASS, "triton", CPU, batches=2, batch=3)
     assert [row["launches"] for row in rows] == [1, 2]
     headers, found = tables.launches(rows)
     assert all(len(row) == len(headers) for row in found)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,12 +23,10 @@ from srkernels._launch import Launch, redirected
 from srkernels._spec import BenchCase, OpSpec
 
 from .. import timing
-from ..record import OURS
+from ..record import BY_TRITON, OURS
 from .providers import problem, tiny
 
-BACKENDS = ("triton", "pointwise")
-BY_TRITON = "kernel[grid]"
-_numbers = itertools.count(1)
+_numbers = itertools.count(1000)  # Triton keeps kernels by device: no other may find these
 
 
 class Device:
@@ -37,7 +35,7 @@ class Device:
     """
 
     def __init__(self) -> None:
-        self.number = 1000 + next(_numbers)  # Triton keeps kernels by device: no other may find these
+        self.number = next(_numbers)
         self.stream, self.kernels = 0, 0
         self.launch: Callable[..., None] = lambda *received: None
 
@@ -86,28 +84,29 @@ def by_triton(launch: Launch, *tensors: Tensor | None) -> None:
     launch.kernel[launch.grid](*tensors, *launch.arguments, **launch.options)
 
 
-def launch_cost(spec: OpSpec, backend: str, *, batches: int = 30, batch: int = 100) -> list[dict[str, Any]]:
+def launch_cost(
+    spec: OpSpec, backend: str, device: torch.device, *, batches: int = 30, batch: int = 100
+) -> list[dict[str, Any]]:
     """Host microseconds of a tiny call on ``backend``, forward and forward+backward: as it is, with each launch planned
-    anew and made by ``kernel[grid]``, and of eager PyTorch, whose share includes its arithmetic.
+    anew and made by ``kernel[grid]``, and of eager PyTorch, which on a CPU includes its arithmetic.
     """
-    cpu, found = torch.device("cpu"), []
-    with without_gpu() as device, use_backend(backend):
+    found = []
+    with without_gpu() if device.type == "cpu" else nullcontext(), use_backend(backend):
         for passes in ("forward", "forward+backward"):
             whole = tiny(spec)
             bench = whole if passes != "forward" else BenchCase(whole.case, passes)
-            given = problem(spec, bench, cpu)
-            call, launched = given.call(spec.op), []
-            call()
-            device.launch = lambda *received: launched.append(received)  # noqa: B023
-            call()
-            device.launch = lambda *received: None
+            given = problem(spec, bench, device)
+            call = given.call(spec.op)
 
             def unprepared(call: Callable[[], Any] = call) -> None:
                 with redirected(by_triton):
                     call()
 
+            launched: list[Launch] = []
+            with redirected(lambda launch, *tensors: launched.append(launch)):  # noqa: B023
+                call()
             calls = {OURS: call, BY_TRITON: unprepared, "eager": given.call(spec.eager)}
-            times = timing.host_us(calls, cpu, batches=batches, batch=batch)
+            times = timing.host_us(calls, device, batches=batches, batch=batch)
             found.append(
                 {
                     "op": spec.name,

@@ -21,7 +21,7 @@ if importlib.util.find_spec("triton") is None or _triton.interpreting():
 import triton
 
 from bench.ops.launches import Device, by_triton, without_gpu
-from bench.ops.providers import Problem, problem
+from bench.ops.providers import Problem, on_triton, problem
 from srkernels import _launch
 from srkernels._launch import redirected
 from srkernels.ops.conv.activation import RELU, Epilogue
@@ -82,12 +82,7 @@ def assert_same(device: Device, call: Callable[[], Any], *operands: Tensor | Non
     return len(expected)
 
 
-_OPS = [
-    pytest.param(spec, backend, id=f"{spec.name}-{backend}")
-    for spec in specs()
-    for backend in ("triton", "pointwise")
-    if backend == "triton" or spec.convolves
-]
+_OPS = [pytest.param(spec, backend, id=f"{spec.name}-{backend}") for spec, backend in on_triton()]
 # Beyond the small cases: channels that take ``shift``, rows and columns in pairs.
 _DENSE = [(16, 64 + 16 * k, 3, 3) for k in range(4)], [(16,)] * 4
 OTHERS = {
@@ -124,12 +119,11 @@ def test_the_driver_gets_what_triton_hands_it(
 def test_every_kernel_was_compared() -> None:
     """A kernel that no call of the test above reaches is seen here."""
     launched: set[str] = set()
-    for spec in specs():
+    for spec, backend in on_triton():
         for _, given in calls(spec, ("bfloat16", "float64"), (False,)):
-            for backend in ("triton", "pointwise") if spec.convolves else ("triton",):
-                note = redirected(lambda one, *tensors: launched.add(one.kernel.fn.__name__))
-                with without_gpu(), use_backend(backend), note:
-                    given.call(spec.op)()
+            note = redirected(lambda one, *tensors: launched.add(one.kernel.fn.__name__))
+            with without_gpu(), use_backend(backend), note:
+                given.call(spec.op)()
     modules = [f"{spec.package}.triton.launch" for spec in specs()] + ["srkernels.ops.conv.triton.around"]
     kernels = [vars(importlib.import_module(module)) for module in modules]
     assert launched == {name for names in kernels for name, found in names.items() if hasattr(found, "arg_names")}
