@@ -20,6 +20,7 @@ if importlib.util.find_spec("triton") is None or _triton.interpreting():
 
 import triton
 
+from bench.gpu import convolutions
 from bench.ops.launches import Device, by_triton, without_gpu
 from bench.ops.providers import Problem, on_triton, problem
 from srkernels import _launch
@@ -215,3 +216,15 @@ def test_what_is_remembered_is_bounded(device: Device, monkeypatch: pytest.Monke
         x = _image(1, 8, 4, width)
         assert_same(device, _convolving(x, torch.zeros(8)), x)
         assert len(_launch._ready) <= 3
+
+
+def test_what_the_acceptance_compiles_ahead_is_what_is_launched(device: Device) -> None:
+    x = _image(1, 8, 4, 5)
+    call = _convolving(x, torch.zeros(8))
+    launched: list[Any] = []
+    device.launch = lambda *one: launched.append(one)
+    with convolutions._compiling():
+        call()
+    assert (device.kernels, len(launched)) == (1, 0)
+    call()
+    assert (device.kernels, len(launched)) == (1, 1)
