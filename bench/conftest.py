@@ -30,6 +30,7 @@ class Results:
     device: torch.device
     cases: list[dict[str, Any]] = field(default_factory=list)
     host: list[dict[str, Any]] = field(default_factory=list)
+    launches: list[dict[str, Any]] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
     scaling: list[dict[str, Any]] = field(default_factory=list)
     checks: list[dict[str, Any]] = field(default_factory=list)
@@ -96,7 +97,7 @@ def hand_over(request: pytest.FixtureRequest) -> Callable[[dict[str, Any], Calla
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     results = config.stash[_results]
-    if not (results.cases or results.host or results.steps or results.scaling or results.checks):
+    if not any((results.cases, results.host, results.launches, results.steps, results.scaling, results.checks)):
         return
     write = terminalreporter.write_line
     conditions = machine.describe(results.device, " ".join(["pytest", *map(str, config.invocation_params.args)]))
@@ -116,6 +117,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if results.host:
         write("\nhost time of a tiny call")
         write(tables.text(tables.host(results.host)))
+    if results.launches:
+        write("\nhost time of a tiny call on Triton; without a GPU, but for compiler and driver")
+        write(tables.text(tables.launches(results.launches)))
     if results.steps:
         write("\ntraining steps")
         write(tables.text(tables.steps(results.steps)))
@@ -135,6 +139,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         name = machine.result_name(conditions, kind)
         path = machine.ROOT / "bench" / "results" / name if target == _DEFAULT else Path(target)
         content = {**conditions, "cases": results.cases, "host": results.host, "steps": results.steps}
-        content |= {"scaling": results.scaling, "checks": checks}
+        content |= {"launches": results.launches, "scaling": results.scaling, "checks": checks}
         record.write_json(path, content)
         write(f"\nfigures written to {path}; render them: {Path(sys.executable).name} -m bench report {path}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 OURS = "srkernels"
+BY_TRITON = "kernel[grid]"  # our Triton backends, their launches made by Triton itself
 
 
 def verdicts(

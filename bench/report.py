@@ -30,7 +30,7 @@ def load(path: Path) -> dict[str, Any]:
     """A results file of `pytest bench --benchmark` or of `python -m bench gpu`, in the form of the former."""
     content = json.loads(path.read_text())
     if "sections" in content:
-        merged: dict[str, Any] = {key: [] for key in ("cases", "host", "steps", "checks", "scaling")}
+        merged: dict[str, Any] = {key: [] for key in ("cases", "host", "launches", "steps", "checks", "scaling")}
         for section in content["sections"].values():
             for key, rows in merged.items():
                 rows.extend(section.get("data", {}).get(key, []))
@@ -62,6 +62,14 @@ def to_markdown(results: Mapping[str, Any], picture: str | None = None, curves: 
     if results.get("host"):
         lines += ["**Host time of a tiny call**", "", tables.markdown(tables.host(results["host"])), ""]
         lines += [_conditions(results, results["host"]), ""]
+    if results.get("launches"):
+        lines += ["**Host time of a tiny call on Triton; without a GPU, but for compiler and driver**", ""]
+        lines += [
+            tables.markdown(tables.launches(results["launches"])),
+            "",
+            _conditions(results, results["launches"]),
+            "",
+        ]
     if results.get("steps"):
         lines += ["**Training steps**", "", tables.markdown(tables.steps(results["steps"])), ""]
         lines += [_conditions(results, []), ""]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .record import OURS
+from .record import BY_TRITON, OURS
 from .scaling.slopes import flags, pixels, slope
 
 Table = tuple[list[str], list[list[str]]]
@@ -144,6 +144,19 @@ def host(rows: Sequence[Record]) -> Table:
         else:  # a file from before eager's own time was the measure
             judged = ["-", "-" if r["target_us"] is None else f"< {r['target_us']:g} us", verdict(r["met"])]
         found.append([*row, *judged])
+    return headers, found
+
+
+def launches(rows: Sequence[Record]) -> Table:
+    """Host time with launches prepared and by ``kernel[grid]``."""
+    headers = ["op", "backend", "passes", "case", "launches", "eager us", "kernel[grid] us", "ours us", "p20", "p80"]
+    headers += ["of kernel[grid]", "of eager"]
+    found = []
+    for r in rows:
+        ours, others = r["providers"][OURS], [r["providers"][name] for name in ("eager", BY_TRITON)]
+        row = [r["op"], r["backend"], r["passes"], r["case"], str(r["launches"])]
+        row += [number(p["median_us"]) for p in (*others, ours)] + [number(ours["p20_us"]), number(ours["p80_us"])]
+        found.append([*row, *(times(ours["median_us"] / p["median_us"]) for p in reversed(others))])
     return headers, found
 
 

@@ -143,27 +143,21 @@ def aot_case(
     """The launch of ``module.kernel`` that ``call`` makes. It is recorded, not made, so operands may be CPU tensors.
 
     Taking signatures from the launchers themselves keeps what is compiled ahead of time from drifting away from them.
-    ``instead``: replacements for other names of ``module`` during the call.
+    ``instead``: replacements for names of ``module`` during the call.
     """
-    kernels = {name: found for name, found in vars(module).items() if hasattr(found, "arg_names")}
-    launches: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+    from ._launch import redirected
 
-    class Note:
-        def __init__(self, name: str) -> None:
-            self.name = name
-
-        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-            return lambda *args, **options: launches.append((self.name, args, options))
-
-    replaced = {**{name: Note(name) for name in kernels}, **instead}
-    before = {name: getattr(module, name) for name in replaced}
-    vars(module).update(replaced)
+    launches: list[tuple[Any, ...]] = []
+    before = {name: getattr(module, name) for name in instead}
+    vars(module).update(instead)
     try:
-        call()
+        with redirected(lambda *launch: launches.append(launch)):
+            call()
     finally:
         vars(module).update(before)
-    ((args, options),) = ((args, options) for name, args, options in launches if name == kernel)
-    parameters = inspect.signature(kernels[kernel].fn).parameters
+    ((launch, *tensors),) = (found for found in launches if found[0].kernel is getattr(module, kernel))
+    args, options = (*tensors, *launch.arguments), launch.options
+    parameters = inspect.signature(launch.kernel.fn).parameters
     signature: dict[str, str] = {}
     constexprs: dict[str, Any] = {}
     for (name, parameter), value in zip(parameters.items(), args, strict=True):
@@ -174,8 +168,8 @@ def aot_case(
         else:
             signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
     aligned = tuple(n for n, v in zip(parameters, args, strict=True) if n in signature and _aligned(v))
-    launch = options["num_warps"], options.get("num_stages", DEFAULT_STAGES)
-    return AotCase(id, module.__name__, kernel, signature, constexprs, aligned, *launch, wide_loads, wide_stores)
+    compiled = options["num_warps"], options.get("num_stages", DEFAULT_STAGES)
+    return AotCase(id, module.__name__, kernel, signature, constexprs, aligned, *compiled, wide_loads, wide_stores)
 
 
 def _aligned(value: Any) -> bool:

@@ -511,6 +511,20 @@ def test_numbers_have_three_significant_digits(value: float | None, expected: st
     assert tables.number(value) == expected
 
 
+def test_host_time_of_launches(results: Path, tmp_path: Path) -> None:
+    """Without a GPU: as many launches as on one, and a row for each pass in both renderings."""
+    pytest.importorskip("triton")
+    from bench.ops.launches import launch_cost
+
+    rows = launch_cost(HIGHPASS, "triton", CPU, batches=2, batch=3)
+    assert [row["launches"] for row in rows] == [1, 2]
+    headers, found = tables.launches(rows)
+    assert all(len(row) == len(headers) for row in found)
+    alone = tmp_path / "launches-2026-01-01.json"
+    write_json(alone, json.loads(results.read_text()) | {"launches": rows})
+    assert "| haar_highpass | triton | forward+backward | 1x3x8x8 | 2 |" in report.to_markdown(report.load(alone))
+
+
 def test_results_name_no_host(results: Path) -> None:
     assert os.uname().nodename not in results.read_text()
 

@@ -141,23 +141,13 @@ def _passes(xs: list[Tensor], gs: list[Tensor], w: Tensor) -> Iterator[_Pass]:
 @contextmanager
 def _compiling() -> Iterator[None]:
     """Inside, a launch of a Triton convolution compiles its kernel and does not run it."""
-    from srkernels.ops.conv.triton import launch
+    from srkernels._launch import redirected
 
-    class Compiler:
-        def __init__(self, kernel: Any) -> None:
-            self.kernel = kernel
+    def compiled(launch: Any, *tensors: Tensor | None) -> None:
+        launch.kernel.warmup(*tensors, *launch.arguments, grid=launch.grid, **launch.options)
 
-        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., Any]:
-            return lambda *args, **options: self.kernel.warmup(*args, grid=grid, **options)
-
-    kernels = {name: found for name, found in vars(launch).items() if hasattr(found, "warmup")}
-    for name, kernel in kernels.items():
-        setattr(launch, name, Compiler(kernel))
-    try:
+    with redirected(compiled):
         yield
-    finally:
-        for name, kernel in kernels.items():
-            setattr(launch, name, kernel)
 
 
 def _compile(calls: Mapping[str, Sequence[Call]]) -> None:

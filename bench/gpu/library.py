@@ -26,7 +26,7 @@ from srkernels.ops.conv.support import onednn_runs
 
 from .. import machine
 from ..ops import harness
-from ..ops.providers import tiny
+from ..ops.providers import on_triton, tiny
 from .context import Context, Skip
 
 _RESULT = re.compile(r"^(tests/\S+::.*?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)", re.MULTILINE)
@@ -262,11 +262,24 @@ def benches(context: Context) -> None:
         rows = harness.host_cost(spec, context.device, batches=3 if small else 20, batch=10 if small else 200)
         context.data.setdefault("host", []).extend(rows)
         context.save(context.data)
+    _launches(context)
     shape = (2, 3, 64, 64) if small else (8, 3, 512, 512)
     checks = [harness.reused_buffer(context.device, seconds=0.1 if small else 1.0, shape=shape)]
     context.data["checks"] = checks + harness.bf16_per_byte(context.data.get("cases", []))
     context.save(context.data)
     _fail_if_any(context)
+
+
+def _launches(context: Context) -> None:
+    if importlib.util.find_spec("triton") is None:
+        return
+    from ..ops.launches import launch_cost
+
+    small = context.small
+    for spec, backend in on_triton()[:: 4 if small else 1]:
+        rows = launch_cost(spec, backend, context.device, batches=2 if small else 5, batch=3 if small else 50)
+        context.data.setdefault("launches", []).extend(rows)
+        context.save(context.data)
 
 
 def steps(context: Context) -> None:

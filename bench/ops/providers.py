@@ -18,6 +18,7 @@ from srkernels import _parity, use_backend
 from srkernels._dispatch import BACKENDS, why_not
 from srkernels._parity import flat
 from srkernels._spec import BenchCase, OpSpec
+from srkernels.ops import specs
 
 from ..record import OURS
 
@@ -182,6 +183,11 @@ class Gate:
             else:
                 found.append(provider)
         return found, skipped
+
+
+def on_triton() -> list[tuple[OpSpec, str]]:
+    """Every op with each backend that launches Triton kernels."""
+    return [(spec, b) for spec in specs() for b in ("triton", "pointwise") if b == "triton" or spec.convolves]
 
 
 def tiny(spec: OpSpec) -> BenchCase:

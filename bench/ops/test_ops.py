@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +15,11 @@ from srkernels.ops import specs
 
 from ..conftest import Results
 from . import harness
-from .providers import Gate, backends, problem, tiny
+from .providers import Gate, backends, on_triton, problem, tiny
 
 _CASES = [pytest.param(spec, bench, id=harness.case_id(spec, bench)) for spec in specs() for bench in spec.bench]
 _OPS = [pytest.param(spec, id=spec.name) for spec in specs()]
+_ON_TRITON = [pytest.param(spec, backend, id=f"{spec.name}-{backend}") for spec, backend in on_triton()]
 HandOver = Callable[[dict[str, Any], Callable[[], Any]], None]
 
 
@@ -43,6 +45,18 @@ def test_host_cost(spec: OpSpec, timed: bool, seconds: float, results: Results) 
         results.host.extend(harness.host_cost(spec, results.device, batches=max(3, min(30, round(10 * seconds)))))
     else:
         problem(spec, tiny(spec), results.device).call(spec.op)()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.parametrize(("spec", "backend"), _ON_TRITON)
+def test_host_time_of_launches(spec: OpSpec, backend: str, timed: bool, seconds: float, results: Results) -> None:
+    """What Triton's launches cost the host, with a GPU or without: prepared ones and ``kernel[grid]``."""
+    from .launches import launch_cost
+
+    batches, batch = (max(3, min(30, round(10 * seconds))), 100) if timed else (1, 1)
+    rows = launch_cost(spec, backend, results.device, batches=batches, batch=batch)
+    if timed:
+        results.launches.extend(rows)
 
 
 def test_reused_buffer(timed: bool, seconds: float, results: Results) -> None:

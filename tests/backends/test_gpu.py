@@ -235,6 +235,19 @@ def test_kernels_of_convolutions_at_large_sizes(shape: tuple[int, ...], dtype: t
         assert_right(y, of_eager[1], of_exact[1], how)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_addresses_that_are_not_divisible_by_16(dtype: torch.dtype) -> None:
+    """Kernels for addresses that are were launched just before, on operands of the same shapes."""
+    weight = torch.randn(64, 64, 3, 3, device="cuda", dtype=dtype).contiguous(memory_format=torch.channels_last)
+    room = torch.randn(16 * 16 * 64 + 8, device="cuda", dtype=dtype)
+    with srkernels.use_backend("triton"):
+        for offset in (0, 1, 0, 3, 8):
+            x = room[offset : offset + 16 * 16 * 64].view(1, 16, 16, 64).permute(0, 3, 1, 2)
+            found = srkernels.conv2d_act(x, weight, activation="relu")
+            apart = srkernels.conv2d_act(x.clone(memory_format=torch.channels_last), weight, activation="relu")
+            torch.testing.assert_close(found, apart)
+
+
 def test_small_calls(spec: OpSpec, target: Target) -> None:
     """What compute-sanitizer watches: forward and backward of the small cases."""
     _skip_unless_on_gpu(target)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -28,10 +28,11 @@ from srkernels.ops.conv.geometry import Geometry, output_size
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed: no kernels to launch", allow_module_level=True)
 
+from srkernels._launch import redirected
 from srkernels.ops.conv import pointwise
 from srkernels.ops.conv import triton as blocks
 from srkernels.ops.conv.spec import CONV2D_ACT, DENSE_BLOCK, RESIDUAL_BLOCK
-from srkernels.ops.conv.triton import around, launch
+from srkernels.ops.conv.triton import launch
 from srkernels.ops.weighted_loss.arguments import BILINEAR, MEAN, Operands, Saved, Settings
 from srkernels.ops.weighted_loss.spec import WEIGHTED_L1
 from srkernels.ops.weighted_loss.triton import launch as weighted_loss
@@ -56,21 +57,9 @@ class _Launches(TorchDispatchMode):
 
 
 @pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], list[str]]:
+def launched() -> Iterator[Callable[[Callable[[], Any]], list[str]]]:
     """What a call launches; our kernels do nothing."""
     counter = _Launches()
-
-    class Note:
-        def __init__(self, name: str) -> None:
-            self.name = name
-
-        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-            return lambda *args, **options: counter.names.append(self.name)
-
-    for module in (launch, around, weighted_loss):
-        for name, found in vars(module).copy().items():
-            if hasattr(found, "arg_names"):
-                monkeypatch.setattr(module, name, Note(name))
 
     def launched(call: Callable[[], Any]) -> list[str]:
         counter.names.clear()
@@ -78,7 +67,8 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], l
             call()
         return list(counter.names)
 
-    return launched
+    with redirected(lambda launch, *tensors: counter.names.append(launch.kernel.fn.__name__)):
+        yield launched
 
 
 def _image(*shape: int) -> Tensor:

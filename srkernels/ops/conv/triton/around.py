@@ -12,12 +12,13 @@ import torch
 import triton
 from torch import Tensor
 
+from ...._launch import Launch, Launcher
 from ...._triton import WARPS_128
 from .. import library
 from ..activation import CONVOLUTION, NONE, Epilogue
 from ..geometry import PLAIN
 from .convolution import pointwise
-from .launch import NO_TENSORS, POINTWISE, EpilogueTensors, block, channels_last, pitch, stored_last, sums_in
+from .launch import NO_TENSORS, POINTWISE, EpilogueTensors, adjacent, block, channels_last, pitch, stored_last, sums_in
 
 # A derivative takes a pass of its own, and one that also sums up the bias's gradient costs no more.
 OURS = False
@@ -43,19 +44,26 @@ def convolve(
         weight, epilogue = weight * epilogue.scale, CONVOLUTION  # the small operand
     product = library.transposed(x, weight, geometry) if adjoint else library.convolution(x, weight, None, geometry)
     bias, slope, kept, residual, z = tensors
-    if epilogue[:3] == CONVOLUTION and bias is slope is kept is residual is z is None:
+    if epilogue == CONVOLUTION and bias is slope is kept is residual is z is None:
         return product if product.stride() == y.stride() and product.dtype is y.dtype else y.copy_(product)
-    bias, slope = (None if vector is None else vector.contiguous() for vector in (bias, slope))
+    _pointwise((channels_last(product), adjacent(bias), adjacent(slope), kept, residual, y, z), epilogue)
+    return y
+
+
+@Launcher
+def _pointwise(
+    sums: Tensor, bias: Tensor | None, slope: Tensor | None, kept: Tensor | None, residual: Tensor | None, y: Tensor,
+    z: Tensor | None, epilogue: Epilogue,
+) -> Launch:  # fmt: skip
     images, out, height, width = y.shape
     last = stored_last(y)
     pixels, n = images * height * width, block(out, 64)
-    pointwise[(triton.cdiv(pixels, POINTWISE) * triton.cdiv(out, n),)](
-        channels_last(product), bias, slope, kept, residual, y, z, height, width, pixels,
+    return Launch(
+        pointwise, triton.cdiv(pixels, POINTWISE) * triton.cdiv(out, n), height, width, pixels,
         out, *epilogue[:2], 0 if slope is None else slope.numel(), epilogue.scale, last,
-        0 if kept is None else pitch(kept), pitch(y) if last else 0, sums_in(x.dtype), POINTWISE, n,
+        0 if kept is None else pitch(kept), pitch(y) if last else 0, sums_in(sums.dtype), POINTWISE, n,
         num_warps=WARPS_128,
     )  # fmt: skip
-    return y
 
 
 def gradient_of_weight(

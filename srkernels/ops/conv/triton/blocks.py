@@ -48,6 +48,11 @@ def _image(x: Tensor, channels: int) -> Tensor:
     return x.new_empty((n, h, w, channels)).permute(0, 3, 1, 2)
 
 
+def _slots(buffer: Tensor, c: int, growth: int) -> Sequence[Tensor]:
+    """The channels of a dense block's buffer: ``c`` and four times ``growth``."""
+    return buffer.split_with_sizes((c, growth, growth, growth, growth), 1)
+
+
 def _zeroed(out: list[Tensor]) -> list[Tensor]:
     for gradient in out:
         gradient.zero_()
@@ -198,15 +203,13 @@ class Blocks:
         self, x: Tensor, filters: Sequence[Tensor], biases: Sequence[Tensor | None], slope: float
     ) -> Tensor:
         """x | x1 | x2 | x3 | x4, channels_last as ``x`` is."""
-        at, growth = x.shape[1], filters[0].shape[0]
-        features = _image(x, at + 4 * growth)
-        features[:, :at] = x
-        read = x
-        for weight, bias in zip(filters[:4], biases[:4], strict=True):
-            slot = features[:, at : at + growth]
-            self._launches.convolve(read, weight, slot, Epilogue(LEAKY_RELU, slope), EpilogueTensors(bias))
-            at += growth
-            read = features[:, :at]
+        c, growth, leaky = x.shape[1], filters[0].shape[0], Epilogue(LEAKY_RELU, slope)
+        features = _image(x, c + 4 * growth)
+        slots = _slots(features, c, growth)
+        slots[0].copy_(x)
+        for k in range(4):
+            read = features[:, : c + k * growth] if k else x
+            self._launches.convolve(read, filters[k], slots[k + 1], leaky, EpilogueTensors(biases[k]))
         return features
 
     def dense_forward(self, operands: Dense, settings: DenseSettings, keep: bool) -> list[Tensor]:
@@ -241,19 +244,18 @@ class Blocks:
                 features = self._dense_features(x, self._forward_filters(weights), saved.biases, settings.slope)
             features = channels_last(features)
             gradients = torch.empty_like(features)
-            torch.mul(grad, settings.res_scale, out=gradients[:, :c])
-            # Where x_k lies in the features, and how much of the gradients g_k reads.
-            slots = [slice(c + k * growth, c + (k + 1) * growth) for k in range(4)]
-            ends = [c + (3 - k) * growth for k in range(4)]
-            # Rows of ``every`` are in the order of ``gradients``, so that the ones that read x_k are its first ends[k].
-            every = packed(weights)
-            for k in (3, 2, 1, 0):
-                end, kept = ends[k], EpilogueTensors(kept=features[:, slots[k]])
-                slot = gradients[:, end : end + growth]
-                self._launches.convolve(gradients[:, :end], every[:end, slots[k]], slot, leaky, kept, adjoint=True)
+            # x and x_1 to x_4; the result's gradient and g_4 to g_1; all filters, by what they read. Their rows are in
+            # the order of ``gradients``, so that those that read x_k come first.
+            of_features, of_gradients = _slots(features, c, growth), _slots(gradients, c, growth)
+            torch.mul(grad, settings.res_scale, out=of_gradients[0])
+            filters = _slots(packed(weights), c, growth)
+            for k in (4, 3, 2, 1):
+                end, tensors = c + (4 - k) * growth, EpilogueTensors(kept=of_features[k])
+                read, found = gradients[:, :end], of_gradients[5 - k]
+                self._launches.convolve(read, filters[k][:end], found, leaky, tensors, adjoint=True)
             if grad_x is not None:
                 tensors = EpilogueTensors(residual=_like(grad, grad_x))
-                self._launches.convolve(gradients, every[:, :c], grad_x, CONVOLUTION, tensors, adjoint=True)
+                self._launches.convolve(gradients, filters[0], grad_x, CONVOLUTION, tensors, adjoint=True)
             self._gradients_of_dense_parameters(features, gradients, weights, of_parameters[:5], of_parameters[5:])
         return out
 

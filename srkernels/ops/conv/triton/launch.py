@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...._launch import Launch, Launcher
 from ...._triton import WARPS_128, cores, interpreting
 from .. import activation as codes
 from ..activation import CONVOLUTION, Epilogue
@@ -33,6 +34,7 @@ POINTWISE = 32  # pixels of a tile
 _POINTWISE_PER_CORE = 8
 _SUMMED = 16  # shares that ``add_up`` reads at once
 _WEIGHTS = 2048 if interpreting() else 128  # of an output channel that a program of ``add_up`` or ``pack`` moves
+_CUDNN: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
 _PIXELS_OF_A_SHARE = 10  # they take as long to multiply as a share takes to write and read, by count
 
 
@@ -49,12 +51,21 @@ def _precision(dtype: torch.dtype) -> str:
     """How fp32 is multiplied: as set for PyTorch's own convolutions."""
     if dtype is not torch.float32 or torch.version.hip:
         return "ieee"
-    conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    return "tf32" if conv.fp32_precision == "tf32" else "tf32x3"
+    return "tf32" if _CUDNN.fp32_precision == "tf32" else "tf32x3"
 
 
 def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def adjacent(vector: Tensor | None) -> Tensor | None:
+    """As kernels read a bias or slopes."""
+    return None if vector is None else vector.contiguous()
+
+
+def _all_channels_last(weights: Sequence[Tensor]) -> bool:
+    # Filters of one channel are in both layouts, so no single one tells.
+    return all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
 
 
 @functools.cache
@@ -214,12 +225,12 @@ def pitch(x: Tensor) -> int:
     return x.stride(3) if width > 1 else x.stride(2) if height > 1 else x.stride(0) if images > 1 else channels
 
 
-def _in_rows(weight: Tensor) -> Tensor:
-    """``weight`` as the kernels read it: channels adjacent, taps and filters following each other at one pitch."""
-    pitch = weight.stride(3)
-    strides = (9 * pitch, 1, 3 * pitch, pitch)
-    of_axes = zip(weight.shape, weight.stride(), strides, strict=True)
-    return weight if all(size == 1 or found == wanted for size, found, wanted in of_axes) else channels_last(weight)
+@functools.lru_cache(maxsize=1024)
+def _are_rows(shape: torch.Size, strides: tuple[int, ...]) -> bool:
+    """Whether the kernels read such filters: channels adjacent, taps and filters following each other at one pitch."""
+    pitch = strides[3]
+    of_axes = zip(shape, strides, (9 * pitch, 1, 3 * pitch, pitch), strict=True)
+    return all(size == 1 or found == wanted for size, found, wanted in of_axes)
 
 
 def stored_last(y: Tensor) -> bool:
@@ -256,17 +267,26 @@ def convolve(
     ``z`` are dense in its layout. ``adjoint``: the transposed convolution, that of the data gradient.
     """
     bias, slope, kept, residual, z = tensors
+    if not _are_rows(weight.shape, weight.stride()):
+        weight = channels_last(weight)
+    pointers = (x, weight, adjacent(bias), adjacent(slope), kept, residual, y, z)
+    _convolution(pointers, epilogue, adjoint, how, _precision(x.dtype))
+    return y
+
+
+@Launcher
+def _convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None, slope: Tensor | None, kept: Tensor | None, residual: Tensor | None,
+    y: Tensor, z: Tensor | None, epilogue: Epilogue, adjoint: bool, how: Blocks | None, precision: str,
+) -> Launch:  # fmt: skip
     images, channels, height, width = x.shape
     out = y.shape[1]
     last = stored_last(y)
-    weight = _in_rows(weight)
     settings = (
         channels, out, adjoint, *epilogue[:2], 0 if slope is None else slope.numel(), epilogue.scale, last,
         pitch(x), weight.stride(3), 0 if kept is None else pitch(kept), pitch(y) if last else 0,
-        _precision(x.dtype), sums_in(x.dtype),
+        precision, sums_in(x.dtype),
     )  # fmt: skip
-    bias, slope = (None if vector is None else vector.contiguous() for vector in (bias, slope))
-    pointers = (x, weight, bias, slope, kept, residual, y, z)
     how = how or choose(x, out, last, residual)
     blocks = how.pixels, how.channels, how.outputs
     # A product has 64 pixels per four warps; ``stream`` and ``gather`` take eight.
@@ -274,17 +294,14 @@ def convolve(
     options = {"num_warps": warps, "num_stages": how.stages}
     if how.kernel == "gather":
         pixels = images * height * width
-        gather[(triton.cdiv(pixels, how.pixels) * triton.cdiv(out, how.outputs),)](
-            *pointers, height, width, pixels, *settings, pixels >= 2**31 - how.pixels, *blocks, **options
-        )
-        return y
+        programs = triton.cdiv(pixels, how.pixels) * triton.cdiv(out, how.outputs)
+        wide = pixels >= 2**31 - how.pixels
+        return Launch(gather, programs, height, width, pixels, *settings, wide, *blocks, **options)
     strips = _covered(x.shape, out, how, cores(x.device))
-    arguments = (*pointers, images, height, width, strips.rows, *settings)
+    arguments = (images, height, width, strips.rows, *settings)
     if how.kernel == "shift":
-        shift[(strips.programs,)](*arguments, *blocks, **options)
-    else:
-        stream[(strips.programs,)](*arguments, strips.columns, *blocks, **options)
-    return y
+        return Launch(shift, strips.programs, *arguments, *blocks, **options)
+    return Launch(stream, strips.programs, *arguments, strips.columns, *blocks, **options)
 
 
 def activation_gradient(
@@ -301,25 +318,40 @@ def activation_gradient(
     changes = need_grad_z and (epilogue.activation != codes.NONE or epilogue.scale != 1)
     if not changes and grad_bias is None and grad_slope is None:
         return grad
-    images, channels, height, width = grad.shape
-    pixels, n = images * height * width, block(channels, 64)
-    tiles, blocks = triton.cdiv(pixels, POINTWISE), triton.cdiv(channels, n)
-    shares = min(tiles, _POINTWISE_PER_CORE * cores(grad.device))
+    shares = _shares_of_pixels(grad.shape, cores(grad.device))
     grad_z = None if not changes else grad if in_place else torch.empty_like(grad)
     bias_shares, slope_shares = (
-        None if to is None else grad.new_empty((shares, channels), dtype=torch.float64)
+        None if to is None else grad.new_empty((shares, grad.shape[1]), dtype=torch.float64)
         for to in (grad_bias, grad_slope)
     )
-    through_activation[(shares * blocks,)](
-        grad, None if kept is None else channels_last(kept), None if slope is None else slope.contiguous(), grad_z,
-        bias_shares, slope_shares, pixels, channels, *epilogue[:2],
-        0 if slope is None else slope.numel(), epilogue.scale, POINTWISE, n, sums_in(grad.dtype), num_warps=WARPS_128,
-    )  # fmt: skip
+    kept = None if kept is None else channels_last(kept)
+    _through_activation((grad, kept, adjacent(slope), grad_z, bias_shares, slope_shares), epilogue)
     if grad_bias is not None and bias_shares is not None:
         grad_bias.copy_(bias_shares.sum(0))
     if grad_slope is not None and slope_shares is not None:
-        grad_slope.copy_(slope_shares.sum(0) if grad_slope.numel() == channels else slope_shares.sum())
+        grad_slope.copy_(slope_shares.sum(0) if grad_slope.numel() == grad.shape[1] else slope_shares.sum())
     return grad if grad_z is None else grad_z
+
+
+@functools.lru_cache(maxsize=1024)
+def _shares_of_pixels(shape: torch.Size, cores: int) -> int:
+    """Into how many a sum over the pixels of an image is divided."""
+    images, _, height, width = shape
+    return min(triton.cdiv(images * height * width, POINTWISE), _POINTWISE_PER_CORE * cores)
+
+
+@Launcher
+def _through_activation(
+    grad: Tensor, kept: Tensor | None, slope: Tensor | None, grad_z: Tensor | None, bias_shares: Tensor | None,
+    slope_shares: Tensor | None, epilogue: Epilogue,
+) -> Launch:  # fmt: skip
+    images, channels, height, width = grad.shape
+    n = block(channels, 64)
+    return Launch(
+        through_activation, _shares_of_pixels(grad.shape, cores(grad.device)) * triton.cdiv(channels, n),
+        images * height * width, channels, *epilogue[:2], 0 if slope is None else slope.numel(), epilogue.scale,
+        POINTWISE, n, sums_in(grad.dtype), num_warps=WARPS_128,
+    )  # fmt: skip
 
 
 class Shares(NamedTuple):
@@ -363,25 +395,48 @@ def _gradient_of_rows(
     growth: int = 0,
 ) -> None:
     """Fills in gradients of ``weights`` and ``biases``: one each, or none, or the five of a dense block."""
-    images, channels, height, width = x.shape
-    out, pixels = grad_z.shape[1], images * height * width
+    channels, out = x.shape[1], grad_z.shape[1]
     how = how or choose_shares(x, out)
-    tiles = (1 if how.nine else 3) * triton.cdiv(channels, how.channels) * triton.cdiv(out, how.outputs)
-    steps_each, count = split(pixels, how.pixels, tiles, max(cores(x.device), _LEAST_CORES))
+    _, _, count = _divided(x.shape, out, how, cores(x.device))
     compute = torch.promote_types(x.dtype, torch.float32)
     shares = x.new_empty((count, out, 3, 3, channels), dtype=compute)
     bias_shares = x.new_empty((count, out), dtype=compute) if biases else None
-    weight_gradient[(count * tiles,)](
-        x, grad_z, shares, bias_shares, height, width, pixels, steps_each,
-        channels, out, pitch(x), pitch(grad_z), _precision(x.dtype), sums_in(x.dtype), pixels >= 2**31 - how.pixels,
+    _weight_gradient((x, grad_z, shares, bias_shares), how, _precision(x.dtype))
+    none = [None] * 5
+    _add_up((shares, bias_shares, *[*weights, *none][:5], *[*biases, *none][:5]), growth, scale)
+
+
+@functools.lru_cache(maxsize=1024)
+def _divided(shape: torch.Size, out: int, how: Shares, cores: int) -> tuple[int, int, int]:
+    """(tiles, steps of a share, shares of each tile) of a gradient of ``out`` filters that read images of ``shape``."""
+    images, channels, height, width = shape
+    tiles = (1 if how.nine else 3) * triton.cdiv(channels, how.channels) * triton.cdiv(out, how.outputs)
+    return tiles, *split(images * height * width, how.pixels, tiles, max(cores, _LEAST_CORES))
+
+
+@Launcher
+def _weight_gradient(
+    x: Tensor, grad_z: Tensor, shares: Tensor, bias_shares: Tensor | None, how: Shares, precision: str
+) -> Launch:
+    images, channels, height, width = x.shape
+    out, pixels = grad_z.shape[1], images * height * width
+    tiles, steps_each, count = _divided(x.shape, out, how, cores(x.device))
+    return Launch(
+        weight_gradient, count * tiles, height, width, pixels, steps_each,
+        channels, out, pitch(x), pitch(grad_z), precision, sums_in(x.dtype), pixels >= 2**31 - how.pixels,
         how.pixels, how.channels, how.outputs, how.nine, num_warps=_WARPS_256, num_stages=how.stages,
     )  # fmt: skip
-    # Filters of one channel are in both layouts, so no single one tells.
-    last = all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
-    c, none = weights[-1].shape[0], [None] * 5
-    add_up[(out * triton.cdiv(9 * channels, _WEIGHTS),)](
-        shares, bias_shares, *[*weights, *none][:5], *[*biases, *none][:5], count,
-        channels, out, c, growth, scale, last, _SUMMED, _WEIGHTS, sums_in(x.dtype), num_warps=WARPS_128,
+
+
+@Launcher
+def _add_up(shares: Tensor, bias_shares: Tensor | None, *gradients_growth_and_scale: Any) -> Launch:
+    *gradients, growth, scale = gradients_growth_and_scale
+    count, out, _, _, channels = shares.shape
+    weights = [w for w in gradients[:5] if w is not None]
+    return Launch(
+        add_up, out * triton.cdiv(9 * channels, _WEIGHTS), count,
+        channels, out, weights[-1].shape[0], growth, scale, _all_channels_last(weights), _SUMMED,
+        _WEIGHTS, sums_in(shares.dtype), num_warps=WARPS_128,
     )  # fmt: skip
 
 
@@ -425,12 +480,19 @@ def packed(weights: Sequence[Tensor]) -> Tensor:
 
     Uninitialised where a convolution has no such input.
     """
-    c, growth = weights[4].shape[0], weights[0].shape[0]
-    every = c + 4 * growth
-    last = all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
-    if not last:
+    if not _all_channels_last(weights):
         weights = [w.contiguous() for w in weights]
+    every = weights[4].shape[0] + 4 * weights[0].shape[0]
     found = weights[0].new_empty((every, 3, 3, every))
-    grid = (every * triton.cdiv(9 * every, _WEIGHTS),)
-    pack[grid](*weights, found, every, c, growth, last, _WEIGHTS, num_warps=WARPS_128)
+    _pack((*weights, found))
     return found.permute(0, 3, 1, 2)
+
+
+@Launcher
+def _pack(*weights_and_found: Tensor) -> Launch:
+    *weights, found = weights_and_found
+    every, c, growth = found.shape[0], weights[4].shape[0], weights[0].shape[0]
+    return Launch(
+        pack, every * triton.cdiv(9 * every, _WEIGHTS), every, c, growth, _all_channels_last(weights), _WEIGHTS,
+        num_warps=WARPS_128,
+    )  # fmt: skip

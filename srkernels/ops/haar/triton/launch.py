@@ -9,6 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ...._launch import Launch, Launcher
 from ...._layout import is_channels_last
 from ...._triton import WARPS_128, on_device
 from .. import allocate
@@ -66,72 +67,79 @@ def _vector(x: Tensor, channels_last: bool, channels: int, width: int, rows: int
 
 def analysis(operands: Image, settings: Analysis) -> list[Tensor]:
     """As ``reference.analysis``."""
-    (x,), (plan, pad, wanted) = operands, settings
+    (x,), wanted = operands, settings.wanted
     out = allocate.bands(x, settings)
+    if not any(band.numel() for band in out):
+        return out
+    with on_device(x.device):
+        _analysis((x, out[0] if wanted & LOW else None, out[-1] if wanted & HIGH else None), settings)
+    return out
+
+
+@Launcher
+def _analysis(x: Tensor, low: Tensor | None, high: Tensor | None, settings: Analysis) -> Launch:
+    plan, pad, _ = settings
     n, c, rows, columns = x.shape
     height, width = allocate.cells(rows, pad), allocate.cells(columns, pad)
     cells = n * c * height * width
-    if cells == 0:
-        return out
-    low = out[0] if wanted & LOW else None
-    high = out[-1] if wanted & HIGH else None
     layout = PLANS[plan].layout
     channels_last = is_channels_last(x)
     dense = channels_last or x.is_contiguous()
     vec = _vector(x, channels_last, c, width, rows, columns) if dense else 1
     group, group_step, slot_step, high_stride = _high_layout(layout, channels_last, n, c, height * width, vec)
-    with on_device(x.device):
-        if vec > 1:
-            vectors = cells // vec
-            inner = c // vec if channels_last else 1
-            row = width * c // vec if channels_last else width // vec
-            analysis_even[(triton.cdiv(vectors, _EVEN_BLOCK),)](
-                x, low, high, vectors, row, inner, group, group_step, slot_step,
-                plan_constant(plan), channels_last, high_stride, vec, _EVEN_BLOCK, num_warps=WARPS_128,
-            )  # fmt: skip
-        else:
-            analysis_any[(triton.cdiv(cells, _ANY_BLOCK),)](
-                x, low, high, cells, c, height, width, rows, columns, *x.stride(), group, group_step, slot_step,
-                plan_constant(plan), channels_last, high_stride, _edge(rows, pad), _edge(columns, pad),
-                cells >= _INT32, _ANY_BLOCK, num_warps=WARPS_128,
-            )  # fmt: skip
-    return out
+    if vec > 1:
+        vectors = cells // vec
+        inner = c // vec if channels_last else 1
+        row = width * c // vec if channels_last else width // vec
+        return Launch(
+            analysis_even, triton.cdiv(vectors, _EVEN_BLOCK), vectors, row, inner, group, group_step, slot_step,
+            plan_constant(plan), channels_last, high_stride, vec, _EVEN_BLOCK, num_warps=WARPS_128,
+        )  # fmt: skip
+    return Launch(
+        analysis_any, triton.cdiv(cells, _ANY_BLOCK),
+        cells, c, height, width, rows, columns, *x.stride(), group, group_step, slot_step,
+        plan_constant(plan), channels_last, high_stride, _edge(rows, pad), _edge(columns, pad),
+        cells >= _INT32, _ANY_BLOCK, num_warps=WARPS_128,
+    )  # fmt: skip
 
 
 def synthesis(operands: Bands, settings: Synthesis) -> list[Tensor]:
     """As ``reference.synthesis``."""
-    (low, high), (rows, columns, plan, pad) = operands, settings
     x = allocate.image(operands, settings)
+    if not any(band is not None and band.numel() for band in operands):
+        return [x]
+    with on_device(x.device):
+        _synthesis((x, *operands), settings)
+    allocate.clear_dropped(x, settings.pad)
+    return [x]
+
+
+@Launcher
+def _synthesis(x: Tensor, low: Tensor | None, high: Tensor | None, settings: Synthesis) -> Launch:
+    rows, columns, plan, pad = settings
     n, c = x.shape[:2]
     height, width = allocate.cells(rows, pad), allocate.cells(columns, pad)
     cells = n * c * height * width
-    if cells == 0:
-        return [x]
     layout = PLANS[plan].layout
     channels_last = is_channels_last(x)
     vec = _vector(x, channels_last, c, width, rows, columns)
-    if vec > 1 and not _dense(low, high, layout, channels_last):
-        vec = 1
-    with on_device(x.device):
-        if vec > 1:
-            group, group_step, slot_step, high_stride = _high_layout(layout, channels_last, n, c, height * width, vec)
-            vectors = cells // vec
-            inner = c // vec if channels_last else 1
-            row = width * c // vec if channels_last else width // vec
-            synthesis_even[(triton.cdiv(vectors, _EVEN_BLOCK),)](
-                x, low, high, vectors, row, inner, group, group_step, slot_step,
-                plan_constant(plan), channels_last, high_stride, vec, _EVEN_BLOCK, num_warps=WARPS_128,
-            )  # fmt: skip
-        else:
-            low_strides = low.stride() if low is not None else (None,) * 4
-            high_strides = allocate.high_strides(high, plan) if high is not None else (None,) * 5
-            synthesis_any[(triton.cdiv(cells, _ANY_BLOCK),)](
-                x, low, high, cells, c, height, width, rows, columns, *low_strides, *high_strides,
-                plan_constant(plan), channels_last, _edge(rows, pad), _edge(columns, pad),
-                cells >= _INT32, _ANY_BLOCK, num_warps=WARPS_128,
-            )  # fmt: skip
-    allocate.clear_dropped(x, pad)
-    return [x]
+    if vec > 1 and _dense(low, high, layout, channels_last):
+        group, group_step, slot_step, high_stride = _high_layout(layout, channels_last, n, c, height * width, vec)
+        vectors = cells // vec
+        inner = c // vec if channels_last else 1
+        row = width * c // vec if channels_last else width // vec
+        return Launch(
+            synthesis_even, triton.cdiv(vectors, _EVEN_BLOCK), vectors, row, inner, group, group_step, slot_step,
+            plan_constant(plan), channels_last, high_stride, vec, _EVEN_BLOCK, num_warps=WARPS_128,
+        )  # fmt: skip
+    low_strides = low.stride() if low is not None else (None,) * 4
+    high_strides = allocate.high_strides(high, plan) if high is not None else (None,) * 5
+    return Launch(
+        synthesis_any, triton.cdiv(cells, _ANY_BLOCK),
+        cells, c, height, width, rows, columns, *low_strides, *high_strides,
+        plan_constant(plan), channels_last, _edge(rows, pad), _edge(columns, pad),
+        cells >= _INT32, _ANY_BLOCK, num_warps=WARPS_128,
+    )  # fmt: skip
 
 
 def _dense(low: Tensor | None, high: Tensor | None, layout: str, channels_last: bool) -> bool:

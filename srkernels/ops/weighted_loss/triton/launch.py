@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...._launch import Launch, Launcher
 from ...._layout import is_channels_last
 from ...._triton import COUNTERS, SHARES, WARPS_128, cores, on_device, workspace
 from .. import allocate
@@ -117,8 +118,16 @@ def _weight(weight: Tensor | None) -> tuple[int | None, ...]:
     return height, width, w_n if n > 1 else 0, w_c if c > 1 else 0, w_h, w_w
 
 
-def _compute(dtype: torch.dtype) -> tl.dtype:
-    return tl.float64 if dtype is torch.float64 else tl.float32
+def _divisor(input: Tensor, settings: Settings) -> int:
+    return input.numel() if settings.reduction == MEAN else 1
+
+
+def _per_channel(weight: Tensor | None) -> bool:
+    return weight is not None and weight.shape[1] > 1
+
+
+def _compute(input: Tensor, target: Tensor, weight: Tensor | None) -> tl.dtype:
+    return tl.float64 if allocate.compute_dtype(Operands(input, target, weight)) is torch.float64 else tl.float32
 
 
 def _form(settings: Settings) -> tuple[int, int, float]:
@@ -128,7 +137,7 @@ def _form(settings: Settings) -> tuple[int, int, float]:
 def forward(operands: Operands, settings: Settings, keep_signs: bool) -> list[Tensor]:
     """As ``reference.forward``."""
     input, target, weight = operands
-    reduction, by_weight, form = settings.reduction, settings.by_weight, _form(settings)
+    reduction, by_weight = settings.reduction, settings.by_weight
     out = allocate.loss(operands, settings, keep_signs)
     if keep_signs:
         out[-1].zero_()  # ``backward`` reads the images
@@ -139,33 +148,44 @@ def forward(operands: Operands, settings: Settings, keep_signs: bool) -> list[Te
         if by_weight:
             out[1].copy_(torch.tensor((float("nan"), 0.0)))
         return out
-    walk = _walk(input, target, weight, None)
-    per_channel = weight is not None and weight.shape[1] > 1
-    compute = _compute(allocate.compute_dtype(operands))
     with on_device(input.device):
         if reduction == NONE:
-            loss_map[(walk.tiles,)](
-                input, target, weight, out[0], *walk.sizes_and_strides, *_weight(weight),
-                per_channel, *form, walk.along_c, walk.chunk, walk.vec, _BLOCK, walk.wide, compute,
-                not walk.flat and is_channels_last(out[0]), num_warps=WARPS_128,
-            )  # fmt: skip
-            return out
-        shares, counters = workspace(input.device)
-        # One wave: stragglers cost one tile at most, and the lanes' sums are as short as that allows.
-        programs = min(_PROGRAMS_PER_CORE, _PROGRAMS // cores(input.device)) * cores(input.device)
-        loss_total[(min(walk.tiles, programs),)](
-            input, target, weight, out[0], out[1] if by_weight else None, shares, counters,
-            walk.tiles, numel if reduction == MEAN else 1, *walk.sizes_and_strides, *_weight(weight),
-            per_channel, *form, walk.along_c, walk.chunk, walk.vec, _BLOCK, walk.wide, compute,
-            _PROGRAMS, num_warps=WARPS_128,
-        )  # fmt: skip
+            _loss_map((input, target, weight, out[0]), settings)
+        else:
+            statistics = out[1] if by_weight else None
+            _loss_total((input, target, weight, out[0], statistics, *workspace(input.device)), settings)
     return out
+
+
+@Launcher
+def _loss_map(input: Tensor, target: Tensor, weight: Tensor | None, out: Tensor, settings: Settings) -> Launch:
+    walk = _walk(input, target, weight, None)
+    return Launch(
+        loss_map, walk.tiles, *walk.sizes_and_strides, *_weight(weight), _per_channel(weight), *_form(settings),
+        walk.along_c, walk.chunk, walk.vec, _BLOCK, walk.wide, _compute(input, target, weight),
+        not walk.flat and is_channels_last(out), num_warps=WARPS_128,
+    )  # fmt: skip
+
+
+@Launcher
+def _loss_total(
+    input: Tensor, target: Tensor, weight: Tensor | None, out: Tensor, statistics: Tensor | None, shares: Tensor,
+    counters: Tensor, settings: Settings,
+) -> Launch:  # fmt: skip
+    walk = _walk(input, target, weight, None)
+    # One wave: stragglers cost one tile at most, and the lanes' sums are as short as that allows.
+    programs = min(_PROGRAMS_PER_CORE, _PROGRAMS // cores(input.device)) * cores(input.device)
+    return Launch(
+        loss_total, min(walk.tiles, programs), walk.tiles, _divisor(input, settings),
+        *walk.sizes_and_strides, *_weight(weight), _per_channel(weight), *_form(settings),
+        walk.along_c, walk.chunk, walk.vec, _BLOCK, walk.wide, _compute(input, target, weight),
+        _PROGRAMS, num_warps=WARPS_128,
+    )  # fmt: skip
 
 
 def backward(grad: Tensor, saved: Saved, settings: Settings, needs: Sequence[bool]) -> list[Tensor]:
     """As ``reference.backward``."""
     input, target, weight, statistics, _ = saved
-    reduction, form = settings.reduction, _form(settings)
     out = allocate.gradients(saved, needs)
     numel = input.numel()
     if numel == 0 or not out:
@@ -176,29 +196,47 @@ def backward(grad: Tensor, saved: Saved, settings: Settings, needs: Sequence[boo
     grad_input, grad_target, grad_weight = (
         next(results) if need and t is not None else None for t, need in zip(saved.operands, needs, strict=True)
     )
-    walk = _walk(input, target, weight, grad if reduction == NONE else None)
-    divisor = numel if reduction == MEAN else 1
-    compute, by_element = _compute(allocate.compute_dtype(saved.operands)), reduction == NONE
     with on_device(input.device):
         if grad_input is not None or grad_target is not None:
-            image_gradients[(walk.tiles,)](
-                input, target, weight, grad, statistics, grad_input, grad_target, divisor,
-                *walk.sizes_and_strides, *_weight(weight), *walk.grad,
-                weight is not None and weight.shape[1] > 1, *form, walk.along_c, walk.chunk, walk.vec, _BLOCK,
-                walk.wide, compute, by_element, int(any(walk.grad)),
-                not walk.flat and grad_input is not None and is_channels_last(grad_input),
-                not walk.flat and grad_target is not None and is_channels_last(grad_target), num_warps=WARPS_128,
-            )  # fmt: skip
+            _image_gradients((input, target, weight, grad, statistics, grad_input, grad_target), settings)
         if grad_weight is not None and weight is not None:
-            cells, reach, parts = _gather_shape(input, weight)
-            shares, counters = workspace(input.device) if parts > 1 else (None, None)
-            map_gradient[(triton.cdiv(weight.numel(), cells) * parts,)](
-                input, target, grad, statistics, grad_weight, shares, counters, divisor,
-                *walk.sizes_and_strides[3:], *weight.shape[2:], *walk.grad, *weight.shape[:2], input.shape[0], parts,
-                *form, walk.along_c, walk.vec, walk.wide, compute, by_element, is_channels_last(grad_weight),
-                cells, reach, parts > 1, _PROGRAMS, num_warps=WARPS_128,
-            )  # fmt: skip
+            scratch = workspace(input.device) if _gather_shape(input, weight)[2] > 1 else (None, None)
+            _map_gradient((input, target, grad, statistics, grad_weight, *scratch), settings)
     return out
+
+
+@Launcher
+def _image_gradients(
+    input: Tensor, target: Tensor, weight: Tensor | None, grad: Tensor, statistics: Tensor | None,
+    grad_input: Tensor | None, grad_target: Tensor | None, settings: Settings,
+) -> Launch:  # fmt: skip
+    walk = _walk(input, target, weight, grad if settings.reduction == NONE else None)
+
+    def last(gradient: Tensor | None) -> bool:
+        return not walk.flat and gradient is not None and is_channels_last(gradient)
+
+    return Launch(
+        image_gradients, walk.tiles, _divisor(input, settings),
+        *walk.sizes_and_strides, *_weight(weight), *walk.grad, _per_channel(weight), *_form(settings),
+        walk.along_c, walk.chunk, walk.vec, _BLOCK, walk.wide, _compute(input, target, weight),
+        settings.reduction == NONE, int(any(walk.grad)), last(grad_input), last(grad_target), num_warps=WARPS_128,
+    )  # fmt: skip
+
+
+@Launcher
+def _map_gradient(
+    input: Tensor, target: Tensor, grad: Tensor, statistics: Tensor | None, grad_weight: Tensor, shares: Tensor | None,
+    counters: Tensor | None, settings: Settings,
+) -> Launch:  # fmt: skip
+    walk = _walk(input, target, grad_weight, grad if settings.reduction == NONE else None)
+    cells, reach, parts = _gather_shape(input, grad_weight)
+    return Launch(
+        map_gradient, triton.cdiv(grad_weight.numel(), cells) * parts, _divisor(input, settings),
+        *walk.sizes_and_strides[3:], *grad_weight.shape[2:], *walk.grad, *grad_weight.shape[:2], input.shape[0], parts,
+        *_form(settings), walk.along_c, walk.vec, walk.wide, _compute(input, target, grad_weight),
+        settings.reduction == NONE, is_channels_last(grad_weight), cells, reach, parts > 1, _PROGRAMS,
+        num_warps=WARPS_128,
+    )  # fmt: skip
 
 
 def _gather_shape(input: Tensor, weight: Tensor) -> tuple[int, int, int]:
