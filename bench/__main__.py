@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -36,9 +37,12 @@ def _gpu(arguments: argparse.Namespace) -> int:
     if arguments.report:
         try:
             print(report.render(arguments.report))
-        except (OSError, ValueError, KeyError) as error:
+            table = report.write_table(json.loads(arguments.report.read_text()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             print(f"gpu --report: {type(error).__name__}: {error}", file=sys.stderr)
             return 2
+        if table is not None:
+            print(f"wrote the table of choices {table}", file=sys.stderr)
         return 0
     if arguments.out is None:
         print("gpu needs --out DIR, or --report FILE of an earlier run", file=sys.stderr)
@@ -60,7 +64,12 @@ def main() -> int:
 
     gpu = commands.add_parser("gpu", help="build, GPU tests, ceilings, benches: at most 8 minutes, offline")
     gpu.add_argument("--out", type=Path, help="folder for results.json, REPORT.md and the logs")
-    gpu.add_argument("--report", type=Path, metavar="FILE", help="what a run's results.json says; runs nothing")
+    gpu.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="what a run's results.json says, and its table of choices into srkernels/tables",
+    )
     gpu.add_argument("--quick", action="store_true", help="tiny sizes, one process, no build: exercises the script")
     gpu.add_argument("--only", nargs="+", metavar="SECTION", help="run these sections alone")
     gpu.add_argument("--minutes", type=float, default=8, help="time for everything (default 8)")

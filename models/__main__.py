@@ -19,7 +19,10 @@ COMMANDS = {
     "subimages": ("models.commands.subimages", "cuts photographs into squares that load fast"),
     "upscale": ("models.commands.upscale", "enlarges pictures with a trained network"),
     "evaluate": ("models.commands.evaluate", "PSNR, SSIM and LPIPS of a folder of results"),
+    "domain-gap": ("models.commands.domain_gap.command", "how far generated LR pictures are from real ones"),
+    "study": ("models.commands.study.command", "a page on which people score results, and its scores"),
     "ablate": ("models.commands.ablate.command", "trains the rows of a paper's ablation tables in miniature"),
+    "weights": ("models.commands.weights", "makes weights files from what other packages ship"),
     "profile": ("models.commands.profile.command", "where the time of a training step goes"),
 }
 

@@ -12,8 +12,7 @@ import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import ModuleType
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +22,24 @@ from ._spec import Refusal
 from ._validate import FLOAT_DTYPES, shown
 
 BACKENDS = ("reference", "native", "triton", "pointwise")
+
+
+def parts(candidate: str) -> tuple[str, list[str]]:
+    """("triton", ["shift pixels=64", "weight stages=2"]) of "triton[shift pixels=64, weight stages=2]".
+
+    A candidate is a backend, or one with a configuration of its kernels, a name for each pass that has its own.
+    """
+    if not candidate.endswith("]"):
+        return candidate, []
+    backend, _, names = candidate[:-1].partition("[")
+    return backend, names.split(", ")
+
+
+def configured(candidate: str, name: str) -> str:
+    """``candidate`` with one more pass in the configuration of this name."""
+    backend, names = parts(candidate)
+    return f"{backend}[{', '.join([*names, name])}]"
+
 
 # Fastest first, by device type. CPU: measured (bench/results); the interpreter is never an automatic choice.
 # CUDA: ordered by counted bytes and launches until a results file of a GPU run says otherwise.
@@ -90,25 +107,31 @@ def ranked(
 
 # (op package, request, device, dtype, the op's reasons, detail) -> backend module. Availability cannot change within
 # a process, except for the interpreter switch, which _triton reads once.
-_cache: dict[tuple[str, str, torch.device, torch.dtype, Refusal | None, tuple[int, ...]], ModuleType] = {}
+_cache: dict[tuple[str, str, torch.device, torch.dtype, Refusal | None, tuple[int, ...]], Any] = {}
 
 
 def implementation(
     package: str, backend: str, x: Tensor, refuses: Refusal | None = None, detail: tuple[int, ...] = ()
-) -> ModuleType:
-    """The module ``package.<backend>`` that runs on ``x``; raises RuntimeError if an explicit request cannot."""
+) -> Any:
+    """The module ``package.<backend>`` that runs on ``x``, or what it has in its place for a configuration.
+
+    Raises RuntimeError if an explicit request cannot run.
+    """
     key = (package, backend, x.device, x.dtype, refuses, detail)
     found = _cache.get(key)
     if found is None:
-        name = backend
+        name, configuration = parts(backend)
         if backend:
-            reason = why_not(backend, x.device, x.dtype, refuses, detail)
+            reason = why_not(name, x.device, x.dtype, refuses, detail)
             if reason is not None:
                 op = package.rpartition(".")[2]
                 raise RuntimeError(f"{op}: backend {backend!r} was asked for but cannot run: {reason}")
         else:
             name = next(b for b, reason in ranked(x.device, x.dtype, refuses, detail) if reason is None)
-        found = _cache[key] = importlib.import_module(f"{package}.{name}")
+        found = importlib.import_module(f"{package}.{name}")
+        if configuration:
+            found = found.configured(configuration)
+        _cache[key] = found
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from . import functional
-from ._dispatch import BACKENDS, ranked, requested, why_not
+from ._dispatch import BACKENDS, parts, ranked, requested, why_not
 from ._spec import OpSpec
 from ._validate import describe
 from .ops import specs
@@ -54,7 +54,7 @@ def explain(op: str | Callable[..., Any], *inputs: Any, **settings: Any) -> str:
     order = ranked(x.device, x.dtype, spec.refuses, detail)
     record = None if request else _measured(spec, inputs, settings)
     chosen = request or (next(b for b, reason in order if reason is None) if record is None else record.choice)
-    how = "asked for by name" if request else "automatic" if record is None else f"measured on {record.day}"
+    how = "asked for by name" if request else "automatic" if record is None else _decided(record)
     lines = [f"{name} on {x.device.type} {str(x.dtype).removeprefix('torch.')}: {chosen} ({how})"]
     automatic = [b for b, _ in order]
     slower = dict(order)
@@ -73,20 +73,31 @@ def explain(op: str | Callable[..., Any], *inputs: Any, **settings: Any) -> str:
         else:
             verdict = "can run, on request only"
         lines.append(f"  {backend:<10}{verdict}")
+        if reason is None and record is not None:
+            tried = [
+                name for name in (*record.seconds, *record.dropped) if name != backend and parts(name)[0] == backend
+            ]
+            lines += [f"    {name}: {_by_record(name, record)}" for name in tried]
     return "\n".join(lines)
 
 
 def _measured(spec: OpSpec, inputs: tuple[Any, ...], settings: dict[str, Any]) -> Record | None:
     try:
-        known = choose.asked(lambda: spec.op(*inputs, **settings))
-    except (TypeError, ValueError, RuntimeError):  # too few inputs for a call
+        left_out = [None] * (len(spec.operands) - len(inputs))
+        known = choose.asked(lambda: spec.op(*inputs, *left_out, **settings))
+    except (AttributeError, TypeError, ValueError, RuntimeError):  # too few inputs for a call
         return None
     return None if known is None else known[1]
 
 
-def _by_record(backend: str, record: Record) -> str:
-    if backend in record.dropped:
-        return f"dropped when it was measured: {record.dropped[backend]}"
-    if backend not in record.seconds:
+def _decided(record: Record) -> str:
+    where = f", in the table {record.table}" if record.table else ""
+    return f"measured on {record.day}{where}"
+
+
+def _by_record(candidate: str, record: Record) -> str:
+    if candidate in record.dropped:
+        return f"dropped when it was measured: {record.dropped[candidate]}"
+    if candidate not in record.seconds:
         return "can run, was not measured"
-    return f"can run{', chosen' if backend == record.choice else ''}: took {1e6 * record.seconds[backend]:.0f} us"
+    return f"can run{', chosen' if candidate == record.choice else ''}: took {1e6 * record.seconds[candidate]:.0f} us"

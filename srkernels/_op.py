@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from ._dispatch import implementation, requested, why_not
+from ._dispatch import implementation, parts, requested, why_not
 from ._modes import in_forward_mode, records, transforms_active
 from ._spec import Refusal, convolves_nothing
 from .tuned import choose
@@ -98,7 +98,9 @@ class Backend(NamedTuple):
     """Where an op's code lives, and what its choice depends on besides device and dtype.
 
     Attributes:
-        package: holds ``reference``, ``native`` and ``triton``, modules with the functions named below.
+        package: holds ``reference``, ``native`` and ``triton``, modules with the functions named below. One whose
+            kernels have several configurations lists them, ``configurations(operands) -> [names of each pass]``, its
+            own first, then in the order to try them, and has the functions in any, ``configured(names)``.
         forward: name of ``(operands, settings[, keep]) -> [outputs]``.
         backward: name of ``(grad, saved, settings, needs) -> [gradients of those needed]``.
         refuses: the op's own reasons against a backend (see ``_spec.Refusal``).
@@ -123,9 +125,21 @@ class Backend(NamedTuple):
         return implementation(self.package, name, x, self.refuses, details)
 
     def why_not(self, name: str, tensors: Any, settings: Any) -> str | None:
-        """Why ``name`` cannot run on these, or None."""
+        """Why ``name``, a backend or one in a configuration, cannot run on these, or None."""
         x, details = self._decisive(tensors, settings, None)
-        return why_not(name, x.device, x.dtype, self.refuses, details)
+        backend, names = parts(name)
+        reason = why_not(backend, x.device, x.dtype, self.refuses, details)
+        if reason is None and names:
+            passes = iter(self.configurations(backend, tensors, settings))  # which the names follow in order
+            if not all(any(one in those for those in passes) for one in names):
+                reason = f"{backend} has no such configuration here: {', '.join(names)}"
+        return reason
+
+    def configurations(self, name: str, tensors: Any, settings: Any) -> Sequence[Sequence[str]]:
+        """Names of the configurations of a backend's kernels for these, by pass, its own first."""
+        module = self.module(name, tensors, settings)
+        found: Sequence[Sequence[str]] = getattr(module, "configurations", lambda _: [])(tensors)
+        return found
 
     def _decisive(self, tensors: Sequence[Any], settings: Any, grad: Tensor | None) -> tuple[Any, tuple[int, ...]]:
         x, second, *_ = *tensors, None
@@ -318,8 +332,12 @@ class FusedOp(Generic[_Operands, _Settings]):
     # What ``tuned`` measures.
 
     def why_not(self, backend: str, operands: _Operands, settings: _Settings) -> str | None:
-        """Why ``backend`` cannot run on these, or None."""
+        """Why ``backend``, in a configuration or not, cannot run on these, or None."""
         return self._backend.why_not(backend, operands, settings)
+
+    def configurations(self, backend: str, operands: _Operands, settings: _Settings) -> Sequence[Sequence[str]]:
+        """Names of the configurations of a backend's kernels for these, by pass, its own first."""
+        return self._backend.configurations(backend, operands, settings)
 
     def run(self, backend: str, operands: _Operands, settings: _Settings, keep: bool) -> Sequence[Tensor]:
         """What a call takes for which ``backend`` was chosen."""

@@ -165,10 +165,15 @@ def _layouts(row: dict[str, Any], reduced: bool) -> list[tuple[tuple[str, ...], 
 
 
 def _rare(row: dict[str, Any], ids: list[str]) -> bool:
-    """Whether a whole run leaves this out: narrower dtypes in other than dense layouts, but for the interpreter."""
-    if row.get("dtype", torch.float32) is torch.float32 or row["target"].interpreted:
+    """Whether a whole run leaves this out: other dtypes than fp32 in other than dense layouts, and two in three cases
+    of fp16 and fp64, whose kernels are bf16's and fp32's for another element. The interpreter's rows are few already.
+    """
+    dtype = row.get("dtype", torch.float32)
+    if dtype is torch.float32 or row["target"].interpreted:
         return False
-    return ids[-1] == "strided"
+    if ids[-1] == "strided":
+        return True
+    return dtype is not torch.bfloat16 and "case" in row and row["spec"].cases.index(row["case"]) % 3 != 0
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

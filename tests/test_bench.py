@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.tuning import anew
 
 import srkernels
 from bench import machine, report, tables, timing
@@ -31,6 +32,8 @@ from bench.scaling.plan import Plan, Size, Times
 from srkernels._parity import flat
 from srkernels._spec import BenchCase, Case, OpSpec
 from srkernels.ops import specs
+from srkernels.tuned import store
+from srkernels.tuned.records import Call, Record
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -673,6 +676,37 @@ def test_gpu_report_chooses_and_tells_what_was_missed() -> None:
         "slope of made_up over the side: ours above 1.1, ours above eager",
         "section build timed out: late",
     ]
+
+
+def test_gpu_report_writes_the_table_of_choices_that_the_library_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {"srkernels": "0", "torch": "2.11.0+cu130", "device": "a card", "cores": 7, "triton": "3.6.1"}
+    cuda = torch.device("cuda")
+    call = Call("conv2d_act", cuda, 0, (torch.bfloat16, 64, 14, 1), 3)
+    record = Record({"reference": 2.0, "triton[shift pixels=64]": 1.0}, {"triton": "wrong"}, "2000-01-01")
+    data = {"choices": json.loads(store.written(made, {call: record}))}
+    results = {"sections": {"choices": {"status": "ok", "data": data}}}
+    file = gpu_report.write_table(results, tmp_path)
+    assert file is not None and file.parent == tmp_path
+    monkeypatch.setattr(store, "TABLES", tmp_path)
+    monkeypatch.setattr(store, "made_on", lambda device: made | {"torch": "2.11.3"})
+    assert store.shipped(cuda) == {call: dataclasses.replace(record, table=file.stem)}
+    assert store.shipped(cuda)[call].choice == "triton[shift pixels=64]"
+    assert gpu_report.write_table({"sections": {"choices": {"data": {}}}}, tmp_path) is None
+    data["choices"]["records"] = [{}]
+    with pytest.raises(ValueError, match="no record that can be read"):
+        gpu_report.write_table(results, tmp_path)
+
+
+def test_the_acceptance_s_choices_leave_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SRKERNELS_CACHE", str(tmp_path / "cache"))
+    anew(monkeypatch)
+    assert gpu.run_all(tmp_path / "out", quick=True, only=["choices"]) == 0
+    section = json.loads((tmp_path / "out" / "results.json").read_text())["sections"]["choices"]
+    assert [row[0] for row in section["data"]["tables"][0]["rows"]] == ["haar_highpass", "conv2d_act"]
+    assert "choices" not in section["data"]  # of sizes that nobody trains
+    assert not (tmp_path / "cache").exists()
 
 
 def test_gpu_report_names_what_it_cannot_read(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ def test_sdist_and_wheel(tmp_path: Path) -> None:
     assert sdist.stat().st_size < 2**20
     top = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
     assert {name for name in top if not name.endswith(".dist-info")} == {"srkernels"}
+    assert "srkernels/tables/README.md" in zipfile.ZipFile(wheel).namelist()
     site = tmp_path / "site"
     run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(wheel))
     smoke = (

@@ -75,9 +75,13 @@ def _convolution_backward(g: Tensor, x: Tensor, w: Tensor, *mask: bool) -> Seque
 
 
 def _passes(xs: list[Tensor], gs: list[Tensor], w: Tensor) -> Iterator[_Pass]:
-    """Forward, gradients of data, weight and activation; every candidate returns what PyTorch returns."""
+    """Forward, gradients of data, weight and activation; every candidate returns what PyTorch returns.
+
+    Configurations are those that ``srkernels.tuning()`` tries the first of; the chosen one is the first.
+    """
     from srkernels.ops.conv.activation import RELU, Epilogue
     from srkernels.ops.conv.triton import launch
+    from srkernels.ops.conv.triton.configuration import configurations, configurations_of_shares
 
     (cout, cin), dtype = w.shape[:2], w.dtype
     x, g, wide = xs[0].double(), gs[0].double(), w.double()
@@ -105,21 +109,24 @@ def _passes(xs: list[Tensor], gs: list[Tensor], w: Tensor) -> Iterator[_Pass]:
         return launch.activation_gradient(g, x, None, Epilogue(RELU), True, torch.empty_like(w[:, 0, 0, 0]), None)
 
     calls = {PYTORCH: [lambda x=x: F.conv2d(x, w, padding=1) for x in xs]}
-    for how in launch.configurations(cin, cout, dtype):
-        calls[str(how)] = [lambda how=how, x=x: convolved(how, x, False) for x in xs]
-    yield _Pass("forward", F.conv2d(x, wide, padding=1), calls, str(launch.choose(xs[0], cout)), *counted)  # type: ignore[arg-type]
+    found = configurations(xs[0], cout)
+    for name, how in found.items():
+        calls[name] = [lambda how=how, x=x: convolved(how, x, False) for x in xs]
+    yield _Pass("forward", F.conv2d(x, wide, padding=1), calls, next(iter(found)), *counted)  # type: ignore[arg-type]
 
     calls = {PYTORCH: [lambda x=x, g=g: _convolution_backward(g, x, w, True, False, False)[0] for x, g in pairs]}
-    for how in launch.configurations(cout, cin, dtype):
-        calls[str(how)] = [lambda how=how, g=g: convolved(how, g, True) for g in gs]
+    found = configurations(gs[0], cin)
+    for name, how in found.items():
+        calls[name] = [lambda how=how, g=g: convolved(how, g, True) for g in gs]
     exact = _convolution_backward(g, x, wide, True, False, False)[0]
-    yield _Pass("data gradient", exact, calls, str(launch.choose(gs[0], cin)), *counted)  # type: ignore[arg-type]
+    yield _Pass("data gradient", exact, calls, next(iter(found)), *counted)  # type: ignore[arg-type]
 
     calls = {PYTORCH: [lambda x=x, g=g: _convolution_backward(g, x, w, False, True, False)[1] for x, g in pairs]}
-    for how in launch.configurations_of_shares(xs[0], cout):
-        calls[str(how)] = [lambda how=how, x=x, g=g: summed(how, x, g) for x, g in pairs]
+    shares = configurations_of_shares(xs[0], cout)
+    for name, how in shares.items():
+        calls[name] = [lambda how=how, x=x, g=g: summed(how, x, g) for x, g in pairs]
     exact = _convolution_backward(g, x, wide, False, True, False)[1]
-    yield _Pass("weight gradient", exact, calls, str(launch.choose_shares(xs[0], cout)), *counted)  # type: ignore[arg-type]
+    yield _Pass("weight gradient", exact, calls, next(iter(shares)), *counted)  # type: ignore[arg-type]
 
     if cin == cout:
         # Of relu, with x as its output, and the sum that is a bias's gradient.

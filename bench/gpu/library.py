@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -206,6 +209,47 @@ def shapes(context: Context) -> None:
     for name, bench in _SHAPES[1::4] if context.small else _SHAPES:
         _measure(context, by_name[name], tiny(by_name[name]) if context.small else bench)
     _fail_if_any(context)
+
+
+def choices(context: Context) -> None:
+    """What ``srkernels.tuning()`` measures of the calls above and of the bench cases, for the table that ships."""
+    from srkernels.tuned import choose, report, store
+
+    by_name = _specs()
+    benches = [*_SHAPES, *((spec.name, bench) for spec in by_name.values() for bench in spec.bench)]
+    if context.small:
+        benches = [(name, tiny(by_name[name])) for name in ("haar_highpass", "conv2d_act")]
+    add = context.table("choices", ["op", "case", "type", "passes", "eager us", "chosen us", "chosen", "dropped"])
+    found: dict[Any, Any] = {}
+    longest = 0.0
+    for name, bench in benches:
+        if context.left() < 5 + longest:
+            context.note("stopped early: the section's time is used up")
+            return
+        begin = time.monotonic()
+        with _kept_apart(), choose.tuning() as tuner:
+            report.make(by_name[name], bench, context.device)
+        for record in tuner.found.values():
+            times = (1e6 * record.seconds[candidate] for candidate in ("reference", record.choice))
+            dropped = "; ".join(f"{candidate}: {reason}" for candidate, reason in record.dropped.items())
+            add(name, bench.case.id, bench.dtype, bench.passes, *times, record.choice, dropped)
+        found |= tuner.found
+        longest = max(longest, time.monotonic() - begin)
+        if not context.small:
+            context.data["choices"] = json.loads(store.written(store.made_on(context.device), found))
+            context.save(context.data)
+
+
+@contextmanager
+def _kept_apart() -> Iterator[None]:
+    """Inside, no file of choices is read or written: other sections measure what ships."""
+    before = os.environ["SRKERNELS_CACHE"]
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["SRKERNELS_CACHE"] = folder
+        try:
+            yield
+        finally:
+            os.environ["SRKERNELS_CACHE"] = before
 
 
 def benches(context: Context) -> None:

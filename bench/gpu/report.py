@@ -7,6 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from srkernels.tuned import store
+
 from .. import machine, tables
 from ..record import OURS
 from ..scaling.slopes import flags
@@ -50,6 +54,23 @@ def convolutions(results: Mapping[str, Any]) -> tables.Table:
         row += [tables.times(theirs and theirs / best["us"]), tables.number(best["floor_us"]), best["kernel"]]
         table[1].append(row)
     return table
+
+
+def write_table(results: Mapping[str, Any], folder: Path = store.TABLES) -> Path | None:
+    """The table of choices that ships for the card that a run measured; None where it measured none.
+
+    Raises ValueError for a damaged file.
+    """
+    content = results["sections"].get("choices", {}).get("data", {}).get("choices")
+    if content is None:
+        return None
+    # As the library will read it, for any device of this kind.
+    records = store.read(json.dumps(content).encode(), torch.device("cuda"), lambda made: True)
+    if not records:
+        raise ValueError("its section choices holds no record that can be read")
+    file = store.table(content["made_on"], folder)
+    file.write_text(store.written(content["made_on"], records))
+    return file
 
 
 def missed(results: Mapping[str, Any]) -> list[str]:

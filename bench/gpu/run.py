@@ -42,17 +42,18 @@ class Section:
 SECTIONS = {
     "environment": Section(library.environment, 10, "what this machine is"),
     "ceilings": Section(limits.ceilings, 20, "copy, L2 and matrix rates that everything else is held against"),
-    "kernels": Section(convolutions.kernels, 120, "every configuration of the convolution kernels, beside cuDNN", True),
-    "blocks": Section(networks.blocks, 55, "residual and dense block: eager, torch.compile, ours; channels_last"),
+    "kernels": Section(convolutions.kernels, 105, "every configuration of the convolution kernels, beside cuDNN", True),
+    "blocks": Section(networks.blocks, 50, "residual and dense block: eager, torch.compile, ours; channels_last"),
     "shapes": Section(library.shapes, 40, "the ops, blocks first, at shapes of the published training runs"),
-    "build": Section(library.build, 55, "the native core, built in place for this GPU alone"),
-    "tests": Section(library.tests, 85, "the gates on the GPU"),
+    "choices": Section(library.choices, 45, "what tuning chooses, for the table that ships: as far as it gets"),
+    "build": Section(library.build, 50, "the native core, built in place for this GPU alone"),
+    "tests": Section(library.tests, 75, "the gates on the GPU"),
     "sanitizer": Section(library.sanitizer, 20, "memory errors and races, by compute-sanitizer"),
     "steps": Section(
-        library.steps, 45, "the methods' training steps at published sizes, against published and plain PyTorch"
+        library.steps, 40, "the methods' training steps at published sizes, against published and plain PyTorch"
     ),
     "launches": Section(limits.launches, 10, "what one launch and one autograd node cost"),
-    "benches": Section(library.benches, 20, "every bench case of every op, host cost, bandwidth checks"),
+    "benches": Section(library.benches, 15, "every bench case of every op, host cost, bandwidth checks"),
     # No time of its own: it runs if the others leave some.
     "scaling": Section(library.scaling, 0, "how the time of every op and step grows with side and batch"),
 }

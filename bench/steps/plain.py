@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.networks import DSN, Decoder, Encoder, RRDBNet, VGG19Features
+from models.networks import DSN, Decoder, Encoder, RRDBNet, VGG16Features, VGG19Features, VGGFeatures
 
 
 def rrdbnet(network: RRDBNet | Decoder, x: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def dsn(network: DSN, x: Tensor) -> Tensor:
     return network.Afterconv(features)
 
 
-def vgg(network: VGG19Features, x: Tensor) -> dict[str, Tensor]:
+def vgg(network: VGGFeatures, x: Tensor) -> dict[str, Tensor]:
     """Features of the one requested layer, before its ReLU."""
     (layer,) = network.layers
     if network.input_norm:
@@ -80,7 +80,7 @@ def vgg(network: VGG19Features, x: Tensor) -> dict[str, Tensor]:
         if f"conv{name}" == layer:
             return {layer: z}
         x = F.relu(z, inplace=True)
-    raise ValueError(f"plain VGG-19: no layer {layer}")
+    raise ValueError(f"plain VGG: no layer {layer}")
 
 
 class Plain(nn.Module):
@@ -97,6 +97,7 @@ class Plain(nn.Module):
 PLAIN: dict[type[nn.Module], Callable[..., Any]] = {
     RRDBNet: rrdbnet,
     DSN: dsn,
+    VGG16Features: vgg,
     VGG19Features: vgg,
     Encoder: encoder,
     Decoder: rrdbnet,

@@ -16,6 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 import srkernels
+from models.networks.vgg import VGG
 from models.train.budget import Saving
 from models.train.memory import (
     MemoryCount,
@@ -60,7 +61,7 @@ def print_memory(config: USRDAConfig, preset: str, card: float) -> None:
 def options(config: USRDAConfig) -> list[Option]:
     """The run as configured, and what else there is; the backend by name is the environment's or that for GPUs."""
     savings = [Saving(), Saving(recompute=True)]
-    if config.perceptual.network == "vgg19":
+    if config.perceptual.network in VGG:
         savings.append(Saving(recompute=True, feature_signs=True))
     found = [Option(*each) for each in product(("fp32", "bf16"), savings, (None, _named_backend() or "triton"))]
     chosen = _chosen(config)

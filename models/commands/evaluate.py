@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,24 +11,22 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 import tyro
 from rich.progress import track
 from rich.table import Table
 
 from models.config import Bound, check_bounds
-from models.data import IMAGE_SUFFIXES, InputError, Picture, list_files, read_photo, to_tensor
+from models.data import InputError, Picture, pair_files, read_photo
 from models.data.files import readable, write_whole
 from models.evaluate import metrics
-from models.networks.lpips import LEAST_SIDE
-from models.networks.weight_options import load_lpips
+from models.networks.weight_options import LPIPSFiles, load_lpips
 from models.train.run import make_console
 
 PictureRow = tuple[str, list[float]]
 
 
 @dataclass(frozen=True)
-class EvaluateOptions:
+class EvaluateOptions(LPIPSFiles):
     """Measures PSNR and SSIM, in RGB and in Y, and LPIPS if its weights are given, of SR pictures against HR ones.
 
     Pictures are matched by name: baby.png goes with baby.png, or with a name that adds one word after an underscore,
@@ -43,10 +40,6 @@ class EvaluateOptions:
     """Folder of HR pictures, of the same sizes."""
     crop_border: Annotated[int, Bound(0, 1024)] = 4
     """Pixels cut from every side before PSNR and SSIM, by convention the scale; LPIPS sees whole pictures."""
-    lpips_alex: Path | None = None
-    """torchvision's alexnet-owt-7be5be79.pth, or auto, which fetches it; needs --lpips-lin."""
-    lpips_lin: Path | None = None
-    """LPIPS v0.1's alex.pth (richzhang/PerceptualSimilarity, weights/v0.1), or auto; needs --lpips-alex."""
     csv: Path | None = None
     """A file for the numbers, with a line for each picture and one for the mean."""
 
@@ -57,6 +50,7 @@ class _Measure:
     convention: str
     digits: int
     of: Callable[[Picture, Picture], float]
+    least_side: int = 0  # pixels; a smaller picture measures NaN
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -72,32 +66,17 @@ def run_evaluate(options: EvaluateOptions) -> int:
     """
     check_bounds(options)
     measures = _measures(options)
-    pairs = _pairs(options.sr, options.hr)
+    pairs = pair_files(options.sr, options.hr)
     rows = [(hr.stem, _measure(measures, sr, hr)) for sr, hr in track(pairs, description="evaluate", transient=True)]
     rows.append(("mean", [_mean(column) for column in zip(*(values for _, values in rows), strict=True)]))
     console = make_console()
     console.print(_table(measures, rows))
     if small := [readable(name) for name, values in rows[:-1] if any(map(math.isnan, values))]:
-        console.out(f"less than {LEAST_SIDE} pixels a side, too small for LPIPS: {', '.join(small)}", highlight=False)
+        name, least = measures[-1].name, measures[-1].least_side
+        console.out(f"less than {least} pixels a side, too small for {name}: {', '.join(small)}", highlight=False)
     if options.csv is not None:
         _write_csv(options.csv, measures, rows)
     return 0
-
-
-def _pairs(sr_folder: Path, hr_folder: Path) -> list[tuple[Path, Path]]:
-    hr_paths = list_files(hr_folder, IMAGE_SUFFIXES, "image")
-    names = {path.stem for path in hr_paths}
-    found: dict[str, list[Path]] = defaultdict(list)
-    for path in list_files(sr_folder, IMAGE_SUFFIXES, "image"):
-        name = path.stem if path.stem in names else path.stem.rpartition("_")[0]
-        if name not in names:
-            raise InputError(f"{path} has no HR picture of its name in {hr_folder}")
-        found[name].append(path)
-    for path in hr_paths:
-        if len(found[path.stem]) != 1:
-            several = ", ".join(sr.name for sr in found[path.stem]) or "none"
-            raise InputError(f"{path} must have one SR picture of its name in {sr_folder}, found {several}")
-    return [(found[path.stem][0], path) for path in hr_paths]
 
 
 def _measures(options: EvaluateOptions) -> list[_Measure]:
@@ -106,21 +85,11 @@ def _measures(options: EvaluateOptions) -> list[_Measure]:
         how = {"crop_border": options.crop_border, "y_channel": y_channel}
         for name, digits, of in (("PSNR (dB)", 2, metrics.psnr), ("SSIM", 4, metrics.ssim)):
             measures.append(_Measure(name, metrics.convention(**how), digits, partial(of, **how)))
-    if options.lpips_alex is not None or options.lpips_lin is not None:
-        measures.append(_Measure("LPIPS", "v0.1 Alex, RGB, crop 0, uint8", 4, _lpips(options)))
+    if options.given:
+        network = load_lpips(options, "--lpips")
+        shown = f"{network.convention}, {metrics.convention(0, y_channel=False)}"
+        measures.append(_Measure(network.name, shown, 4, partial(metrics.lpips, network), network.least_side))
     return measures
-
-
-def _lpips(options: EvaluateOptions) -> Callable[[Picture, Picture], float]:
-    network = load_lpips(options.lpips_alex, options.lpips_lin, "--lpips")
-
-    @torch.inference_mode()
-    def measure(sr: Picture, hr: Picture) -> float:
-        if min(hr.shape[:2]) < LEAST_SIDE:
-            return math.nan
-        return float(network(to_tensor(sr)[None], to_tensor(hr)[None]))
-
-    return measure
 
 
 def _measure(measures: Sequence[_Measure], sr_path: Path, hr_path: Path) -> list[float]:

@@ -15,26 +15,21 @@ from models.dasr.losses import Perceptual
 from models.dasr.maps import DistanceMap
 from models.dasr.steps import DSNStep, SRNStep
 from models.data import InputError
-from models.networks import DSN, LPIPS, DeResNet, PatchDiscriminator, RRDBNet, VGG19Features
+from models.networks import DSN, LPIPS, DeResNet, PatchDiscriminator, RRDBNet, VGGFeatures
 from models.networks.blocks import kaiming_init, recompute_blocks, zero_init
 from models.networks.frequency import FrequencyFilter, frequency_filter
-from models.networks.vgg import keep_signs
-from models.networks.weight_options import load_lpips, load_network, load_vgg
+from models.networks.lpips import Trunk
+from models.networks.vgg import VGG, keep_signs
+from models.networks.weight_options import PerceptualFiles, load_lpips, load_network, load_vgg
 from models.train.loop import LoopConfig
 from models.train.losses import DistanceLoss, FeatureLoss, GANLoss
 from models.train.players import Players
 
 
 @dataclass(frozen=True)
-class WeightFiles:
+class WeightFiles(PerceptualFiles):
     """Files that a run needs or starts from."""
 
-    vgg: Path | None = None
-    """torchvision's vgg19-dcbb9e9d.pth, for a perceptual loss on VGG-19; auto fetches it."""
-    lpips_alex: Path | None = None
-    """torchvision's alexnet-owt-7be5be79.pth, for LPIPS; auto fetches it."""
-    lpips_lin: Path | None = None
-    """LPIPS v0.1's alex.pth (richzhang/PerceptualSimilarity, weights/v0.1); auto fetches it."""
     dsn: Path | None = None
     """A down-sampling network to start from, or to generate with (ours or published)."""
     dsn_discriminator: Path | None = None
@@ -104,6 +99,8 @@ def build_srn_step(
         low=view.low if srn.low_band_weight else None,
         domain_gap=config.domain_gap,
         distance=distance,
+        map_weights=srn.map_weights,
+        map_cap=srn.map_cap,
     )
 
 
@@ -115,20 +112,22 @@ def build_features(
     Raises InputError naming the option whose file is missing or wrong.
     """
     if perceptual.network == "none" or device.type == "meta":
-        return random_features(perceptual, run, device)
-    if perceptual.network == "vgg19":
-        features: VGG19Features | LPIPS = load_vgg(perceptual.layers, weights.vgg, "--weights.vgg")
+        return random_features(perceptual, run, device, weights.lpips_trunk)
+    if perceptual.network == "lpips":
+        features: VGGFeatures | LPIPS = load_lpips(weights, "--weights.lpips")
     else:
-        features = load_lpips(weights.lpips_alex, weights.lpips_lin, "--weights.lpips")
+        features = load_vgg(perceptual.layers, weights.vgg, "--weights.vgg", network=perceptual.network)
     return assemble_features(perceptual, features, run, device)
 
 
-def random_features(perceptual: PerceptualConfig, run: LoopConfig, device: torch.device) -> Perceptual | None:
-    """phi with random weights, where values do not matter."""
+def random_features(
+    perceptual: PerceptualConfig, run: LoopConfig, device: torch.device, trunk: Trunk = "alex"
+) -> Perceptual | None:
+    """phi with random weights, where values do not matter; `trunk` is that of LPIPS."""
     if perceptual.network == "none":
         return None
     with device:
-        features = VGG19Features(perceptual.layers) if perceptual.network == "vgg19" else LPIPS()
+        features = LPIPS(trunk) if perceptual.network == "lpips" else VGG[perceptual.network](perceptual.layers)
     return assemble_features(perceptual, features, run, device)
 
 
@@ -144,7 +143,7 @@ def random_distance(config: DASRConfig, device: torch.device) -> DistanceMap | N
 
 
 def assemble_features(
-    perceptual: PerceptualConfig, features: VGG19Features | LPIPS, run: LoopConfig, device: torch.device
+    perceptual: PerceptualConfig, features: VGGFeatures | LPIPS, run: LoopConfig, device: torch.device
 ) -> Perceptual:
     """The loss on a given network."""
     features.to(device, memory_format=run.layout)
@@ -152,7 +151,7 @@ def assemble_features(
         return DistanceLoss(features)
     if run.feature_signs:
         keep_signs(features)
-    return FeatureLoss(features, perceptual.map_resize)
+    return FeatureLoss(features, perceptual.map_resize, perceptual.means_of(perceptual.layers))
 
 
 def check_scale_of_file(network: nn.Module, option: str, scale: int) -> None:
@@ -164,7 +163,7 @@ def check_scale_of_file(network: nn.Module, option: str, scale: int) -> None:
 def build_filter(discriminator: DiscriminatorConfig, *, padded: bool = False) -> FrequencyFilter:
     """H(.) of a discriminator; `padded` as the published code has it for the SR network's, and not for the DSN's."""
     kernel, gain = discriminator.frequency_kernel, discriminator.frequency_gain
-    return frequency_filter(discriminator.frequency, kernel, gain, padded)
+    return frequency_filter(discriminator.frequency, kernel, gain, padded, discriminator.frequency_contrast)
 
 
 def _players(
@@ -181,6 +180,7 @@ def _players(
         init=options.init,
     )
     discriminator.frequency, discriminator.frequency_kernel = options.frequency, options.frequency_kernel
+    discriminator.frequency_contrast = options.frequency_contrast
     if run.recompute:
         recompute_blocks(generator)
     if run.compile:

@@ -25,8 +25,9 @@ from models.config import (
 from models.data import InputError
 from models.networks import PatchDiscriminator
 from models.networks.frequency import frequency_filter
+from models.networks.weight_options import PerceptualFiles, check_layers
 from models.train.loop import LoopConfig
-from models.train.losses import GANForm
+from models.train.losses import GANForm, ScaleConfig
 from models.train.schedule import ScheduleConfig
 
 PRESETS = Path(__file__).parent / "presets"
@@ -34,6 +35,7 @@ PRESETS = Path(__file__).parent / "presets"
 Frequency = Literal["haar", "haar_sum", "gbfs", "average", "rgb"]
 Kind = Literal["paper", "fsd", "nlayer_s1", "nlayer_s2"]
 Norm = Literal["instance", "batch", "spectral", "none"]
+MapWeights = Literal["map", "normalised", "capped", "constant"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class DiscriminatorConfig:
     """Side of the low-pass of gbfs and average, in pixels."""
     frequency_gain: Annotated[float, Bound(0, 1000, above=True)] = 0.5
     """Gain of gbfs and average; the published SR network scales twice, which is 0.25."""
+    frequency_contrast: Annotated[float, Bound(0, 1000)] = 0.0
+    """What it sees is H, or with a contrast other than 0 (H - 0.5) times it (ours), which needs norm none to matter."""
     gan: GANForm = "nonsaturating"
     """Form of the adversarial loss; the paper prints the saturating one."""
     halve: bool = False
@@ -65,13 +69,14 @@ class DiscriminatorConfig:
 
 
 @dataclass(frozen=True)
-class PerceptualConfig:
+class PerceptualConfig(ScaleConfig):
     """The perceptual loss."""
 
-    network: Literal["vgg19", "lpips", "none"] = "vgg19"
-    """vgg19 needs --weights.vgg, lpips needs --weights.lpips-alex and --weights.lpips-lin."""
+    network: Literal["vgg19", "vgg16", "lpips", "none"] = "vgg19"
+    """vgg19 and vgg16 need --weights.vgg, lpips needs --weights.lpips-alex or --weights.lpips-vgg, and
+    --weights.lpips-lin."""
     layers: tuple[str, ...] = ("conv5_4",)
-    """Layers of VGG-19, before (conv) or after (relu) the activation."""
+    """Layers of VGG, before (conv) or after (relu) the activation; VGG-16 ends at conv5_3."""
     map_resize: Literal["bilinear", "area"] = "bilinear"
     """How the distance map reaches the features' size."""
 
@@ -164,6 +169,10 @@ class SRNConfig:
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     weigh_features: bool = True
     """The map weighs the perceptual loss too (Eq. 5; not in the published code)."""
+    map_weights: MapWeights = "map"
+    """What weighs: the map w (Eq. 5), or w / mean(w), that up to the cap, or mean(w) everywhere (ours), per batch."""
+    map_cap: Annotated[float, Bound(1, 1000)] = 2.0
+    """The largest weight of map-weights capped."""
     content_weight: Weight = 0.01
     """alpha of Eq. 6."""
     perceptual_weight: Weight = 1.0
@@ -240,17 +249,20 @@ def check(config: DASRConfig) -> None:
     scale = config.scale
     for name, stage in (("dsn", config.dsn), ("srn", config.srn)):
         check_crop(f"--{name}.crop", stage.crop, 2 * scale, 8 * scale)
+        stage.perceptual.check_scale(f"--{name}.perceptual", stage.perceptual.layers)
         _check_discriminator(name, stage.discriminator, stage.crop // scale if name == "dsn" else stage.crop)
+        if stage.perceptual.scaled and stage.perceptual.network == "lpips":
+            raise InputError(f"--{name}.perceptual.scaled: LPIPS has a scale of its own")
+        check_layers(stage.perceptual.network, stage.perceptual.layers, f"--{name}.perceptual.layers")
     if config.srn.perceptual.network == "lpips" and config.srn.weigh_features and config.weighted:
         raise InputError("--srn.weigh-features: LPIPS is one number per picture and cannot be weighted place by place")
 
 
-def check_weightless(config: DASRConfig) -> None:
-    """`check` for commands that take no weight files. Raises InputError if the run needs one."""
+def check_weights(config: DASRConfig, weights: PerceptualFiles) -> None:
+    """`check`, and that the files are named that perceptual losses need, before anything is written."""
     check(config)
-    for name, network in (("dsn", config.dsn.perceptual.network), ("srn", config.srn.perceptual.network)):
-        if network != "none":
-            raise InputError(f"--{name}.perceptual.network must be none here, got {network}: it needs weight files")
+    for name, stage in (("dsn", config.dsn), ("srn", config.srn)):
+        weights.check(stage.perceptual.network, f"--{name}.perceptual.network")
 
 
 def _check_discriminator(stage: str, options: DiscriminatorConfig, side: int) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.dasr.config import MapsConfig
+from models.dasr.config import MapsConfig, MapWeights
 from models.networks import PatchDiscriminator
 from models.networks.frequency import FrequencyFilter
 from models.train.losses import widen
@@ -60,6 +60,29 @@ class DistanceMap(nn.Module):
         if scores.shape[-2:] == (height, width):
             return scores
         return F.interpolate(scores, size=(height, width), mode="bilinear", align_corners=False)
+
+
+def weights_of(maps: Tensor, kind: MapWeights, cap: float) -> Tensor:
+    """What weighs the losses, from the maps w of a batch (N, 1, h, w); m is their mean over all places and pictures.
+
+    | kind | weights | |
+    |---|---|---|
+    | map | w | Eq. 5 |
+    | normalised | w / m | as strong beside the adversarial loss as without weights |
+    | capped | min(w / m, cap) | no place or picture counts more than `cap` times |
+    | constant | m | what Eq. 5 does to the losses' strength alone |
+
+    The mean is the batch's, because Eq. 5 weighs whole pictures against each other too, which that of each picture
+    would undo. With several ranks it is that of a rank's own share.
+    """
+    mean = maps.mean()
+    if kind == "constant":
+        return mean.expand_as(maps)
+    if kind == "map":
+        return maps
+    # Maps lie in (0, 1) but may underflow to 0 in all places, where any weights are 0.
+    relative = maps / mean.clamp_min(torch.finfo(maps.dtype).tiny)
+    return relative if kind == "normalised" else relative.clamp_max(cap)
 
 
 def spread(scores: Tensor, box: int, jump: int, first_centre: float, size: tuple[int, int]) -> Tensor:

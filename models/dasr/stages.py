@@ -49,15 +49,17 @@ from models.data.files import write_text, write_whole
 from models.data.resize import bicubic
 from models.evaluate.examples import TILES, TRIED_SIDE, Example, enlarged, resized, sr_examples, tried
 from models.evaluate.tiling import shrink_tiled
-from models.evaluate.validation import validate
+from models.evaluate.validation import load_judge, validate
 from models.networks import DSN, DeResNet, PatchDiscriminator
+from models.networks.vgg import VGG
 from models.networks.weight_options import load_network
 from models.train import distributed
-from models.train.batches import loader, with_cache
+from models.train.batches import first_batch, loader, with_cache
 from models.train.budget import count_run, fit
 from models.train.checkpoint import newest_weights
 from models.train.job import TrainingJob
 from models.train.loop import History, LoopConfig, Stage, train
+from models.train.losses import SCALE_PATCHES, settle_scale
 from models.train.memory import MemoryCount
 from models.train.run import set_aside
 
@@ -109,7 +111,7 @@ def fit_run(job: DASRJob, stage: Literal["dsn", "srn"]) -> LoopConfig:
             step = build_srn_step(tried, job.weights, meta, random_distance(tried, meta))
         return count_run(step, shapes, run, job.device)
 
-    return fit(config.run, options.perceptual.network == "vgg19", count, stage, job.run.say)
+    return fit(config.run, options.perceptual.network in VGG, count, stage, job.run.say)
 
 
 def train_dsn(job: DASRJob, run: LoopConfig | None = None) -> History:
@@ -270,14 +272,22 @@ def _train(
     """Puts a step, its patches and its validation together and trains to the end of the schedule."""
     config, device, run = job.config, job.device, job.config.run
     dataset = PatchDataset(streams, run.seed, run.bad_images, run.grey_images, run.max_bad_images)
+    settle_scale(
+        step.features,
+        options.perceptual,
+        lambda: step.compared(first_batch(dataset, SCALE_PATCHES, run, device)),
+        job.run.say,
+    )
     schedule = options.schedule
 
     def update(done: int, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return step.pretrain(batch) if done < schedule.pretrain else step(batch)
 
-    def judge(generator: nn.Module, done: int) -> dict[str, float]:
+    judge = load_judge(job, border, options.perceptual.network, options.perceptual.layers)
+
+    def measure(generator: nn.Module, done: int) -> dict[str, float]:
         sheet = job.folder(name) / "visualization" / f"{done}.png"
-        return validate(lambda given: infer(generator, given), examples(), border, sheet)
+        return validate(lambda given: infer(generator, given), examples(), judge, sheet)
 
     stage = Stage(
         name,
@@ -290,8 +300,8 @@ def _train(
         batches=loader(dataset, options.batch, schedule.updates, run, device, f"--{name}.batch"),
         images=dataset.total,
         pictures=dataset.fingerprints(),
-        validate=judge,
-        measures=("psnr", "ssim"),
+        validate=measure,
+        measures=judge.measures,
         accepted=lambda: job.record(dump_yaml(config)),
         phase=lambda done: done < schedule.pretrain,
     )
@@ -323,6 +333,11 @@ def load_distance(job: DASRJob) -> DistanceMap:
     if network.frequency is not None:
         if network.frequency != options.frequency:
             raise InputError(f"{path} was trained on {network.frequency}, the run says --frequency {options.frequency}")
+        if network.frequency_contrast != options.frequency_contrast:
+            raise InputError(
+                f"{path} was trained with a contrast of {network.frequency_contrast}, the run says "
+                f"--dsn.discriminator.frequency-contrast {options.frequency_contrast}"
+            )
         options = replace(options, frequency_kernel=network.frequency_kernel)
     distance = DistanceMap(network, build_filter(options), job.config.maps)
     return distance.to(job.device).requires_grad_(False).eval()

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from models.dasr import losses
+from models.dasr.config import MapWeights
+from models.dasr.maps import weights_of
 from models.data.resize import bicubic
 from models.networks.frequency import FrequencyFilter
 from models.train.losses import GANLoss
@@ -29,6 +31,10 @@ class PretrainedStep(Step):
     @abstractmethod
     def forward_content(self, batch: Batch) -> Tensor:
         """The content loss alone, (weighted and) in the source domain."""
+
+    @abstractmethod
+    def compared(self, batch: Batch) -> Tensor:
+        """What the generator's pictures are compared with."""
 
     def pretrain(self, batch: Batch) -> Losses:
         """One update of the generator with the content loss alone."""
@@ -69,8 +75,14 @@ class DSNStep(PretrainedStep):
 
     def generate(self, generator: nn.Module, hr: Tensor) -> tuple[Tensor, Tensor]:
         """y_g = DSN(x_r) and the bicubic picture y_b."""
-        y_b = bicubic(hr, 1 / self.scale).clamp(0, 1)
+        y_b = self.bicubic(hr)
         return generator(y_b if self.bicubic_input else hr), y_b
+
+    def compared(self, batch: Batch) -> Tensor:
+        return self.bicubic(batch["hr"])
+
+    def bicubic(self, hr: Tensor) -> Tensor:
+        return bicubic(hr, 1 / self.scale).clamp(0, 1)
 
     def forward_content(self, batch: Batch) -> Tensor:
         return losses.content_loss(*self.generate(self.players.generator, batch["hr"]), self.low)
@@ -110,6 +122,7 @@ class SRNStep(PretrainedStep):
             without it on those of generated LR against their own HR, and real LR is not used.
         distance: computes the map from `fake_lr` on the fly; None takes it from the batch, where a missing one means
             no weighting.
+        map_weights, map_cap: what is made of the map (`models.dasr.maps.weights_of`).
     """
 
     players: Players
@@ -124,15 +137,19 @@ class SRNStep(PretrainedStep):
     low: losses.LowPass | None = None
     domain_gap: bool = True
     distance: Callable[[Tensor], Tensor] | None = None
+    map_weights: MapWeights = "map"
+    map_cap: float = 2.0
 
     names = ("content", "perceptual", "low_band", "adversarial", "discriminator")
 
     def weight(self, batch: Batch) -> Tensor | None:
-        """The domain-distance map of the batch; it never carries a gradient."""
-        if self.distance is None:
-            return batch.get("weight")
+        """What weighs the losses, from the domain-distance map of the batch; it never carries a gradient."""
         with torch.no_grad():
-            return self.distance(batch["fake_lr"])
+            maps = batch.get("weight") if self.distance is None else self.distance(batch["fake_lr"])
+            return None if maps is None else weights_of(maps, self.map_weights, self.map_cap)
+
+    def compared(self, batch: Batch) -> Tensor:
+        return batch["hr"]
 
     def forward_content(self, batch: Batch) -> Tensor:
         sr = self.players.generator(batch["fake_lr"])

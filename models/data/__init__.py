@@ -15,6 +15,7 @@ from models.data.images import (
     crop_to_multiple,
     decode,
     eight_bit_rgb,
+    encode_png,
     list_files,
     read_image,
     read_photo,
@@ -23,7 +24,7 @@ from models.data.images import (
     to_tensor,
     write_picture,
 )
-from models.data.inputs import HeldOut, Inputs, Pairs
+from models.data.inputs import HeldOut, Inputs, Pairs, pair_files
 from models.data.lock import locked
 from models.data.patches import BadImage, BadImages, PatchDataset, Stream, Unusable, make_loader, read_usable
 from models.data.resize import imresize
@@ -66,12 +67,14 @@ __all__ = [
     "crop_to_multiple",
     "decode",
     "eight_bit_rgb",
+    "encode_png",
     "fingerprint",
     "imresize",
     "list_files",
     "locked",
     "make_loader",
     "open_source",
+    "pair_files",
     "read_image",
     "read_photo",
     "read_profiled",

@@ -224,6 +224,13 @@ def write_picture(path: Path, pixels: Pixels, profile: bytes = b"") -> bool:
     return wanted == profile
 
 
+def encode_png(pixels: Pixels) -> bytes:
+    """The content of a PNG file that holds (H, W, C) uint8 or uint16 pixels, for what is no file of its own."""
+    encoded = _encode(".png", _swap_red_and_blue(pixels), b"")
+    assert encoded is not None  # PNG takes all that can be read
+    return encoded
+
+
 def _encode(suffix: str, pixels: Pixels, profile: bytes) -> bytes | None:
     """A file's content, None if it cannot be made."""
     jpeg = _FORMATS[suffix] is _JPEG  # OpenCV writes no profile of several segments
@@ -264,15 +271,28 @@ def list_files(folder: Path, suffixes: Sequence[str], what: str, *, nested: bool
     return paths
 
 
-def bundled_photos(names: Sequence[str]) -> list[Photo]:
-    """Photographs that come with scikit-image's wheel (`skimage/data`); nothing is downloaded.
+class Wheel(NamedTuple):
+    """A package that brings photographs: what it is imported and installed as, and where in it they are."""
 
-    Raises InputError if scikit-image is not installed or its wheel lacks a file.
+    package: str
+    distribution: str
+    folder: str
+
+
+SCIKIT_IMAGE = Wheel("skimage", "scikit-image", "data")
+
+
+def bundled_photos(names: Sequence[str], wheel: Wheel = SCIKIT_IMAGE) -> list[Photo]:
+    """Photographs that come with an installed package; nothing is downloaded.
+
+    Raises InputError if it is not installed or lacks a file.
     """
     try:
-        folder = Path(str(resources.files("skimage"))) / "data"
+        folder = Path(str(resources.files(wheel.package))) / wheel.folder
     except ModuleNotFoundError as error:
-        raise InputError("the bundled photographs need scikit-image: pip install scikit-image") from error
+        raise InputError(
+            f"the bundled photographs need {wheel.distribution}: pip install {wheel.distribution}"
+        ) from error
     return [read_photo(folder / name) for name in names]
 
 

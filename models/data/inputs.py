@@ -1,11 +1,13 @@
-"""The pictures of a run: two training domains, and held-out pairs to validate on."""
+"""The pictures of a run: two training domains, held-out pairs to validate on, and results with their references."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from models.data.images import InputError, Picture, eight_bit_rgb
+from models.data.images import IMAGE_SUFFIXES, InputError, Picture, eight_bit_rgb, list_files
 from models.data.sources import Source
 
 HeldOut = Iterable[tuple[str, Picture, Picture]]
@@ -50,3 +52,26 @@ class Pairs:
                     f"{self._hr.label(partner)}, {hr.shape[1]} x {hr.shape[0]}"
                 )
             yield self._lr.names[index], lr, hr[:height, :width]
+
+
+def pair_files(sr_folder: Path, hr_folder: Path) -> list[tuple[Path, Path]]:
+    """(SR, HR) for every picture of `hr_folder`: baby.png goes with baby.png, or with baby_x4.png, of one more word.
+
+    Raises InputError naming a picture without its one partner, and two HR pictures of one name.
+    """
+    hr_paths = list_files(hr_folder, IMAGE_SUFFIXES, "image")
+    names: dict[str, Path] = {}
+    for path in hr_paths:
+        if names.setdefault(path.stem, path) != path:
+            raise InputError(f"two HR pictures are named {path.stem}: {names[path.stem]} and {path}")
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in list_files(sr_folder, IMAGE_SUFFIXES, "image"):
+        name = path.stem if path.stem in names else path.stem.rpartition("_")[0]
+        if name not in names:
+            raise InputError(f"{path} has no HR picture of its name in {hr_folder}")
+        found[name].append(path)
+    for path in hr_paths:
+        if len(found[path.stem]) != 1:
+            several = ", ".join(sr.name for sr in found[path.stem]) or "none"
+            raise InputError(f"{path} must have one SR picture of its name in {sr_folder}, found {several}")
+    return [(found[path.stem][0], path) for path in hr_paths]

@@ -1,15 +1,21 @@
-"""PSNR and SSIM as the super-resolution literature reports them (BasicSR's definition), numpy float64.
+"""PSNR and SSIM as the super-resolution literature reports them (BasicSR's definition), numpy float64; LPIPS.
 
-Both take uint8 RGB pictures, cut `crop_border` pixels from each side (the scale, by convention) and compare either
-the Y channel of BT.601 in studio range or the three RGB channels. Numbers of different conventions differ by up to
-2 dB for the same picture, so every number is shown together with its `convention`.
+All take uint8 RGB pictures. The first two cut `crop_border` pixels from each side (by convention the scale) and compare
+either the Y channel of BT.601 in studio range or the three RGB channels. Numbers of different conventions differ by up
+to 2 dB for the same picture, so every number is shown together with its `convention`.
 """
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from models.data import to_tensor
+from models.networks import LPIPS
 
 
 def convention(crop_border: int = 4, y_channel: bool = True) -> str:
@@ -42,6 +48,19 @@ def ssim(sr: NDArray[np.uint8], hr: NDArray[np.uint8], *, crop_border: int = 4, 
         raise ValueError(f"ssim: 11 x 11 pixels must be left after the crop, got {a.shape[:2]}")
     # One channel at a time: a large picture in float64 is large.
     return float(np.mean([_ssim(*channels) for channels in zip(cv2.split(a), cv2.split(b), strict=True)]))
+
+
+@torch.inference_mode()
+def lpips(network: LPIPS, sr: NDArray[np.uint8], hr: NDArray[np.uint8]) -> float:
+    """The distance by `network`, to be shown under its `name`, of whole pictures: they are not cut, and it sees RGB.
+
+    NaN for pictures too small for it. Raises ValueError as `psnr` does.
+    """
+    _prepare(sr, hr, 0, False)
+    if min(hr.shape[:2]) < network.least_side:
+        return math.nan
+    device = network.shift.device
+    return float(network(to_tensor(sr, device)[None], to_tensor(hr, device)[None]))
 
 
 def _ssim(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

@@ -10,6 +10,7 @@ import cv2
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
 from models.data import Picture
@@ -99,18 +100,19 @@ def save_maps(path: Path, rows: Sequence[tuple[str, Picture, Picture, NDArray[np
 def save_curves(path: Path, stages: Mapping[str, History], baseline: Mapping[str, float]) -> None:
     """Losses of every stage, and what the last one measured on held-out pictures against `baseline` (dashed)."""
     title, last = list(stages.items())[-1]
-    names = list(last.measured[0][1]) if last.measured else []
+    names = list(last.measured[-1][1]) if last.measured else []
     figure = Figure(figsize=(4.6 * (len(stages) + len(names)), 3.8), dpi=110, layout="constrained")
     axes = figure.subplots(1, len(stages) + len(names), squeeze=False)[0]
     for axis, (name, history) in zip(axes, stages.items(), strict=False):
         for loss, (steps, values) in history.losses.items():
             axis.plot(steps, values, label=loss)
         axis.set(title=f"stage {name}", xlabel="update", ylabel="loss (before its weight)", yscale="log")
+        for each in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            each(LogFormatter())  # the scale's own writes formulas, which are shown as they are
         axis.legend(fontsize=9, ncols=1 + len(history.losses) // 6)
     for axis, name in zip(axes[len(stages) :], names, strict=True):
-        axis.plot(
-            [done for done, _ in last.measured], [values[name] for _, values in last.measured], "o-", label="ours"
-        )
+        points = [(done, values[name]) for done, values in last.measured if name in values]
+        axis.plot(*zip(*points, strict=True), "o-", label="ours")
         axis.axhline(baseline[name], color="gray", linestyle="--", label="bicubic")
         axis.ticklabel_format(useOffset=False)
         axis.set(title=f"held-out {name.upper()}, mean", xlabel=f"update of stage {title}", ylabel=name.upper())
@@ -127,7 +129,7 @@ def _bare(axis: matplotlib.axes.Axes) -> None:
 
 @dataclass(frozen=True)
 class Panel:
-    """One measure of several rows, ours (with a spread, 0 for none) and those of a paper; higher is better."""
+    """One measure of several rows, ours (with a spread, 0 for none) and those of a paper."""
 
     title: str
     labels: Sequence[str]
@@ -190,3 +192,20 @@ def _bars(axis: matplotlib.axes.Axes, panel: Panel) -> None:
     axis.axvline(0, color="#1b2a3a", linewidth=0.8)
     axis.grid(axis="x", alpha=0.3)
     axis.set_axisbelow(True)
+
+
+def save_histograms(path: Path, scores: Mapping[str, NDArray[np.float64]], notes: Mapping[str, str]) -> None:
+    """A discriminator's scores from 0 to 1, a histogram for each group, one below the other; `notes` by group."""
+    figure = Figure(figsize=(7.2, 1.3 * len(scores) + 0.8), dpi=130, layout="constrained")
+    axes = figure.subplots(len(scores), 1, squeeze=False, sharex=True)[:, 0]
+    for index, (axis, (name, values)) in enumerate(zip(axes, scores.items(), strict=True)):
+        weights = np.full(len(values), 100 / len(values))
+        axis.hist(values, np.linspace(0, 1, 41), weights=weights, color="#3572b0" if index else "#c46a1b")
+        axis.axvline(np.median(values), color="#1b2a3a", linewidth=1.2)
+        axis.set_ylabel("% of crops", fontsize=8)
+        axis.set_title(readable(name), loc="left", fontsize=11, fontweight="bold")
+        axis.set_title(notes.get(name, ""), loc="right", fontsize=10)
+        axis.grid(axis="x", alpha=0.3)
+        axis.set_axisbelow(True)
+    axes[-1].set(xlim=(0, 1), xlabel="D's score of a held-out crop: 0 generated, 1 real LR (line: median)")
+    write_whole(path, figure.savefig)

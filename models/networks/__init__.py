@@ -8,7 +8,7 @@ from models.networks.dsn import DSN
 from models.networks.lpips import LPIPS
 from models.networks.rrdbnet import Decoder, RRDBNet
 from models.networks.usrda import Encoder, USRDAGenerator
-from models.networks.vgg import VGG19Features
+from models.networks.vgg import VGG16Features, VGG19Features, VGGFeatures
 from models.networks.weights import load_weights, save_weights
 
 __all__ = [
@@ -20,8 +20,10 @@ __all__ = [
     "PatchDiscriminator",
     "RRDBNet",
     "USRDAGenerator",
+    "VGG16Features",
     "VGG19Features",
     "VGGDiscriminator",
+    "VGGFeatures",
     "load_weights",
     "save_weights",
 ]

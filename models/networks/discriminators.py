@@ -45,6 +45,7 @@ class PatchDiscriminator(nn.Module):
     Attributes:
         frequency: name of the filter (`models.networks.frequency`) that the weights were trained with, or None.
         frequency_kernel: the kernel size of that filter, where it has one.
+        frequency_contrast: by which its output was centred and multiplied, or 0.
 
     Raises:
         ValueError: naming the argument.
@@ -72,6 +73,7 @@ class PatchDiscriminator(nn.Module):
         self.norm = norm
         self.frequency: str | None = None
         self.frequency_kernel = 5
+        self.frequency_contrast = 0.0
         channels = (in_channels, num_feat, 2 * num_feat, 4 * num_feat, 1)
         layers: list[nn.Module] = []
         for n, (kernel, stride) in enumerate(_KINDS[kind]):

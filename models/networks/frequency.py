@@ -118,13 +118,31 @@ class RGB(nn.Module):
         return x
 
 
-FrequencyFilter = Haar | Gaussian | AveragePool | RGB
+class Contrasted(nn.Module):
+    """`(H(x) - 0.5) * contrast` of a filter H, which lies near 0.5 with little spread (ours); `low` is H's own."""
+
+    def __init__(self, view: Haar | Gaussian | AveragePool | RGB, contrast: float) -> None:
+        super().__init__()
+        self.view, self.contrast = view, contrast
+        self.channels, self.stride, self.reach = view.channels, view.stride, view.reach
+
+    def low(self, x: Tensor) -> Tensor:
+        return self.view.low(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.view(x) - 0.5) * self.contrast
 
 
-def frequency_filter(name: str, kernel: int = 5, gain: float = 0.5, padded: bool = False) -> FrequencyFilter:
+FrequencyFilter = Haar | Gaussian | AveragePool | RGB | Contrasted
+
+
+def frequency_filter(
+    name: str, kernel: int = 5, gain: float = 0.5, padded: bool = False, contrast: float = 0.0
+) -> FrequencyFilter:
     """The filter of a name: "haar", "haar_sum", "gbfs" (Gaussian), "average" or "rgb".
 
-    `kernel`, `gain` and `padded` are those of the two blurs; the other filters ignore them.
+    `kernel`, `gain` and `padded` are those of the two blurs; the other filters ignore them. With a `contrast` other
+    than 0 it is `Contrasted`.
 
     Raises ValueError for another name and for a blur whose kernel is not odd.
     """
@@ -137,4 +155,5 @@ def frequency_filter(name: str, kernel: int = 5, gain: float = 0.5, padded: bool
     }
     if name not in filters:
         raise ValueError(f"frequency filter must be one of {', '.join(filters)}, got {name!r}")
-    return filters[name]()
+    view = filters[name]()
+    return Contrasted(view, contrast) if contrast else view

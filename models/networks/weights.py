@@ -22,7 +22,7 @@ from models.networks.dsn import DSN
 from models.networks.lpips import LPIPS
 from models.networks.rrdbnet import Decoder, RRDBNet
 from models.networks.usrda import Encoder, USRDAGenerator
-from models.networks.vgg import VGG19Features
+from models.networks.vgg import ORIGINS, VGG, VGG16Features, VGG19Features
 
 State = Mapping[str, Tensor]
 Config = Mapping[str, Any]
@@ -55,8 +55,10 @@ _UNTOLD = {
     DeResNet: ("bicubic_skip",),
     RRDBNet: ("bicubic_skip",),
     USRDAGenerator: ("bicubic_skip",),
-    PatchDiscriminator: ("kind", "norm", "frequency", "frequency_kernel"),
-    VGG19Features: ("layers", "input_norm"),
+    PatchDiscriminator: ("kind", "norm", "frequency", "frequency_kernel", "frequency_contrast"),
+    VGG16Features: ("layers", "input_norm", "origin"),
+    VGG19Features: ("layers", "input_norm", "origin"),
+    LPIPS: ("origin",),
 }
 
 _RECORD = "srkernels"
@@ -86,16 +88,17 @@ def load_weights(source: str | Path | Mapping[str, Any], *, part: str | None = N
 
     Known are `RRDBNet` by the keys of BasicSR, KAIR (also ESRGAN's own) and ESRGAN's old-arch files, `DSN` and
     `DeResNet` by those of DASR, `PatchDiscriminator` by ours and by those of DASR's two discriminators, `Encoder`,
-    `Decoder` and `VGGDiscriminator` by those of the unofficial USR-DA, torchvision's vgg19 and our `LPIPS`. Files are
-    `.safetensors`, or `.pth`, `.pt` and `.tar` read with `weights_only=True`; the wrappers `params_ema`, `params`,
-    `state_dict` and `model`, in this order, and the prefixes of DataParallel and `torch.compile`, wherever they stand,
-    are removed. `USRDAGenerator` is known by the keys of its parts, prefixed by `encoder.`, `decoder_sr.` and
-    `decoder_t.`.
+    `Decoder` and `VGGDiscriminator` by those of the unofficial USR-DA, torchvision's vgg16 and vgg19 and our `LPIPS`.
+    Files are `.safetensors`, or `.pth`, `.pt` and `.tar` read with `weights_only=True`; the wrappers `params_ema`,
+    `params`, `state_dict` and `model`, in this order, and the prefixes of DataParallel and `torch.compile`, wherever
+    they stand, are removed. `USRDAGenerator` is known by the keys of its parts, prefixed by `encoder.`, `decoder_sr.`
+    and `decoder_t.`.
 
     What tensors do not show is read from what `save_weights` and DASR's DSN checkpoints record. Without a record there
     is no bicubic skip, a DSN has the scale 4, 4x4 discriminators have two strided layers, one without running
-    statistics has instance norm, VGG gives conv5_4, and BasicSR's keys are an RRDBNet's where it takes 3, 12 or 48
-    channels. A discriminator that DASR trained with its DSN has the name of its filter in `frequency`.
+    statistics has instance norm, VGG gives its last convolution and was trained on ImageNet, and BasicSR's keys are an
+    RRDBNet's where it takes 3, 12 or 48 channels. A discriminator that DASR trained with its DSN has the name of its
+    filter in `frequency`.
 
     Args:
         source: a path, or what such a file holds.
@@ -421,6 +424,9 @@ def _discriminator(prefix: str) -> Build:
         network.frequency_kernel = config.get("frequency_kernel", frequency_kernel)
         if network.frequency_kernel not in range(1, 256):
             raise ValueError(f"frequency_kernel must be from 1 to 255, got {network.frequency_kernel!r}")
+        network.frequency_contrast = config.get("frequency_contrast", 0.0)
+        if not isinstance(network.frequency_contrast, float) or not 0 <= network.frequency_contrast <= 1000:
+            raise ValueError(f"frequency_contrast must be from 0.0 to 1000.0, got {network.frequency_contrast!r}")
         return network, lambda key: prefix + key.removeprefix("model.")
 
     return build
@@ -452,12 +458,25 @@ def _dsn_filter(state: State, in_channels: int) -> tuple[str | None, int]:
     return "average" if in_channels == 3 else None, 5
 
 
-def _vgg(state: State, config: Config) -> tuple[nn.Module, Rename]:
-    return VGG19Features(config.get("layers", ("conv5_4",)), input_norm=config.get("input_norm", True)), str
+def _vgg(name: str) -> Build:
+    def build(state: State, config: Config) -> tuple[nn.Module, Rename]:
+        network = VGG[name](config.get("layers"), input_norm=config.get("input_norm", True))
+        network.origin = _origin(config)
+        return network, str
+
+    return build
 
 
 def _lpips(state: State, config: Config) -> tuple[nn.Module, Rename]:
-    return LPIPS(), str
+    return LPIPS("vgg16" if "features.28.weight" in state else "alex", _origin(config)), str
+
+
+def _origin(config: Config) -> str:
+    """What a VGG was trained on."""
+    origin = config.get("origin", ORIGINS[0])
+    if origin not in ORIGINS:
+        raise ValueError(f"origin must be one of {', '.join(ORIGINS)}, got {origin!r}")
+    return origin
 
 
 class _Family(NamedTuple):
@@ -485,6 +504,7 @@ _FAMILIES = (
     _Family("PatchDiscriminator (spectral norm)", f"model.5.{_SPECTRAL_WEIGHT}", _discriminator("model.")),
     _Family("VGGDiscriminator", "classifier.2.bias", _vgg_discriminator),
     _Family("Encoder", "conv_featmap.0.weight", _encoder),
-    _Family("VGG19Features", "features.34.weight", _vgg, ("classifier.",)),
+    _Family("VGG19Features", "features.34.weight", _vgg("vgg19"), ("classifier.",)),
     _Family("LPIPS", "lin0.model.1.weight", _lpips),
+    _Family("VGG16Features", "features.26.weight", _vgg("vgg16"), ("classifier.",)),
 )

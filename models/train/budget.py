@@ -28,7 +28,7 @@ class Saving(NamedTuple):
         return " ".join(chosen) or "all activations kept"
 
 
-# Fastest first: signs cost passes over VGG-19's activations, recomputing runs the generator's blocks once more.
+# Fastest first: signs cost passes over VGG's activations, recomputing runs the generator's blocks once more.
 _SAVINGS = (Saving(), Saving(feature_signs=True), Saving(recompute=True), Saving(recompute=True, feature_signs=True))
 
 

@@ -49,7 +49,7 @@ class LoopConfig:
     recompute: bool = False
     """Blocks of the generator save only their input and recompute the rest in the backward pass: less memory."""
     feature_signs: bool = False
-    """A perceptual loss's VGG-19 keeps one bit in place of each activation for the backward pass: less memory."""
+    """A perceptual loss's VGG keeps one bit in place of each activation for the backward pass: less memory."""
     memory: Annotated[str, Size(1, 10**15)] | None = None
     """A size such as 24GB: takes --run.feature-signs, --run.recompute or both if a step needs them to fit, by count."""
     compile: bool = False
@@ -227,6 +227,7 @@ class _Loop:
         stage, config = self._stage, self._config
         if self._done >= stage.steps:
             self._run.say(f"  {stage.name}: all {stage.steps} updates were done before")
+            self._measure_again()
             return
         if self._done:
             self._run.say(f"  {stage.name}: resumed behind update {self._done}")
@@ -300,6 +301,15 @@ class _Loop:
         if stage.watch and (warning := stage.watch(means)):
             self._run.say(f"  {stage.name} {self._done}/{stage.steps}  warning: {warning}", style="yellow")
         return words
+
+    def _measure_again(self) -> None:
+        """Validates a finished stage once more if it was last measured without what it can be measured by now."""
+        path, wanted = self._folder / "validation.csv", set(self._stage.measures)
+        found = {name for row in read_table(path)[-1:] for name in row if name != "step"}
+        distributed.barrier()  # all have read
+        if found and wanted - found:
+            self._measured = StepTable(path, self._stage.measures, self._done - 1)
+            self._validate()
 
     def _validate(self) -> None:
         judged = self._average.module if self._average is not None else self._stage.networks["generator"]

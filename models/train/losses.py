@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import srkernels
+from models.config import Bound
+from models.data import InputError
+
+# Patches on which a perceptual loss's scale is measured.
+SCALE_PATCHES = 16
 
 GANForm = Literal["nonsaturating", "saturating", "least_squares", "relativistic"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleConfig:
+    """Options of a perceptual loss that brings its layers to one scale."""
+
+    scaled: bool = False
+    """Each layer's loss is divided by the layer's mean activation, so that all layers count alike (ours)."""
+    means: tuple[Annotated[float, Bound(0, 10**6, above=True)], ...] | None = None
+    """Those means, one a layer, in place of what is measured on the first 16 patches of the training."""
+
+    def check_scale(self, option: str, layers: Sequence[str]) -> None:
+        """Raises InputError naming the option if the means are not those of the layers."""
+        if self.means is not None and not self.scaled:
+            raise InputError(f"{option}.means is used with {option}.scaled alone")
+        if self.means is not None and len(self.means) != len(layers):
+            raise InputError(f"{option}.means must be one for each of {', '.join(layers)}, got {self.means}")
+
+    def means_of(self, layers: Sequence[str]) -> dict[str, float]:
+        """The means that are given, by layer."""
+        return {} if self.means is None else dict(zip(layers, self.means, strict=True))
 
 
 @dataclass(frozen=True)
@@ -80,14 +106,28 @@ class FeatureLoss(nn.Module):
     """Perceptual loss: mean `|phi(a) - phi(b)|` over all features, optionally weighted place by place.
 
     Args:
-        features: a frozen network that returns its layers by name, as `VGG19Features` does.
+        features: a frozen network that returns its layers by name, as `VGGFeatures` does.
         map_resize: how a weight map reaches a layer's size: `bilinear` inside the loss kernel, or `area`, the mean
             over the pixels that a feature stands for (a bilinear x1/16 reads 2 x 2 of every 16 x 16).
+        means: what the loss of a layer is divided by, by the layer's name; 1 without.
     """
 
-    def __init__(self, features: nn.Module, map_resize: Literal["bilinear", "area"] = "bilinear") -> None:
+    def __init__(
+        self,
+        features: nn.Module,
+        map_resize: Literal["bilinear", "area"] = "bilinear",
+        means: Mapping[str, float] | None = None,
+    ) -> None:
         super().__init__()
         self.features, self._map_resize = features, map_resize
+        self.means = dict(means or {})
+
+    @torch.no_grad()
+    def measure(self, images: Tensor) -> dict[str, float]:
+        """Takes the mean `|phi|` of each layer over these images (N, 3, H, W) as `means`, and returns them."""
+        found = [{name: widen(f).abs().mean() for name, f in self.features(x).items()} for x in images.split(1)]
+        self.means = {name: float(torch.stack([each[name] for each in found]).mean()) for name in found[0]}
+        return self.means
 
     def forward(self, image: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """A scalar; images are (N, 3, H, W), `weight` (N, 1, h, w) of any size. No gradient goes to `target`."""
@@ -104,8 +144,21 @@ class FeatureLoss(nn.Module):
             if weight is not None and self._map_resize == "area":
                 resized = F.adaptive_avg_pool2d(weight, found.shape[-2:])
             for index, part in enumerate(found.chunk(len(images))):
-                totals[index] = totals[index] + srkernels.weighted_l1_loss(part, wanted[name], resized)
+                loss = srkernels.weighted_l1_loss(part, wanted[name], resized)
+                totals[index] = totals[index] + loss / self.means.get(name, 1.0)
         return totals
+
+
+def settle_scale(
+    loss: nn.Module | None, options: ScaleConfig, compared: Callable[[], Tensor], say: Callable[[str], None]
+) -> None:
+    """Measures a perceptual loss's `means` where the options ask for them and give none; `compared` gives images.
+
+    The same patches come at every start and on every rank, so that a resumed run goes on with the same means.
+    """
+    if options.scaled and options.means is None and isinstance(loss, FeatureLoss):
+        means = ", ".join(f"{name} {mean:.4g}" for name, mean in loss.measure(compared()).items())
+        say(f"  the perceptual loss is divided by the mean activation of {means}")
 
 
 class DistanceLoss(nn.Module):

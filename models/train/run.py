@@ -130,8 +130,9 @@ class StepTable:
     """A CSV file of numbers by step, `step` first. Rows beyond `upto` are dropped: a resumed run writes them again."""
 
     def __init__(self, path: Path, columns: Sequence[str], upto: int) -> None:
-        self._path, self._columns = path, ("step", *columns)
         kept = [row for row in read_table(path) if row["step"] <= upto] if path.exists() else []
+        earlier = (name for row in kept for name in row)  # what an earlier run alone measured stays
+        self._path, self._columns = path, list(dict.fromkeys(("step", *columns, *earlier)))
         if distributed.is_main():
             write_whole(path, lambda temporary: self._write(temporary, "w", kept))
 

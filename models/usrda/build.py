@@ -10,22 +10,20 @@ from torch import nn
 from torch.optim import Adam
 
 from models.data import InputError
-from models.networks import USRDAGenerator, VGG19Features
+from models.networks import USRDAGenerator, VGGFeatures
 from models.networks.blocks import recompute_blocks
-from models.networks.vgg import keep_signs
-from models.networks.weight_options import load_network, load_vgg
+from models.networks.vgg import VGG, keep_signs
+from models.networks.weight_options import PerceptualFiles, load_network, load_vgg
 from models.train.losses import FeatureLoss
 from models.train.players import Players
-from models.usrda.config import USRDAConfig
+from models.usrda.config import PerceptualConfig, USRDAConfig
 from models.usrda.steps import USRDAStep
 
 
 @dataclass(frozen=True)
-class WeightFiles:
+class WeightFiles(PerceptualFiles):
     """Files that a run needs or starts from."""
 
-    vgg: Path | None = None
-    """torchvision's vgg19-dcbb9e9d.pth, for the perceptual loss; auto fetches it."""
     generator: Path | None = None
     """A generator to start from, ours or a checkpoint of the unofficial code."""
 
@@ -83,7 +81,7 @@ def random_features(config: USRDAConfig) -> FeatureLoss | None:
     options = config.perceptual
     if options.network == "none":
         return None
-    return FeatureLoss(VGG19Features(options.layers, input_norm=options.input_norm))
+    return _loss(options, VGG[options.network](options.layers, input_norm=options.input_norm))
 
 
 def build_features(config: USRDAConfig, weights: WeightFiles) -> FeatureLoss | None:
@@ -91,7 +89,14 @@ def build_features(config: USRDAConfig, weights: WeightFiles) -> FeatureLoss | N
     options = config.perceptual
     if options.network == "none":
         return None
-    return FeatureLoss(load_vgg(options.layers, weights.vgg, "--weights.vgg", input_norm=options.input_norm))
+    features = load_vgg(
+        options.layers, weights.vgg, "--weights.vgg", network=options.network, input_norm=options.input_norm
+    )
+    return _loss(options, features)
+
+
+def _loss(options: PerceptualConfig, features: VGGFeatures) -> FeatureLoss:
+    return FeatureLoss(features, means=options.means_of(options.layers))
 
 
 def _generator(config: USRDAConfig, weights: WeightFiles) -> USRDAGenerator:

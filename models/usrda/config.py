@@ -12,9 +12,11 @@ from torch import nn
 from models import config as config_files
 from models.config import Batch, Beta, Blocks, Features, Pixels, Rate, Weight, check_bounds, check_crop, preset_names
 from models.data import InputError
-from models.networks import PatchDiscriminator, VGG19Features, VGGDiscriminator
+from models.networks import PatchDiscriminator, VGGDiscriminator
+from models.networks.weight_options import PerceptualFiles, check_layers
 from models.train import distributed
 from models.train.loop import LoopConfig
+from models.train.losses import ScaleConfig
 from models.train.schedule import ScheduleConfig
 from models.usrda.steps import LossWeights
 from models.usrda.synthesis import SynthesisConfig
@@ -44,15 +46,15 @@ class DiscriminatorConfig:
 
 
 @dataclass(frozen=True)
-class PerceptualConfig:
+class PerceptualConfig(ScaleConfig):
     """L_fea of Eqs. 3 and 8."""
 
-    network: Literal["vgg19", "none"] = "vgg19"
-    """vgg19 needs --weights.vgg."""
+    network: Literal["vgg19", "vgg16", "none"] = "vgg19"
+    """vgg19 and vgg16 need --weights.vgg."""
     layers: tuple[str, ...] = ("conv5_4",)
-    """Layers of VGG-19, before (conv) or after (relu) the activation."""
+    """Layers of VGG, before (conv) or after (relu) the activation; VGG-16 ends at conv5_3."""
     input_norm: bool = True
-    """Whether pictures are normalised as VGG-19 was trained (the unofficial code does not)."""
+    """Whether pictures are normalised as VGG was trained (the unofficial code does not)."""
 
 
 def _paper_schedule() -> ScheduleConfig:
@@ -158,21 +160,14 @@ def check(config: USRDAConfig) -> None:
         ("y", 3, config.crop),
     ):
         _check_discriminator(name, getattr(config, f"discriminator_{name}"), channels, side, config.batch)
-    if config.perceptual.network != "none":
-        try:
-            with torch.device("meta"):
-                VGG19Features(config.perceptual.layers)
-        except ValueError as error:
-            raise InputError(f"--perceptual.layers: {error}") from error
+    config.perceptual.check_scale("--perceptual", config.perceptual.layers)
+    check_layers(config.perceptual.network, config.perceptual.layers, "--perceptual.layers")
 
 
-def check_weightless(config: USRDAConfig) -> None:
-    """`check` for commands that take no weight files. Raises InputError if the run needs one."""
+def check_weights(config: USRDAConfig, weights: PerceptualFiles) -> None:
+    """`check`, and that the file is named that the perceptual loss needs, before anything is written."""
     check(config)
-    if config.perceptual.network != "none":
-        raise InputError(
-            f"--perceptual.network must be none here, got {config.perceptual.network}: it needs a weight file"
-        )
+    weights.check(config.perceptual.network, "--perceptual.network")
 
 
 def _check_discriminator(name: str, options: DiscriminatorConfig, channels: int, side: int, batch: int) -> None:

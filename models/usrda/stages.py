@@ -13,13 +13,15 @@ from models.config import dump_yaml, to_mapping
 from models.data import Inputs, Picture, Stream, to_pixels, to_tensor
 from models.evaluate import pictures
 from models.evaluate.examples import enlarged, middle, sr_examples, tried
-from models.evaluate.validation import validate
+from models.evaluate.validation import load_judge, validate
 from models.networks import USRDAGenerator
+from models.networks.vgg import VGG
 from models.train import distributed
-from models.train.batches import loader, with_cache
+from models.train.batches import first_batch, loader, with_cache
 from models.train.budget import count_run, fit
 from models.train.job import TrainingJob
 from models.train.loop import History, LoopConfig, Stage, train
+from models.train.losses import SCALE_PATCHES, settle_scale
 from models.train.memory import MemoryCount
 from models.usrda.build import WeightFiles, assemble, build_step, random_features
 from models.usrda.config import USRDAConfig
@@ -60,14 +62,22 @@ def train_usrda(job: USRDAJob) -> History:
     torch.manual_seed(config.run.seed)
     step = build_step(replace(config, run=run), job.weights, device)
     dataset = make_dataset(config, inputs)
+    settle_scale(
+        step.features,
+        config.perceptual,
+        lambda: first_batch(dataset, SCALE_PATCHES, config.run, device)["hr"],
+        job.run.say,
+    )
     folder = job.folder() / "visualization"
 
-    def judge(generator: nn.Module, done: int) -> dict[str, float]:
+    judge = load_judge(job, config.scale, config.perceptual.network, config.perceptual.layers)
+
+    def measure(generator: nn.Module, done: int) -> dict[str, float]:
         if config.restyles:
             draw_products(job, generator, folder / f"{done}_domains.png")
         examples = sr_examples(inputs, config.scale, config.lr_crop)
         return validate(
-            lambda lr: enlarged(generator, config.scale, lr, device), examples, config.scale, folder / f"{done}.png"
+            lambda lr: enlarged(generator, config.scale, lr, device), examples, judge, folder / f"{done}.png"
         )
 
     stage = Stage(
@@ -85,8 +95,8 @@ def train_usrda(job: USRDAJob) -> History:
         batches=loader(dataset, config.batch, config.schedule.updates, config.run, device, "--batch"),
         images=dataset.total,
         pictures=dataset.fingerprints(),
-        validate=judge,
-        measures=("psnr", "ssim"),
+        validate=measure,
+        measures=judge.measures,
         watch=CollapseWatch(),
         accepted=lambda: job.record(dump_yaml(config)),
     )
@@ -104,7 +114,7 @@ def fit_run(job: USRDAJob) -> LoopConfig:
             features = random_features(tried)
         return count_run(assemble(tried, features, job.weights, meta), shapes, run, job.device)
 
-    return fit(config.run, config.perceptual.network == "vgg19", count, "usrda", job.run.say)
+    return fit(config.run, config.perceptual.network in VGG, count, "usrda", job.run.say)
 
 
 class CollapseWatch:

@@ -84,7 +84,7 @@ _thread = _Thread()
 
 
 def choice(op: Measurable, operands: Any, settings: Any, keep: bool, derived: bool) -> str:
-    """The backend measured fastest for this class of calls; "" if it was not measured.
+    """The backend measured fastest for this class of calls, and its configuration; "" if it was not measured.
 
     ``derived``: the call is part of a backward pass, where nothing is measured.
     """
@@ -159,7 +159,8 @@ def _measured(
 ) -> Record | None:
     """Measures a class that ``tuner`` has not tried; None for what is known, or cannot be measured."""
     tuner.note(call)
-    if call in tuner.tried or _records.get(call) is not None or call.device.type not in ("cpu", "cuda"):
+    before = _records.get(call)
+    if call in tuner.tried or (before and not before.table) or call.device.type not in ("cpu", "cuda"):
         return None
     tuner.tried.add(call)
     try:
@@ -186,7 +187,8 @@ def known(call: Call) -> Record | None:
 def _load(device: torch.device) -> None:
     _loaded.add(device)
     if device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_available()):
-        _records.add(store.load(device))
+        _records.add(store.shipped(device))
+        _records.add(store.load(device))  # what was measured here counts more
 
 
 def _several_ranks() -> bool:
@@ -198,8 +200,9 @@ def _several_ranks() -> bool:
 def tuning() -> Iterator[Tuner]:
     """Measure every class of calls inside that was not measured yet, and choose accordingly from then on.
 
-    Each backend that can run a call is first shown to be right on its operands, then timed against eager PyTorch,
-    forward and, where gradients are recorded, backward. The fastest is chosen if it beats eager PyTorch by 3 %. What
+    Each backend that can run a call, and each configuration of its kernels, is first shown to be right on its operands,
+    then timed against eager PyTorch, forward and, where gradients are recorded, backward. The fastest is chosen if it
+    beats eager PyTorch by 3 %. What
     was found is kept in a file for this machine and these versions, in the folder ``SRKERNELS_CACHE`` or the
     platform's folder for caches, and used by every later process.
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Sequence
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
@@ -11,15 +13,16 @@ import torch
 from torch import Tensor
 
 from .. import _parity
-from .._dispatch import BACKENDS
+from .._dispatch import BACKENDS, configured, parts
 from .._spec import Case
 from . import clock
-from .records import Record
+from .records import Record, sane
 
 _CASE = Case("measured", ())
 # Of a gradient's elements, those that may be off: where an activation's input is zero but for rounding, another order
 # of a convolution's sum puts it on the other side, and its gradient is another one.
 _KINKS = 1e-5
+_TRIED = 4  # of a pass's configurations: each is compiled
 
 
 class Runnable(Protocol):
@@ -31,6 +34,8 @@ class Runnable(Protocol):
 
     def formula(self, operands: Any, settings: Any) -> Sequence[Tensor]: ...
 
+    def configurations(self, backend: str, operands: Any, settings: Any) -> Sequence[Sequence[str]]: ...
+
 
 class _Formulas(NamedTuple):
     """What decides parity: the same formula in fp64 and in the operands' dtype."""
@@ -40,38 +45,63 @@ class _Formulas(NamedTuple):
 
 
 def measure(op: Runnable, operands: Any, settings: Any, keep: bool, needs: Sequence[bool]) -> Record | None:
-    """Times every backend that can run the call and is right: forward, and backward if any gradient is needed.
+    """Times every candidate that can run the call and is right: forward, and backward if any gradient is needed.
 
-    A backend that raises, runs out of memory or is wrong is dropped. The caller's tensors, graph and hooks are left
-    alone. None: operands are not finite, and tell nothing of who is right.
+    Candidates are the backends; then, of one whose kernels have configurations, those of its first pass, and those of
+    each further pass in the best that was found before. One that raises, runs out of memory or is wrong is dropped. The
+    caller's tensors, graph and hooks are left alone. None: operands are not finite, and tell nothing of who is right.
     """
     kind = type(operands)
     if not all(bool(x.detach().isfinite().all()) for x in operands if x is not None):
         return None
     device = next(x.device for x in operands if x is not None)
     wanted = [i for i, need in enumerate(needs) if need]
+    dropped: dict[str, str] = {}
     with torch.enable_grad(), _without_hooks():
         leaves = kind(
             *(None if x is None else x.detach().requires_grad_(need) for x, need in zip(operands, needs, strict=True))
         )
+        answers = _answers(op, leaves, settings, wanted)
 
-        def candidate(backend: str) -> Callable[..., Sequence[Tensor]]:
-            return lambda *tensors: op.run(backend, kind(*tensors), settings, keep)
+        def right(names: Sequence[str]) -> dict[str, Callable[[], Any]]:
+            """How to call those that are."""
+            found = {}
+            for name in names:
+                run = functools.partial(_run, op, name, kind, settings, keep)
+                reason = None if name == "reference" else _wrong(run, answers)
+                if reason is None:
+                    found[name] = _call(run, leaves, answers.draws[0].cotangents, wanted)
+                else:
+                    dropped[name] = reason
+            return found
 
         runnable = [backend for backend in BACKENDS if op.why_not(backend, leaves, settings) is None]
-        answers = _answers(op, leaves, settings, wanted)
-        cotangents = answers.draws[0].cotangents
-        others = [backend for backend in runnable if backend != "reference"]
-        reasons = {backend: _wrong(candidate(backend), answers) for backend in others}
-        del answers  # of fp64 and large: not needed while others are timed
-        dropped = {backend: reason for backend, reason in reasons.items() if reason is not None}
-        calls = {
-            backend: _call(candidate(backend), leaves, cotangents, wanted)
-            for backend in runnable
-            if backend not in dropped
-        }
+        calls = right(runnable)
         times = clock.medians(calls, device)
+        for backend in runnable:
+            best = backend
+            for names in op.configurations(backend, leaves, settings):
+                more = right([configured(best, name) for name in names[1 : 1 + _TRIED]])
+                if not more:
+                    continue
+                beside = {name: calls[name] for name in ("reference", best) if name in calls}
+                times = _together(times, clock.medians(beside | more, device))
+                calls |= more
+                found = {name: t for name, t in sane(times).items() if parts(name)[0] == backend}
+                best = min(found, key=found.__getitem__, default=best)
     return Record(times, dropped, datetime.date.today().isoformat())
+
+
+def _run(
+    op: Runnable, name: str, kind: Callable[..., Any], settings: Any, keep: bool, *tensors: Tensor | None
+) -> Sequence[Tensor]:
+    return op.run(name, kind(*tensors), settings, keep)
+
+
+def _together(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
+    """Times of two rounds, the first's as the second would have had them: eager PyTorch, in both, tells the drift."""
+    drift = now["reference"] / before["reference"] if before["reference"] else math.nan
+    return {name: drift * t for name, t in before.items()} | dict(now)
 
 
 def _without_hooks() -> AbstractContextManager[Any]:

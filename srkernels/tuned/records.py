@@ -41,23 +41,30 @@ class Record:
     """What was measured of a class of calls.
 
     Attributes:
-        seconds: of each backend that was right, "reference" among them.
+        seconds: of each candidate that was right (``_dispatch.parts``), "reference" among them.
         dropped: why others that can run were not timed: they raised, or were wrong.
         day: ISO date.
+        table: name of the table that ships it; "": it was measured here.
     """
 
     seconds: Mapping[str, float]
     dropped: Mapping[str, str] = field(default_factory=dict)
     day: str = ""
+    table: str = ""
 
     @cached_property
     def choice(self) -> str:
         """The fastest that beats eager PyTorch by ``GAIN``, else "reference"; times that are none count for nothing."""
-        sane = {name: t for name, t in self.seconds.items() if math.isfinite(t) and t > 0}
-        if "reference" not in sane:
+        found = sane(self.seconds)
+        if "reference" not in found:
             return "reference"
-        best = min(sane, key=lambda name: sane[name])
-        return best if sane[best] <= (1 - GAIN) * sane["reference"] else "reference"
+        best = min(found, key=found.__getitem__)
+        return best if found[best] <= (1 - GAIN) * found["reference"] else "reference"
+
+
+def sane(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Times without those that are none: a clock may jump, a file be damaged."""
+    return {name: t for name, t in seconds.items() if math.isfinite(t) and t > 0}
 
 
 def sizes(operands: Sequence[Tensor | None], images: Sequence[bool]) -> list[int | torch.dtype]:

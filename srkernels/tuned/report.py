@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._dispatch import parts
 from .._spec import BenchCase, OpSpec
 from ..ops import specs
 from . import choose, clock
@@ -44,11 +45,11 @@ class Report:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The times, the choices, and what was dropped, as aligned text."""
-    backends = list(dict.fromkeys(name for row in rows for name in row.record.seconds))
+    """The times, of a backend in its best configuration, the choices, and what was dropped, as aligned text."""
+    backends = list(dict.fromkeys(parts(name)[0] for row in rows for name in row.record.seconds))
     lines = [["module", "op", "of", *(f"{name}, us" for name in backends), "choice"]]
     for row in rows:
-        times = [_microseconds(row.record.seconds.get(name)) for name in backends]
+        times = [_microseconds(_best(row.record, backend)) for backend in backends]
         lines.append([_several(row.modules), row.call.op, _shown(row.call), *times, row.record.choice])
     dropped = dict.fromkeys(
         f"{row.call.op} of {_shown(row.call)}: {name} was dropped: {reason}"
@@ -56,6 +57,10 @@ def table(rows: Sequence[Row]) -> str:
         for name, reason in row.record.dropped.items()
     )
     return "\n".join([*_aligned(lines), *dropped])
+
+
+def _best(record: Record, backend: str) -> float | None:
+    return min((t for name, t in record.seconds.items() if parts(name)[0] == backend), default=None)
 
 
 def _microseconds(seconds: float | None) -> str:
@@ -147,11 +152,12 @@ def tune_benches() -> str:
             for bench in spec.bench:
                 for device in devices:
                     tuner.module = bench.case.id
-                    _make(spec, bench, device)
+                    make(spec, bench, device)
     return table(rows_of(tuner))
 
 
-def _make(spec: OpSpec, bench: BenchCase, device: str) -> None:
+def make(spec: OpSpec, bench: BenchCase, device: torch.device | str) -> None:
+    """The call that a bench times, on random operands."""
     memory_format = torch.channels_last if bench.channels_last else torch.contiguous_format
     generator, operands = torch.Generator().manual_seed(0), []
     for name, shape in zip(spec.operands, bench.case.shapes, strict=True):

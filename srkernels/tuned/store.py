@@ -1,4 +1,6 @@
-"""Files of records, one for each machine and set of versions, in the user's cache folder (``SRKERNELS_CACHE``)."""
+"""Files of records, one for each machine and set of versions: in the user's cache folder (``SRKERNELS_CACHE``), and
+tables that ship with the library, one for each card and minor versions.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +9,20 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .. import _native
-from .._dispatch import BACKENDS
+from .._dispatch import BACKENDS, parts
 from .._version import __version__
 from .records import Call, Record
 
@@ -28,6 +32,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _FORMAT = 1
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+TABLES = Path(__file__).parents[1] / "tables"
 
 
 def folder() -> Path:
@@ -76,6 +82,19 @@ def path(device: torch.device) -> Path:
     return folder() / f"tuned-{device.type}-{hashlib.sha256(key).hexdigest()[:16]}.json"
 
 
+def _holds_for(made: Mapping[str, Any]) -> dict[str, Any]:
+    """What a table that ships asks of a machine: the hardware, and minor versions of what decides which kernels run."""
+    minor = {name: ".".join(made[name].split(".")[:2]) for name in ("torch", "triton", "runtime") if name in made}
+    return {name: value for name, value in made.items() if name not in ("srkernels", *minor)} | minor
+
+
+def table(made: Mapping[str, Any], where: Path | None = None) -> Path:
+    """The file of the table for a machine and versions (``made_on``)."""
+    holds = {"device": "", **_holds_for(made)}
+    words = [f"{value}" if name in ("device", "cores") else f"{name} {value}" for name, value in holds.items()]
+    return (where or TABLES) / f"{re.sub('[^a-z0-9.]+', '-', ' '.join(words).lower()).strip('-')}.json"
+
+
 def _encoded(call: Call, record: Record) -> dict[str, Any]:
     shape = [str(size).removeprefix("torch.") if isinstance(size, torch.dtype) else int(size) for size in call.shape]
     return {
@@ -89,10 +108,28 @@ def _decoded(row: Any, device: torch.device) -> tuple[Call, Record]:
     shape = tuple(getattr(torch, size) if isinstance(size, str) else int(size) for size in row["shape"])
     if not all(isinstance(size, (int, torch.dtype)) for size in shape):
         raise TypeError("a shape of something else")
-    seconds = {name: float(t) for name, t in row["seconds"].items() if name in BACKENDS}
+    seconds = {name: float(t) for name, t in row["seconds"].items() if parts(name)[0] in BACKENDS}
     dropped = {str(name): str(reason) for name, reason in row["dropped"].items()}
     call = Call(str(row["op"]), device, int(row["threads"]), shape, int(row["needs"]))
     return call, Record(seconds, dropped, str(row["day"]))
+
+
+def read(text: bytes, device: torch.device, holds: Callable[[Any], bool]) -> dict[Call, Record]:
+    """The records in a file's text, if it ``holds`` by what it was made on; those that are none are passed over.
+
+    Raises one of ``_DAMAGE`` for a text that is no such file.
+    """
+    content = json.loads(text)
+    if content["format"] != _FORMAT or not holds(content["made_on"]):
+        return {}
+    found = {}
+    for row in list(content["records"]):
+        try:
+            call, record = _decoded(row, device)
+        except (*_DAMAGE, OverflowError):
+            continue
+        found[call] = record
+    return found
 
 
 def load(device: torch.device) -> dict[Call, Record]:
@@ -103,21 +140,24 @@ def load(device: torch.device) -> dict[Call, Record]:
     except (OSError, RuntimeError):  # no such file, or no home to look in
         return {}
     try:
-        content = json.loads(text)
-        if content["format"] != _FORMAT or content["made_on"] != made:
-            return {}
-        rows = list(content["records"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return read(text, device, lambda other: other == made)
+    except _DAMAGE as error:
         _set_aside(file, error)
         return {}
-    found = {}
-    for row in rows:
-        try:
-            call, record = _decoded(row, device)
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
-            continue
-        found[call] = record
-    return found
+
+
+def shipped(device: torch.device) -> dict[Call, Record]:
+    """The records of the table that ships for such a machine; a damaged one is passed over with a warning."""
+    made = made_on(device)
+    file = table(made)
+    try:
+        found = read(file.read_bytes(), device, lambda other: _holds_for(other) == _holds_for(made))
+    except OSError:  # there is none
+        return {}
+    except _DAMAGE as error:
+        warnings.warn(f"srkernels: {file} is damaged ({type(error).__name__}: {error}): not read", stacklevel=2)
+        return {}
+    return {call: replace(record, table=file.stem) for call, record in found.items()}
 
 
 def _set_aside(file: Path, error: Exception) -> None:
@@ -151,7 +191,7 @@ def save(device: torch.device, found: Mapping[Call, Record]) -> Path | None:
             records = load(device) | dict(found)
             with tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".tmp", delete=False) as out:
                 temporary = Path(out.name)
-                out.write(_by_lines(made_on(device), records))
+                out.write(written(made_on(device), records))
             temporary.replace(file)  # at once: a reader sees the old file or the new one
     except (OSError, RuntimeError) as error:
         if temporary is not None:
@@ -161,8 +201,8 @@ def save(device: torch.device, found: Mapping[Call, Record]) -> Path | None:
     return file
 
 
-def _by_lines(made: Mapping[str, Any], records: Mapping[Call, Record]) -> str:
-    """JSON with one record a line."""
+def written(made: Mapping[str, Any], records: Mapping[Call, Record]) -> str:
+    """A file's text: JSON with one record a line."""
     rows = ",\n".join(json.dumps(_encoded(call, record)) for call, record in records.items())
     head = json.dumps({"format": _FORMAT, "made_on": made})
     return f'{head[:-1]}, "records": [\n{rows}\n]}}\n'

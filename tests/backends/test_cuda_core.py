@@ -381,10 +381,13 @@ class Kernel:
     name: str  # mangled
     registers: int
     stack: int
-    code: str
+    accesses: str  # the lines of code that read or write global or local memory
 
     def count(self, pattern: str) -> int:
-        return len(re.findall(pattern, self.code))
+        return len(re.findall(pattern, self.accesses))
+
+
+_ACCESSES = ("LDG", "STG", "LDL", "STL")
 
 
 def _tool(name: str) -> str:
@@ -437,7 +440,8 @@ def _parsed(text: str) -> list[Kernel]:
     for part in code.split("Function : ")[1:]:
         name, body = part.split("\n", 1)
         registers, stack = map(int, re.findall(r"\d+", resources[name.strip()]))
-        found.append(Kernel(architecture.strip(), name.strip(), registers, stack, body))
+        accesses = "\n".join(line for line in body.split("\n") if any(name in line for name in _ACCESSES))
+        found.append(Kernel(architecture.strip(), name.strip(), registers, stack, accesses))
     return found
 
 

@@ -191,6 +191,8 @@ def test_kernels_of_convolutions_at_large_sizes(shape: tuple[int, ...], dtype: t
     launch = pytest.importorskip("srkernels.ops.conv.triton.launch")
     from triton.runtime.errors import OutOfResources
 
+    from srkernels.ops.conv.triton.configuration import configurations, configurations_of_shares
+
     n, cin, cout, height, width = shape
     generator = torch.Generator("cuda").manual_seed(1)
 
@@ -211,23 +213,26 @@ def test_kernels_of_convolutions_at_large_sizes(shape: tuple[int, ...], dtype: t
         assert launch.choose(x, cout).kernel == "stream" or not launch.is_hopper(x.device)
     eager, exact = (torch.conv2d(*pair, padding=1) for pair in ((x, w), (x.double(), w.double())))
     of_eager, of_exact = backward(g, x, w), backward(g.double(), x.double(), w.double())
-    hopper = launch.is_hopper(x.device)
     for adjoint, source, expected in ((False, x, (eager, exact)), (True, g, (of_eager[0], of_exact[0]))):
-        sizes = (cout, cin) if adjoint else (cin, cout)
-        for how in (launch.choose(source, sizes[1]), *launch.configurations(*sizes, dtype)):
-            if how.kernel != "gather" and not hopper:
-                continue
+        out = cin if adjoint else cout
+        for how in configurations(source, out).values():
             y = torch.full_like(expected[0], torch.nan)
             try:
                 launch.convolve(source, w, y, adjoint=adjoint, how=how)
             except OutOfResources:  # a candidate may need more than this card has
-                if how == launch.choose(source, sizes[1]):
+                if how == launch.choose(source, out):
                     raise
                 continue
             assert_right(y, *expected, how)
-    y = torch.full_like(w, torch.nan)
-    launch.gradient_of_weight(x, g, y)
-    assert_right(y, of_eager[1], of_exact[1], "weight gradient")
+    for how in configurations_of_shares(x, cout).values():
+        y = torch.full_like(w, torch.nan)
+        try:
+            launch.gradient_of_weight(x, g, y, how=how)
+        except OutOfResources:
+            if how == launch.choose_shares(x, cout):
+                raise
+            continue
+        assert_right(y, of_eager[1], of_exact[1], how)
 
 
 def test_small_calls(spec: OpSpec, target: Target) -> None:

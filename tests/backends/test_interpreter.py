@@ -15,7 +15,8 @@ from helpers.process import ROOT, environment, python
 from srkernels import _triton
 
 VALUES = "parity.py::test_values_and_gradients"
-USUAL = "fp32 and sliced or bf16 and channels_last"
+# Blocks run the kernels of their convolutions; in bf16 they take as long as everything else together.
+USUAL = "fp32 and sliced or bf16 and channels_last and not block"
 REST = [
     "parity.py::test_expanded_cotangents",
     "parity.py::test_nan_and_inf_propagate",
@@ -82,3 +83,61 @@ for layout in (torch.channels_last, torch.contiguous_format):
 def test_what_follows_nothing_and_what_autocast_surrounds() -> None:
     """Blocks around PyTorch's convolution whose first epilogue is empty; backward passes inside autocast."""
     python(_AROUND, env=environment(TRITON_INTERPRET="1"), timeout=300)
+
+
+_CONFIGURATIONS = """
+import torch, srkernels
+from srkernels.ops.conv.triton import launch
+from srkernels.tuned import clock, measure
+
+FASTEST = "triton[gather, weight pixels=64]"
+seen = []
+for name in ("convolve", "_gradient_of_rows"):
+    def noted(*arguments, run=getattr(launch, name), **options):
+        seen.append(options["how"] if "how" in options else arguments[5])
+        return run(*arguments, **options)
+    setattr(launch, name, noted)
+convolve = launch.convolve
+
+
+def too_large(*arguments, how=None, **options):
+    if how is not None and how.kernel == "shift":
+        raise torch.OutOfMemoryError("no such shared memory")
+    return convolve(*arguments, how=how, **options)
+
+
+launch.convolve = too_large
+measure._TRIED = 2
+clock.medians = lambda calls, device: {
+    name: {"triton": 0.9, "triton[gather]": 0.5, "triton[shift]": 0.1, FASTEST: 0.4}.get(name, 1.0) for name in calls
+}
+draw = torch.Generator().manual_seed(0)
+x, g, weight = (torch.rand(s, generator=draw) - 0.5 for s in ((1, 3, 2, 3), (1, 2, 2, 3), (2, 3, 3, 3)))
+leaves = [x.contiguous(memory_format=torch.channels_last).requires_grad_(), weight.requires_grad_()]
+
+
+def gradients():
+    y = srkernels.conv2d_act(*leaves)
+    return [y, *torch.autograd.grad(y, leaves, g)]
+
+
+expected = gradients()
+with srkernels.tuning() as tuner:
+    srkernels.conv2d_act(*leaves)
+(record,) = tuner.found.values()
+assert record.choice == FASTEST, record
+assert record.dropped == {"triton[shift]": "OutOfMemoryError: no such shared memory"}, record
+seen.clear()
+for a, b in zip(gradients(), expected):
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+forward, data, shares = seen
+assert forward.kernel == data.kernel == "gather" and shares.pixels == 64, seen
+assert f"{FASTEST} (measured on" in srkernels.explain("conv2d_act", *leaves)
+"""
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(_triton.why_no_interpreter() is not None, reason=str(_triton.why_no_interpreter()))
+def test_tuning_chooses_a_configuration_that_calls_run_in(tmp_path) -> None:
+    """Measured, dropped where it does not fit, and followed forward and backward by a call of that class."""
+    python(_CONFIGURATIONS, env=environment(TRITON_INTERPRET="1", SRKERNELS_CACHE=str(tmp_path)), timeout=300)

@@ -134,6 +134,77 @@ def test_launches_of_a_dense_block(launched, layout) -> None:
     assert (len(forward) - len(packed), len(backward)) == DENSE_BLOCK.launches
 
 
+def test_a_configuration_runs_in_every_convolution_that_it_fits(launched) -> None:
+    x, weight, bias = _image(1, 64, 8, 8), _image(64, 64, 3, 3), torch.empty(64, dtype=torch.bfloat16)
+    linear = SavedConvolution(x, weight, bias, None, None)
+    gathering = blocks.configured(["gather"])
+    convolution, settings = Convolution(x, weight, bias, None, None), DenseSettings(0.2, 0.2)
+    assert launched(lambda: gathering.forward(convolution, ConvolutionSettings(RELU), False)) == ["gather"]
+    assert launched(lambda: gathering.backward(x, linear, ConvolutionSettings(), NEEDS))[0] == "gather"
+    saved = SavedBlock(x, weight, bias, weight, None, x)
+    backward = launched(lambda: gathering.block_backward(x, saved, Epilogue(RELU), [*[True] * 5, False]))
+    assert backward.count("gather") == 2
+    weights = [_image(64 if k == 4 else 32, 64 + 32 * k, 3, 3) for k in range(5)]
+    dense = Dense(x, *weights, *[None] * 5)
+    assert launched(lambda: gathering.dense_forward(dense, settings, True)).count("gather") == 5
+    streaming = blocks.configured(["stream", "weight stages=4"])
+    assert launched(lambda: streaming.dense_forward(dense, settings, True)).count("stream") == 5
+    # In fp64 none but ``gather`` fits.
+    wide = Convolution(*(None if t is None else t.double() for t in convolution))
+    assert launched(lambda: streaming.forward(wide, ConvolutionSettings(RELU), False)) == ["gather"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_configurations_change_what_is_launched_and_nothing_else(dtype, monkeypatch) -> None:
+    """Each but the first, which is what runs without, is another launch, and what a product takes fits its name."""
+    launches: list[dict[str, Any]] = []
+
+    def kernel(name: str) -> Any:
+        return type(
+            name, (), {"__getitem__": lambda _, grid: lambda *a, **k: launches.append((name, grid, a[8:], k))}
+        )()
+
+    for name in ("stream", "shift", "gather", "weight_gradient"):
+        monkeypatch.setattr(launch, name, kernel(name))
+    monkeypatch.setattr(launch, "add_up", type("", (), {"__getitem__": lambda _, grid: lambda *a, **k: None})())
+    x, weight = _image(1, 64, 8, 8).to(dtype), _image(64, 64, 3, 3).to(dtype).requires_grad_()
+    needs = [True, True, False, False]
+    convolutions, weights = blocks.configurations(Convolution(x, weight, None, None, None))
+    weight, seen = weight.detach(), []
+    for names in ([], *([name] for name in (*convolutions, *weights))):
+        launches.clear()
+        how = blocks.configured(names) if names else blocks
+        how.forward(Convolution(x, weight, None, None, None), ConvolutionSettings(), False)
+        how.backward(x, SavedConvolution(x, weight, None, None, None), ConvolutionSettings(), needs)
+        seen.append(repr(launches))
+        if names and names[0] in convolutions:
+            kernel_name, *sizes = names[0].split()
+            assert [launched[0] for launched in launches] == [kernel_name, kernel_name, "weight_gradient"]
+            assert all(f"'num_stages': {size[7:]}" in seen[-1] for size in sizes if size.startswith("stages="))
+    plain = (seen[0], seen[1], seen[1 + len(convolutions)])
+    assert len(set(plain)) == 1
+    assert len(set(seen)) == len(seen) - 2
+
+
+def test_only_what_fits_is_tried() -> None:
+    x, weight = _image(1, 64, 8, 8), _image(64, 64, 3, 3)
+
+    def kernels(**changes: Tensor) -> set[str]:
+        (names,) = blocks.configurations(Convolution(x, weight, None, None, None)._replace(**changes))
+        return {name.split()[0] for name in names}
+
+    assert kernels() == kernels(residual=x) == {"gather", "stream", "shift"}
+    assert kernels(residual=x.float()) == {"gather"}
+    assert kernels(x=x.contiguous()) == {"gather", "stream"}
+    assert kernels(x=x.double(), weight=weight.double()) == {"gather"}
+    assert blocks.configurations(Convolution(x[:0], weight, None, None, None)) == []
+
+
+def test_a_configuration_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="have no configuration 'shift pixels=63'; there are: gather, stream"):
+        blocks.configured(["shift pixels=63"])
+
+
 def test_launches_around_the_library(launched) -> None:
     """PyTorch's convolutions without bias, one pass behind each, one ahead of the first one's gradients, two sums."""
     x, weight, bias = _image(1, 64, 8, 8), _image(64, 64, 3, 3), torch.empty(64, dtype=torch.bfloat16)

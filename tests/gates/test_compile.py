@@ -129,6 +129,7 @@ def test_tuples_of_bands_in_one_graph(target: Target, autocast: bool) -> None:
         _assert_same_bits([torch.compile(inverse, fullgraph=True, backend=FAST)(x)], [inverse(x)])
 
 
+@pytest.mark.thorough
 def test_first_call_of_a_cold_process() -> None:
     """Nothing has run eagerly before the trace: it must not meet any lazy state."""
     python(

@@ -19,6 +19,7 @@ import pytest
 import torch
 from helpers import formulas
 from helpers.drawing import Dice, failures, report
+from helpers.marks import thorough
 from helpers.operands import arranged
 from helpers.rounding import Rounded, cast, exact, gradients, registers
 from torch import Tensor
@@ -29,6 +30,7 @@ from srkernels._parity import flat
 
 SEED = 20272
 CASES = 2000
+USUAL = 3  # of a whole run, one case in this many
 INTERPRETED = 40  # one case in this many runs in Triton's interpreter
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -567,8 +569,9 @@ def _found(pytestconfig: pytest.Config, share: int = 1, **env: str) -> str:
     return report(seed, cases, found) if found else ""
 
 
-def test_random_calls(pytestconfig: pytest.Config) -> None:
-    found = _found(pytestconfig)
+@pytest.mark.parametrize("share", [USUAL, thorough(1)])
+def test_random_calls(share: int, pytestconfig: pytest.Config) -> None:
+    found = _found(pytestconfig, share)
     assert not found, found
 
 

@@ -18,12 +18,14 @@ import numpy as np
 import pytest
 import torch
 from helpers.drawing import Dice, failures, report
+from helpers.marks import thorough
 from torch import Tensor, nn
 
 import srkernels
 
 SEED = 20260
 CASES = 1000
+USUAL = 3  # of a whole run, one case in this many
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MASKS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 WRONG, EITHER, RIGHT = range(3)
@@ -527,8 +529,9 @@ def draw(seed: int, number: int) -> Malformed:
     return Malformed(signature, arguments, replaced, dice.one(None, None, "reference", "native"))
 
 
-def test_malformed_calls(pytestconfig: pytest.Config) -> None:
-    seed, cases = pytestconfig.getoption("--seed") or SEED, pytestconfig.getoption("--cases") or CASES
+@pytest.mark.parametrize("share", [USUAL, thorough(1)])
+def test_malformed_calls(share: int, pytestconfig: pytest.Config) -> None:
+    seed, cases = pytestconfig.getoption("--seed") or SEED, (pytestconfig.getoption("--cases") or CASES) // share
     found = failures("test_malformed", seed, cases)
     assert not found, report(seed, cases, found)
 

@@ -33,6 +33,21 @@ def folders(tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
+def hed_lpips(tmp_path_factory) -> list[str]:
+    """Options that name the files of HED-LPIPS, of random numbers, without the dashes and prefix before them."""
+    from models.networks import LPIPS, VGG16Features, save_weights
+
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    network = VGG16Features()
+    network.origin = "HED"
+    save_weights(network, folder / "hed.safetensors")
+    state = LPIPS("vgg16").state_dict()
+    torch.save({key: value.abs() for key, value in state.items() if key.startswith("lin")}, folder / "vgg.pth")
+    return [f"lpips-vgg={folder / 'hed.safetensors'}", f"lpips-lin={folder / 'vgg.pth'}"]
+
+
+@pytest.fixture(scope="session")
 def vgg_file(tmp_path_factory) -> Path:
     """A file in the form of torchvision's, with random numbers in it."""
     from models.networks import VGG19Features

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers.marks import thorough
 from helpers.training import equal, finish, flat, load, stop_at, write_noise
 
 from models.__main__ import main
@@ -71,15 +72,23 @@ def test_all_stages_leave_what_they_promise(folders, tmp_path):
 @pytest.mark.parametrize(
     "switches",
     [
-        ["--source=bicubic", "--no-domain-gap", "--no-weighting"],
+        thorough(["--source=bicubic", "--no-domain-gap", "--no-weighting"]),
         ["--source=bicubic", "--domain-gap"],
-        ["--no-domain-gap", "--srn.weigh-features"],
-        ["--no-weighting", "--frequency=gbfs", "--dsn-input=bicubic"],
-        ["--frequency=rgb", "--maps.on-the-fly"],
+        thorough(["--no-domain-gap", "--srn.weigh-features"]),
+        thorough(["--no-weighting", "--frequency=gbfs", "--dsn-input=bicubic"]),
+        thorough(["--frequency=rgb", "--maps.on-the-fly"]),
         ["--frequency=gbfs", "--maps.smoothing=none", "--dsn.discriminator.kind=paper", "--maps.padding=zero"],
-        ["--scale=2", "--dsn.network=dsn", "--srn.crop=32", "--dsn.crop=32", "--run.ema=0.9"],
+        thorough(["--scale=2", "--dsn.network=dsn", "--srn.crop=32", "--dsn.crop=32", "--run.ema=0.9"]),
         ["--scale=1", "--srn.crop=32", "--dsn.crop=16", "--run.precision=bf16"],
-        ["--dsn.discriminator.gan=relativistic", "--srn.discriminator.gan=least_squares", "--run.recompute"],
+        thorough(
+            [
+                "--dsn.discriminator.frequency-contrast=10",
+                "--dsn.discriminator.norm=none",
+                "--srn.map-weights=normalised",
+            ]
+        ),
+        thorough(["--maps.on-the-fly", "--srn.map-weights=capped", "--srn.map-cap=1.5"]),
+        thorough(["--dsn.discriminator.gan=relativistic", "--srn.discriminator.gan=least_squares", "--run.recompute"]),
     ],
     ids=lambda switches: " ".join(switches),
 )
@@ -111,6 +120,7 @@ def test_maps_go_on_where_they_were(folders, tmp_path):
     assert lost.read_bytes() == content
 
 
+@pytest.mark.thorough
 def test_the_first_update_measures_if_asked(folders, tmp_path, monkeypatch):
     monkeypatch.setenv("SRKERNELS_CACHE", str(tmp_path / "cache"))
     command = ["-m", "models", "dasr", *SHORT, *folders, f"--out={tmp_path / 'out'}"]
@@ -185,6 +195,7 @@ def test_refusals_name_what_is_wrong(folders, tmp_path, capsys):
         (["--val-hr=x"], "--val-hr and --val-lr go together"),
         (["--stage=srn"], "no such folder: "),
         (["--stage=maps"], "no weights of a generator in "),
+        (["--srn.perceptual.network=vgg16"], "--srn.perceptual.layers: VGG16Features: layers must be some of conv1_1"),
         (["--dsn.perceptual.network=vgg19"], "--weights.vgg is needed: torchvision's vgg19-dcbb9e9d.pth"),
         (["--hr=/nowhere"], "no such folder: /nowhere"),
     ):
@@ -289,6 +300,29 @@ def test_a_published_discriminator_judges_with_its_own_kernel(folders, tmp_path)
     assert load_distance(job).view.kernel == 9
     with pytest.raises(InputError, match="was trained on gbfs, the run says --frequency haar"):
         load_distance(replace(job, config=parse([*SHORT, *folders, f"--out={out}"]).resolved()))
+    other = parse([*SHORT, *folders, f"--out={out}", "--frequency=gbfs", "--dsn.discriminator.frequency-contrast=10"])
+    with pytest.raises(InputError, match=r"with a contrast of 0\.0, the run says .*-contrast 10\.0"):
+        load_distance(replace(job, config=other.resolved()))
+
+
+@pytest.mark.thorough
+def test_the_scale_of_features_is_measured_on_what_is_compared(folders, tmp_path, vgg_file, capsys):
+    """Stage dsn compares LR pictures, stage srn HR ones; a run that goes on finds the same numbers."""
+    out = tmp_path / "out"
+    scaled = [
+        *(f"--{stage}.perceptual.network=vgg19" for stage in ("dsn", "srn")),
+        *("--dsn.perceptual.scaled", "--dsn.perceptual.layers", "relu2_1", "--srn.perceptual.scaled"),
+        *("--srn.perceptual.layers", "relu1_2", "conv2_1", f"--weights.vgg={vgg_file}"),
+    ]
+    said = []
+    for steps in (2, 4):
+        steps_of = [f"--{stage}.schedule.steps={steps}" for stage in ("dsn", "srn")]
+        assert run(*SHORT, *folders, *scaled, *steps_of, f"--out={out}") == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if "mean activation" in line]
+        said.append(lines)
+    (dsn, srn), (dsn_again, _) = said
+    assert "of relu2_1 " in dsn and "of relu1_2 " in srn and ", conv2_1 " in srn
+    assert dsn == dsn_again
 
 
 def test_the_presets_state_what_paper_and_code_state():
@@ -332,7 +366,19 @@ def test_the_presets_state_what_paper_and_code_state():
         9,
         1e-5,
     )
-    assert presets() == ["official-aim", "official-ntire", "official-realsr", "paper", "tiny"]
+    fssr = load_preset("fssr")
+    assert (fssr.dsn.input, fssr.dsn.discriminator.frequency, fssr.domain_gap, fssr.weighted) == (
+        "bicubic",
+        "gbfs",
+        False,
+        False,
+    )
+    # Nothing of ours is on in what follows a paper or published code.
+    for preset in (paper, aim, realsr, ntire, fssr):
+        for stage in (preset.dsn, preset.srn):
+            assert not stage.discriminator.frequency_contrast and not stage.perceptual.scaled
+        assert preset.srn.map_weights == "map"
+    assert presets() == ["fssr", "miniature", "official-aim", "official-ntire", "official-realsr", "paper", "tiny"]
 
 
 @pytest.fixture(scope="module")
@@ -344,7 +390,7 @@ def made_up_weights(vgg_file, tmp_path_factory) -> WeightFiles:
     alex = {key.removeprefix("net."): value for key, value in alexnet_state(lpips).items()}
     torch.save(alex, folder / "alex.pth")
     torch.save({f"lin{k}.model.1.weight": torch.rand(1, c, 1, 1) for k, c in enumerate(channels)}, folder / "lin.pth")
-    return WeightFiles(vgg_file, folder / "alex.pth", folder / "lin.pth")
+    return WeightFiles(vgg_file, lpips_alex=folder / "alex.pth", lpips_lin=folder / "lin.pth")
 
 
 def alexnet_state(lpips: LPIPS) -> dict[str, torch.Tensor]:

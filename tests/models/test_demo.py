@@ -107,7 +107,7 @@ def test_the_commands_are_listed_and_an_unknown_one_is_refused(capsys):
     assert "no command 'train'" in capsys.readouterr().err
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 def test_usrda_leaves_everything_too(tmp_path):
     config = load_usrda_preset("tiny")
     small = {f"discriminator_{name}": replace(config.discriminator_f, num_feat=4) for name in "fty"}

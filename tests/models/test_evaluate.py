@@ -93,10 +93,15 @@ def test_what_cannot_be_compared_is_named(folders, tmp_path):
             r"--lpips-alex: cannot read weights from .*text\.pth",
         ),
         (EvaluateOptions(sr, hr, lpips_alex=other, lpips_lin=other), "--lpips-alex, --lpips-lin: .*Missing key"),
+        (EvaluateOptions(sr, hr, lpips_alex=text, lpips_vgg=text), "--lpips-alex and --lpips-vgg are two trunks"),
         (EvaluateOptions(sr, hr, csv=hr / "my_0.png" / "t.csv"), r"--csv: cannot write .*t\.csv"),
     ):
         with pytest.raises(InputError, match=message):
             run_evaluate(options)
+    write_picture(tmp_path / "twins" / "my_0.png", picture(0))
+    write_picture(tmp_path / "twins" / "my_0.jpg", picture(0))
+    with pytest.raises(InputError, match=r"two HR pictures are named my_0: .*my_0\.jpg and .*my_0\.png"):
+        run_evaluate(EvaluateOptions(alone, tmp_path / "twins"))
     write_picture(sr / "my_1_out.png", picture(0))
     with pytest.raises(InputError, match=r"found my_1_out\.png, my_1_x4\.png"):
         run_evaluate(EvaluateOptions(sr, hr))
@@ -126,6 +131,20 @@ def test_lpips_leaves_out_pairs_that_are_too_small_and_names_them(folders, tmp_p
     measured = [float(rows[name][-1]) for name in ("my_0", "my_1", "large")]
     assert float(rows["mean"][-1]) == pytest.approx(sum(measured) / 3)
     assert "too small for LPIPS: small\n" in capsys.readouterr().out
+
+
+def test_hed_lpips_is_never_called_lpips(folders, tmp_path, hed_lpips, capsys):
+    sr, hr = folders
+    for each, seed in ((sr, 2), (hr, 3)):
+        write_picture(each / "small.png", picture(seed, 15, 48))
+    options = [f"--sr={sr}", f"--hr={hr}", "--crop-border=0", f"--csv={tmp_path / 't.csv'}"]
+    assert models(["evaluate", *options, *(f"--{each}" for each in hed_lpips)]) == 0
+    rows = list(csv.reader((tmp_path / "t.csv").open(newline="")))
+    assert rows[0][-1] == "HED-LPIPS, v0.1 VGG-16, RGB, crop 0, uint8"
+    assert [bool(row[-1]) for row in rows[1:]] == [row[0] != "small" for row in rows[1:]]
+    shown = capsys.readouterr().out
+    assert "less than 16 pixels a side, too small for HED-LPIPS: small\n" in shown
+    assert shown.replace("HED-LPIPS", "").count("LPIPS") == 0
 
 
 HOSTILE = ("a$_$0", "b[x4]", "c[bold]", "d e :car:", "f\ng", os.fsdecode(b"h\xff"), 'i,"j', "=1+1", "é" * 120)

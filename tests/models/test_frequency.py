@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from models.networks import PatchDiscriminator
 from models.networks.frequency import RGB, AveragePool, Gaussian, Haar, HaarSum, frequency_filter
 
 # One cell per colour: top left, top right, bottom left, bottom right.
@@ -119,3 +120,32 @@ def test_what_is_no_filter():
     for name, kernel in (("gbfs", 4), ("average", 0)):
         with pytest.raises(ValueError, match=f"kernel must be odd and positive, got {kernel}"):
             frequency_filter(name, kernel)
+
+
+@pytest.mark.parametrize("name", ["haar", "haar_sum", "gbfs", "average", "rgb"])
+def test_a_contrast_centres_and_multiplies_the_view(name):
+    torch.manual_seed(0)
+    x = torch.rand(2, 3, 12, 16)
+    plain, contrasted = frequency_filter(name, 7), frequency_filter(name, 7, contrast=10.0)
+    torch.testing.assert_close(contrasted(x), 10 * (plain(x) - 0.5))
+    torch.testing.assert_close(contrasted.low(x), plain.low(x))
+    for attribute in ("channels", "stride", "reach"):
+        assert getattr(contrasted, attribute) == getattr(plain, attribute)
+    assert not contrasted.state_dict()
+
+
+def test_instance_norm_hides_a_contrast_and_no_norm_shows_it():
+    """What models/README.md says of distance maps: the norm's division takes out the amplitude of a picture's bands."""
+    torch.manual_seed(0)
+    noise = torch.rand(1, 3, 32, 32)
+    strong, faint = noise - 0.5, (noise - 0.5) / 8
+    view = frequency_filter("haar", contrast=10.0)
+    scores = {}
+    for norm in ("instance", "none"):
+        judge = PatchDiscriminator(9, 8, kind="nlayer_s2", norm=norm, bias=False).eval()
+        for parameter in judge.parameters():
+            if parameter.ndim == 1:
+                torch.nn.init.zeros_(parameter)
+        scores[norm] = [judge(view(x)).detach() for x in (strong, faint)]
+    torch.testing.assert_close(*scores["instance"], rtol=0.01, atol=0.01)
+    torch.testing.assert_close(scores["none"][0], 8 * scores["none"][1])

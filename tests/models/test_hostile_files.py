@@ -200,7 +200,13 @@ KINDS: dict[str, Callable[[Path], object]] = {
 }
 
 
-ROLES = {"picture": "own/a.png", "weights": "own/a.pth", "lpips": "own/b.pth", "preset": "own/a.yaml"}
+ROLES = {
+    "picture": "own/a.png",
+    "weights": "own/a.pth",
+    "lpips": "own/b.pth",
+    "wheel": "own/a.whl",
+    "preset": "own/a.yaml",
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -217,6 +223,7 @@ def test_what_is_no_file_is_named_wherever_it_is_given(kind, role, weights, pict
         "picture": ("upscale", "--weights", weights, path, out),
         "weights": ("upscale", "--weights", path, picture, out),
         "lpips": ("evaluate", "--sr", folder, "--hr", folder, "--lpips-alex", path, "--lpips-lin", path),
+        "wheel": ("weights", "hed", path, "--out", picture.with_name("out.pth")),
         "preset": ("usrda", "--preset", path, "--dry-run"),
         "names": ("dasr", "--preset", "tiny", "--hr", path.parent, "--lr", folder, "--out", out),
     }

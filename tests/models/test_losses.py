@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from models.dasr import losses
-from models.train.losses import DistanceLoss, FeatureLoss, GANLoss, squared_distance
+from models.train.losses import DistanceLoss, FeatureLoss, GANLoss, ScaleConfig, settle_scale, squared_distance
 
 LN2, LN3 = math.log(2), math.log(3)
 
@@ -101,6 +101,39 @@ def test_area_and_bilinear_weights_differ_where_the_map_is_finer_than_the_featur
     weight[..., 0, 0] = 1
     assert FeatureLoss(Doubled(), "area")(sr, hr, weight).item() == pytest.approx(2 / 16)
     assert FeatureLoss(Doubled(), "bilinear")(sr, hr, weight).item() == 0
+
+
+class Layers(nn.Module):
+    """Two layers of known scale: minus four times the picture, and a tenth of it."""
+
+    def forward(self, x):
+        return {"loud": -4 * x, "quiet": 0.1 * x}
+
+
+def test_layers_are_brought_to_one_scale():
+    sr, hr = torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4)
+    assert FeatureLoss(Layers())(sr, hr).item() == pytest.approx(4.1)
+    given = FeatureLoss(Layers(), means={"loud": 2.0, "quiet": 0.4})
+    weight = torch.full((1, 1, 4, 4), 0.5)
+    assert given(sr, hr, weight).item() == pytest.approx(0.5 * (4 / 2 + 0.1 / 0.4))
+    measured = FeatureLoss(Layers())
+    images = torch.stack((torch.full((3, 4, 4), 0.25), torch.full((3, 4, 4), 0.75)))
+    assert measured.measure(images) == pytest.approx({"loud": 4 * 0.5, "quiet": 0.1 * 0.5})
+    assert measured(sr, hr).item() == pytest.approx(1 / 0.5 + 1 / 0.5)
+
+
+def test_a_scale_is_measured_only_where_none_is_given():
+    said = []
+    images = torch.full((1, 3, 4, 4), 0.5)
+    for options, means in (
+        (ScaleConfig(), {}),
+        (ScaleConfig(scaled=True, means=(3.0, 5.0)), {"loud": 3.0, "quiet": 5.0}),
+        (ScaleConfig(scaled=True), {"loud": 2.0, "quiet": 0.05}),
+    ):
+        loss = FeatureLoss(Layers(), means=options.means_of(("loud", "quiet")))
+        settle_scale(loss, options, lambda: images, said.append)
+        assert loss.means == pytest.approx(means)
+    assert said == ["  the perceptual loss is divided by the mean activation of loud 2, quiet 0.05"]
 
 
 def test_a_distance_is_averaged_and_takes_no_map():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -49,6 +51,50 @@ def by_definition(a: Tensor, b: Tensor, alexnet: dict[str, Tensor], lin: dict[st
         weighted = F.conv2d((f - g) ** 2, lin[f"lin{k}.model.1.weight"].to(a))
         total = total + weighted.mean(dim=(1, 2, 3))
     return total
+
+
+def by_definition_on_vgg16(a: Tensor, b: Tensor, state: dict[str, Tensor]) -> Tensor:
+    """Of a whole state dict; the last ReLU of each stage, in the order of torchvision's `vgg16().features`."""
+
+    def taps(x: Tensor) -> list[Tensor]:
+        shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
+        x = ((x * 2 - 1) - shift.to(x).view(1, 3, 1, 1)) / scale.to(x).view(1, 3, 1, 1)
+        found = []
+        for stage in ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28)):
+            x = x if stage[0] == 0 else F.max_pool2d(x, kernel_size=2, stride=2)
+            for n in stage:
+                x = F.conv2d(x, state[f"features.{n}.weight"], state[f"features.{n}.bias"], padding=1).relu()
+            found.append(x / (x.pow(2).sum(1, keepdim=True).sqrt() + 1e-10))
+        return found
+
+    pairs = enumerate(zip(taps(a), taps(b), strict=True))
+    return sum(F.conv2d((f - g) ** 2, state[f"lin{k}.model.1.weight"]).mean(dim=(1, 2, 3)) for k, (f, g) in pairs)
+
+
+def test_on_vgg16_by_its_definition():
+    torch.manual_seed(0)
+    network = LPIPS("vgg16").double()
+    assert (network.name, network.convention, network.least_side) == ("LPIPS", "v0.1 VGG-16", 16)
+    for parameter in network.parameters():
+        nn.init.kaiming_normal_(parameter) if parameter.dim() == 4 else nn.init.normal_(parameter, std=0.1)
+    a, b = torch.rand(2, 2, 3, 17, 36, dtype=torch.float64)
+    wanted = by_definition_on_vgg16(a, b, network.state_dict())
+    torch.testing.assert_close(network(a, b), wanted, rtol=1e-6, atol=0.0)  # the shift and the scale are fp32
+    assert network(a[..., :16, :16], b[..., :16, :16]).isfinite().all()
+
+
+def test_the_package_lpips_has_vgg16_under_other_keys():
+    network = LPIPS("vgg16")
+    slices = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
+    of = {str(n): number for number, each in enumerate(slices, 1) for n in each}
+    theirs = {
+        re.sub(r"^features\.(\d+)", lambda key: f"net.slice{of[key[1]]}.{key[1]}", key): value
+        for key, value in network.state_dict().items()
+    }
+    other = LPIPS("vgg16")
+    other.load(theirs)
+    a, b = torch.rand(2, 1, 3, 16, 16)
+    assert torch.equal(other(a, b), network(a, b))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from models.dasr.config import MapsConfig
-from models.dasr.maps import DistanceMap, spread
+from models.dasr.maps import DistanceMap, spread, weights_of
 from models.networks import PatchDiscriminator
 from models.networks.frequency import frequency_filter
 
@@ -70,3 +70,20 @@ def test_reflection_leaves_no_frame(frequency, kind, smoothing):
     assert maps["reflect"].shape == maps["zero"].shape == (1, 1, 66 // view.stride, 70 // view.stride)
     ranges = {name: float(found.max() - found.min()) for name, found in maps.items()}
     assert ranges["reflect"] < 1e-6 < ranges["zero"]
+
+
+def test_what_weighs_the_losses():
+    """By formula: the mean is the batch's, so that a picture that lies further off weighs less as a whole."""
+    maps = torch.tensor([[0.1, 0.3], [0.2, 1.0]]).view(2, 1, 1, 2)
+    mean = (0.1 + 0.3 + 0.2 + 1.0) / 4
+    for kind, expected in (
+        ("map", [0.1, 0.3, 0.2, 1.0]),
+        ("normalised", [0.1 / mean, 0.3 / mean, 0.2 / mean, 1.0 / mean]),
+        ("capped", [0.1 / mean, 0.3 / mean, 0.2 / mean, 1.5]),
+        ("constant", [mean] * 4),
+    ):
+        found = weights_of(maps, kind, 1.5)
+        assert found.shape == maps.shape
+        torch.testing.assert_close(found.flatten(), torch.tensor(expected))
+    assert weights_of(maps, "normalised", 1.5).mean().item() == pytest.approx(1)
+    assert not weights_of(torch.zeros(1, 1, 2, 2), "normalised", 1.5).any()

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import srkernels
 from bench.steps.plain import PLAIN
 from models.data.resize import bicubic
-from models.networks import DSN, DeResNet, PatchDiscriminator, RRDBNet, VGG19Features
+from models.networks import DSN, DeResNet, PatchDiscriminator, RRDBNet, VGG16Features, VGG19Features, VGGFeatures
 from srkernels._meter import saved_bytes
 
 
@@ -40,6 +40,7 @@ def conv_keys(*names: str) -> set[str]:
         (partial(PatchDiscriminator, kind="nlayer_s2", bias=False), 668_737),
         (partial(PatchDiscriminator, 3, kind="nlayer_s2", bias=False), 662_593),
         (RRDBNet, 16_697_987),
+        (VGG16Features, 14_714_688),
         (VGG19Features, 20_024_384),
     ],
 )
@@ -194,11 +195,11 @@ def test_norms_of_a_discriminator():
     torch.testing.assert_close(scaled.model[:4](3 * x).std(), torch.tensor(1.0), rtol=0.05, atol=0.0)
 
 
-def torchvision_features() -> nn.Sequential:
-    """torchvision's `vgg19().features`, written down from the paper's configuration E."""
+def torchvision_features(deep: int) -> nn.Sequential:
+    """torchvision's `features` of vgg19 and vgg16, of 4 and 3 convolutions in the deep stages: configurations E, D."""
     layers: list[nn.Module] = []
     channels = 3
-    for stage in ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)):
+    for stage in ((64, 2), (128, 2), (256, deep), (512, deep), (512, deep)):
         for _ in range(stage[1]):
             layers += [nn.Conv2d(channels, stage[0], 3, padding=1), nn.ReLU(inplace=True)]
             channels = stage[0]
@@ -206,21 +207,24 @@ def torchvision_features() -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def test_vgg_features_before_and_after_the_activation():
+@pytest.mark.parametrize(("kind", "deep", "last"), [(VGG19Features, 4, 35), (VGG16Features, 3, 29)])
+def test_vgg_features_before_and_after_the_activation(kind, deep, last):
     torch.manual_seed(0)
-    theirs = torchvision_features()
+    theirs = torchvision_features(deep)
     state = {f"features.{key}": value for key, value in theirs.state_dict().items()}
-    ours = VGG19Features(("relu5_4", "conv5_4", "conv1_1", "relu3_2"), input_norm=False)
-    ours.load_torchvision({**state, "classifier.0.weight": torch.zeros(2, 2)})
+    conv, relu = f"conv5_{deep}", f"relu5_{deep}"
+    ours = kind((relu, conv, "conv1_1", "relu3_2"), input_norm=False)
+    ours.load_state_dict(state)
     image = torch.rand(1, 3, 32, 40)
     found = ours(image)
-    assert list(found) == ["relu5_4", "conv5_4", "conv1_1", "relu3_2"]
-    for name, upto in (("conv1_1", 1), ("relu3_2", 14), ("conv5_4", 35), ("relu5_4", 36)):
+    assert list(found) == [relu, conv, "conv1_1", "relu3_2"]
+    for name, upto in (("conv1_1", 1), ("relu3_2", 14), (conv, last), (relu, last + 1)):
         torch.testing.assert_close(found[name], theirs[:upto](image), rtol=1e-4, atol=1e-5)
+    assert kind().layers == (conv,)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     ours.input_norm = True
     normalised = (image - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
-    torch.testing.assert_close(ours(image)["conv5_4"], theirs[:35](normalised), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours(image)[conv], theirs[:last](normalised), rtol=1e-4, atol=1e-5)
 
 
 def _kept_bytes(network: nn.Module, image: torch.Tensor) -> int:
@@ -228,13 +232,14 @@ def _kept_bytes(network: nn.Module, image: torch.Tensor) -> int:
     return saved_bytes(lambda: network(image), (image, *network.parameters(), *network.buffers()))
 
 
-def test_frozen_vgg_keeps_what_its_data_gradient_reads():
+@pytest.mark.parametrize(("kind", "deep"), [(VGG19Features, 4), (VGG16Features, 3)])
+def test_frozen_vgg_keeps_what_its_data_gradient_reads(kind, deep):
     """Of each ReLU what comes out of it, of each pooling its indices; no convolution's input besides."""
     side = 32
     image = torch.rand(1, 3, side, side).contiguous(memory_format=torch.channels_last).requires_grad_()
-    network = VGG19Features().to(memory_format=torch.channels_last)
-    by_stage = [64 * side**2 * 2, 128 * side**2 // 4 * 2, 256 * side**2 // 16 * 4, 512 * side**2 // 64 * 4]
-    activations = 4 * (sum(by_stage) + 512 * side**2 // 256 * 3)  # conv5_4 is linear
+    network = kind().to(memory_format=torch.channels_last)
+    by_stage = [64 * side**2 * 2, 128 * side**2 // 4 * 2, 256 * side**2 // 16 * deep, 512 * side**2 // 64 * deep]
+    activations = 4 * (sum(by_stage) + 512 * side**2 // 256 * (deep - 1))  # the last convolution is linear
     indices = 8 * sum(c * side**2 // 4**s for s, c in enumerate((64, 128, 256, 512), 1))
     with srkernels.use_backend("native"):
         assert _kept_bytes(network, image) == activations + indices
@@ -252,7 +257,7 @@ def test_vgg_is_frozen_and_says_what_it_does_not_know():
         *(f"features.{k}" for k in (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34))
     )
     with pytest.raises(RuntimeError, match=r"features\.36\.weight"):
-        network.load_torchvision({**network.state_dict(), "features.36.weight": torch.zeros(1)})
+        network.load_state_dict({**network.state_dict(), "features.36.weight": torch.zeros(1)})
     for layers in ((), ("conv6_1",), ("pool1",)):
         with pytest.raises(ValueError, match=r"layers must be some of conv1_1, relu1_1 \.\.\. relu5_4"):
             VGG19Features(layers)
@@ -275,12 +280,14 @@ def strong(network: nn.Module) -> nn.Module:
     return network
 
 
-@pytest.mark.parametrize("network", [RRDBNet(6, 2, 4), DSN(6, 2), VGG19Features(("conv2_2",))])
+@pytest.mark.parametrize(
+    "network", [RRDBNet(6, 2, 4), DSN(6, 2), VGG16Features(("conv2_2",)), VGG19Features(("conv2_2",))]
+)
 def test_generators_and_features_are_what_plain_pytorch_makes_of_their_weights(network):
     image = torch.rand(2, 3, 16, 24, dtype=torch.float64)
     strong(network)
     found, plain = network(image), PLAIN[type(network)](network, image)
-    if isinstance(network, VGG19Features):
+    if isinstance(network, VGGFeatures):
         found, plain = found["conv2_2"], plain["conv2_2"]
     torch.testing.assert_close(found, plain, rtol=1e-10, atol=1e-10)
     assert float(found.detach().abs().max()) > 0.1

@@ -91,6 +91,14 @@ def test_what_lies_outside_is_named(value):
         ("--dsn.schedule.pretrain -1", "--dsn.schedule.pretrain must be from 0 to 1000000000, got -1"),
         ("--srn.content-weight inf", "--srn.content-weight must be from 0 to 1000000, got inf"),
         ("--dsn.discriminator.frequency-gain -1", "--dsn.discriminator.frequency-gain must be above 0 and up to 1000"),
+        ("--srn.map-cap 0.5", "--srn.map-cap must be from 1 to 1000, got 0.5"),
+        ("--dsn.perceptual.means 0", "--dsn.perceptual.means must be above 0 and up to 1000000, got (0.0,)"),
+        ("--srn.perceptual.means 2", "--srn.perceptual.means is used with --srn.perceptual.scaled alone"),
+        (
+            "--srn.perceptual.scaled --srn.perceptual.means 2 3",
+            "--srn.perceptual.means must be one for each of conv5_4, got (2.0, 3.0)",
+        ),
+        ("--dsn.perceptual.network lpips --dsn.perceptual.scaled", "--dsn.perceptual.scaled: LPIPS has a scale of its"),
     ],
 )
 def test_a_number_out_of_bounds_ends_a_run_before_it_starts(arguments, message, tmp_path, capsys):
@@ -117,6 +125,10 @@ def test_a_number_out_of_bounds_ends_a_run_before_it_starts(arguments, message, 
         "upscale --weights OUT OUT OUT/o --tile 0",
         "upscale --weights OUT OUT OUT/o --overlap -1",
         "evaluate --sr OUT --hr OUT --crop-border -1",
+        "domain-gap OUT --real OUT --out OUT/o --seeds -1",
+        "domain-gap OUT --real OUT --out OUT/o --held-out 1",
+        "study OUT --hr OUT --out OUT/o --crop -1",
+        "study OUT --hr OUT --out OUT/o --seed -1",
     ],
 )
 def test_every_command_holds_its_numbers(arguments, tmp_path, capsys):

@@ -223,6 +223,21 @@ def test_maps_on_the_fly_are_those_of_the_discriminator():
     assert not found.requires_grad
 
 
+@pytest.mark.parametrize("on_the_fly", [False, True])
+def test_a_step_weighs_by_what_its_option_makes_of_the_map(on_the_fly):
+    torch.manual_seed(0)
+    batch = srn_batch()
+    config = replace(SMALL, srn=replace(SMALL.srn, map_weights="capped", map_cap=1.25))
+    step = build_srn_step(config, WeightFiles(), CPU, (lambda lr: lr[:, :1] / 3) if on_the_fly else None)
+    maps = batch["fake_lr"][:, :1] / 3 if on_the_fly else batch["weight"]
+    weight = (maps / maps.mean()).clamp(max=1.25)
+    torch.testing.assert_close(step.weight(batch), weight)
+    assert 0.01 < (weight == 1.25).float().mean() < 0.99
+    with torch.no_grad():
+        plain = (step.players.generator(batch["fake_lr"]) - batch["hr"]).abs()
+    assert step(batch)["content"].item() == pytest.approx((enlarged(weight, plain) * plain).mean().item(), rel=1e-4)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_step_runs_in_both_precisions_and_keeps_fp32_weights(precision):
     torch.manual_seed(0)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers.marks import thorough
 from helpers.training import equal, finish, flat, load, stop_at, write_noise
 
 from models.__main__ import main
@@ -90,14 +91,19 @@ def test_its_weights_enlarge_pictures_and_are_measured(folders, tmp_path, capsys
 @pytest.mark.parametrize(
     ("switches", "given"),
     [
-        (["--base"], {"rec", "d_y", "scale_s"}),
+        thorough(["--base"], {"rec", "d_y", "scale_s"}),
         (["--no-regularisation"], {"rec", "align", "d_y", "d_f", "scale_s", "scale_t", "score_s", "score_t"}),
-        (["--no-align"], {"rec", "res", "sty", "idt", "cyc", "d_t", "d_y", "scale_s", "scale_t"}),
-        (["--detach-source", "--halve", "--real-twice", "--run.recompute"], None),
+        thorough(["--no-align"], {"rec", "res", "sty", "idt", "cyc", "d_t", "d_y", "scale_s", "scale_t"}),
+        thorough(["--detach-source", "--halve", "--real-twice", "--run.recompute"], None),
         (["--scale=2", "--crop=32", "--run.precision=bf16", "--amsgrad", "--run.ema=0.9"], None),
-        (["--scale=1", "--crop=32", "--synthesis.resize=torch", "--synthesis.no-eight-bit"], None),
-        (["--crop=128", *(f"--discriminator-{name}.kind=vgg" for name in "fty"), "--discriminator-f.norm=batch"], None),
-        (["--discriminator-t.norm=instance", "--discriminator-f.norm=none", "--discriminator-y.kind=fsd"], None),
+        thorough(["--scale=1", "--crop=32", "--synthesis.resize=torch", "--synthesis.no-eight-bit"], None),
+        thorough(
+            ["--crop=128", *(f"--discriminator-{name}.kind=vgg" for name in "fty"), "--discriminator-f.norm=batch"],
+            None,
+        ),
+        thorough(
+            ["--discriminator-t.norm=instance", "--discriminator-f.norm=none", "--discriminator-y.kind=fsd"], None
+        ),
     ],
     ids=lambda given: " ".join(given) if isinstance(given, list) else "",
 )
@@ -176,7 +182,7 @@ def test_decoders_of_another_width_train_on(tmp_path):
 
 def test_refusals_name_what_is_wrong(folders, tmp_path, capsys):
     out = f"--out={tmp_path / 'out'}"
-    known = "bicubic-source, paper-paired, paper-unpaired, tiny, unofficial"
+    known = "bicubic-source, miniature, paper-paired, paper-unpaired, tiny, unofficial"
     for arguments, message in (
         (["--preset=nothing"], f"--preset must be one of {known}"),
         (["--crop=66"], "--crop must be a multiple of 4"),
@@ -190,6 +196,7 @@ def test_refusals_name_what_is_wrong(folders, tmp_path, capsys):
         (["--synthesis.noise", "0", "inf"], "--synthesis.noise must be from 0 to 255, got (0.0, inf)"),
         (["--discriminator-t.num-feat=0"], "--discriminator-t.num-feat must be from 1 to 1024, got 0"),
         (["--perceptual.network=vgg19", "--perceptual.layers", "conv9_9"], "--perceptual.layers: "),
+        (["--perceptual.network=vgg16"], "some of conv1_1, relu1_1 ... relu5_3, got ('conv5_4',)"),
         (["--run.max-bad-images=nan"], "--run.max-bad-images must be from 0 to 1, got nan"),
         (["--crop=128", "--batch=1", "--discriminator-f.kind=vgg", "--discriminator-f.norm=batch"], "on 1 crops of 32"),
         (["--synthesis.blur", "2", "1"], "--synthesis.blur must be a range, the lower end first, got 2.0 1.0"),
@@ -204,6 +211,7 @@ def test_refusals_name_what_is_wrong(folders, tmp_path, capsys):
         assert message in capsys.readouterr().err, arguments
 
 
+@pytest.mark.thorough
 def test_other_settings_are_refused_and_more_updates_are_not(folders, tmp_path, capsys):
     out = f"--out={tmp_path / 'out'}"
     assert run(*SHORT, *folders, out) == 0
@@ -232,7 +240,7 @@ def test_a_collapse_is_said_in_the_run(folders, tmp_path, capsys, monkeypatch):
 
 def test_the_presets_state_what_paper_and_code_state():
     """usrda.md, sections 4 and 5."""
-    assert presets() == ["bicubic-source", "paper-paired", "paper-unpaired", "tiny", "unofficial"]
+    assert presets() == ["bicubic-source", "miniature", "paper-paired", "paper-unpaired", "tiny", "unofficial"]
     unpaired, paired, bicubic, code = (
         load_preset(name) for name in ("paper-unpaired", "paper-paired", "bicubic-source", "unofficial")
     )
@@ -279,6 +287,7 @@ def test_what_the_options_say_is_built(tmp_path):
     assert step.players.generator.sizes == {name: getattr(config, name) for name in step.players.generator.sizes}
 
 
+@pytest.mark.thorough
 def test_compiled_parts_are_compiled_for_crops_alone(folders, tmp_path):
     """Pictures of every size are tried in between, without a graph for each."""
     torch._dynamo.reset()

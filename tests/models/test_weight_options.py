@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from models.data import InputError
 from models.networks import LPIPS, VGG19Features
-from models.networks.weight_options import load_lpips, load_vgg
+from models.networks.weight_options import LPIPSFiles, load_lpips, load_vgg
 
 
 class Hub:
@@ -42,7 +42,8 @@ def test_auto_fetches_public_files_by_their_hash(monkeypatch):
     loaded = load_vgg(("conv5_4",), Path("auto"), "--weights.vgg")
     assert torch.equal(loaded.features["34"].weight, vgg.features["34"].weight)
     a, b = torch.rand(2, 1, 3, 40, 40)
-    assert torch.equal(load_lpips(Path("auto"), Path("auto"), "--lpips")(a, b), lpips(a, b))
+    files = LPIPSFiles(lpips_alex=Path("auto"), lpips_lin=Path("auto"))
+    assert torch.equal(load_lpips(files, "--lpips")(a, b), lpips(a, b))
     assert [hashed(name) for name in hub.asked] == ["dcbb9e9d", "7be5be79", "df73285e"]
     for url, check_hash in hub.asked.values():
         assert url.startswith("https://") and check_hash

@@ -26,6 +26,7 @@ from models.networks import (
     PatchDiscriminator,
     RRDBNet,
     USRDAGenerator,
+    VGG16Features,
     VGG19Features,
     VGGDiscriminator,
     load_weights,
@@ -150,17 +151,19 @@ def test_frozen_networks_survive_a_round_trip(tmp_path):
     vgg = load_weights(tmp_path / "vgg.safetensors")
     assert vgg.layers == ("relu1_1", "conv2_2")
     assert not vgg.input_norm
-    lpips = LPIPS()
-    save_weights(lpips, tmp_path / "lpips.safetensors")
-    a, b = torch.rand(2, 1, 3, 32, 32)
-    assert torch.equal(load_weights(tmp_path / "lpips.safetensors")(a, b), lpips(a, b))
+    for trunk in ("alex", "vgg16"):
+        lpips = LPIPS(trunk)
+        save_weights(lpips, tmp_path / "lpips.safetensors")
+        a, b = torch.rand(2, 1, 3, 32, 32)
+        assert torch.equal(load_weights(tmp_path / "lpips.safetensors")(a, b), lpips(a, b))
 
 
-def test_vgg_of_torchvision():
-    theirs = VGG19Features().state_dict()
+@pytest.mark.parametrize(("kind", "last"), [(VGG16Features, 28), (VGG19Features, 34)])
+def test_vgg_of_torchvision(kind, last):
+    theirs = kind().state_dict()
     loaded = load_weights({**theirs, "classifier.0.weight": torch.zeros(2, 2)})
-    assert isinstance(loaded, VGG19Features)
-    assert torch.equal(loaded.features["34"].weight, theirs["features.34.weight"])
+    assert type(loaded) is kind and loaded.origin == "ImageNet"
+    assert torch.equal(loaded.features[str(last)].weight, theirs[f"features.{last}.weight"])
 
 
 def test_files_are_contiguous_and_say_what_they_hold(tmp_path):
@@ -213,10 +216,10 @@ def test_discriminators_of_the_dsn(in_channels, norm, others, frequency, kernel)
 
 def test_the_frequency_filter_is_written_with_a_discriminator(tmp_path):
     network = PatchDiscriminator(3, 4)
-    network.frequency, network.frequency_kernel = "gbfs", 9
+    network.frequency, network.frequency_kernel, network.frequency_contrast = "gbfs", 9, 10.0
     save_weights(network, tmp_path / "a.safetensors")
     loaded = load_weights(tmp_path / "a.safetensors")
-    assert (loaded.frequency, loaded.frequency_kernel) == ("gbfs", 9)
+    assert (loaded.frequency, loaded.frequency_kernel, loaded.frequency_contrast) == ("gbfs", 9, 10.0)
 
 
 def test_discriminator_of_the_sr_network():
@@ -305,8 +308,8 @@ def test_classifiers_and_other_discriminators_are_refused():
         load_weights({**state, "features.2.weight": torch.zeros(2, 2, 4, 4)})
     with pytest.raises(ValueError, match=r"classifier\.0\.weight$"):  # no square of positions
         load_weights({**state, "classifier.0.weight": torch.zeros(100, 16 * 5)})
-    vgg16 = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
-    for convs, linears in ((vgg16, (0, 3, 6)), ((0, 3, 6, 8, 10), (1, 4, 6))):  # the second is AlexNet
+    vgg13, alex = (0, 2, 5, 7, 10, 12, 15, 17, 20, 22), (0, 3, 6, 8, 10)
+    for convs, linears in ((vgg13, (0, 3, 6)), (alex, (1, 4, 6))):
         names = [*(f"features.{n}" for n in convs), *(f"classifier.{n}" for n in linears)]
         with pytest.raises(ValueError, match="keys of no network known"):
             load_weights({f"{name}.{kind}": torch.zeros(1) for name in names for kind in ("weight", "bias")})

@@ -422,6 +422,7 @@ _CONFIGURATIONS = """
 import torch
 from srkernels.ops.conv.activation import LEAKY_RELU, PRELU, Epilogue
 from srkernels.ops.conv.triton import launch
+from srkernels.ops.conv.triton.configuration import configurations, configurations_of_shares
 
 torch.manual_seed(0)
 
@@ -437,7 +438,8 @@ def assert_right(found, eager, exact, how):
 
 
 def interpreted(found):
-    return dict.fromkeys(how._replace(stages=3) for how in found)  # tiles in flight are nothing to the interpreter
+    # Tiles in flight are nothing to the interpreter.
+    return dict.fromkeys(how._replace(stages=3) for how in found.values())
 
 
 def forward(x, w, bias, slopes, residual):
@@ -459,7 +461,7 @@ for channels, out, dtype in ((5, 7, torch.bfloat16), (40, 35, torch.float32), (7
     bias, slopes, residual = drawn(out, 1, 1, 1).flatten(), drawn(out, 1, 1, 1).flatten(), drawn(2, out, 3, 18)
     eager, exact = forward(x, w, bias, slopes, residual), forward(*wide(x, w, bias, slopes, residual))
     epilogue, tensors = Epilogue(PRELU, scale=0.5), launch.EpilogueTensors(bias, slopes, residual=residual)
-    for how in interpreted(launch.configurations(channels, out, dtype)):
+    for how in interpreted(configurations(x, out)):
         y, z = torch.full_like(g, torch.nan), torch.full_like(g, torch.nan)
         launch.convolve(x, w, y, epilogue, tensors._replace(z=z), how=how)
         assert_right(y, eager[0], exact[0], how)
@@ -467,12 +469,12 @@ for channels, out, dtype in ((5, 7, torch.bfloat16), (40, 35, torch.float32), (7
     kept, residual = drawn(2, channels, 3, 18), drawn(2, channels, 3, 18)
     eager, exact = adjoint(g, w, kept, residual), adjoint(*wide(g, w, kept, residual))
     epilogue, tensors = Epilogue(LEAKY_RELU, 0.2, 0.5), launch.EpilogueTensors(kept=kept, residual=residual)
-    for how in interpreted(launch.configurations(out, channels, dtype)):
+    for how in interpreted(configurations(g, channels)):
         y = torch.full_like(x, torch.nan)
         launch.convolve(g, w, y, epilogue, tensors, adjoint=True, how=how)
         assert_right(y, eager, exact, how)
     eager, exact = (torch.nn.grad.conv2d_weight(a, w.shape, b, padding=1) for a, b in ((x, g), wide(x, g)))
-    for how in interpreted(launch.configurations_of_shares(x, out)):
+    for how in interpreted(configurations_of_shares(x, out)):
         y = torch.full_like(w, torch.nan)
         launch.gradient_of_weight(x, g, y, how=how)
         assert_right(y, eager, exact, how)

@@ -1,44 +1,39 @@
 """`python -m models ablate`: trains the rows of a paper's ablation tables in miniature, beside the paper's numbers.
 
-The tables, row by row, are in a method's `AblationParts`; seeds, results, order of rows and files are here.
+The tables, row by row, are in a method's `AblationParts`; what is said and written of them is in `report.py`.
 """
 
 from __future__ import annotations
 
-import csv
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import combinations
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-import numpy as np
-import torch
 import tyro
-from rich.table import Table
 
-from models.commands.ablate import dasr, usrda
-from models.commands.ablate.parts import AblationParts, PaperTable, Row, Trial
+from models.commands.ablate import dasr, report, usrda
+from models.commands.ablate.parts import AblationParts, PaperTable, Size, Trial
 from models.config import Bound, check_bounds, dump_yaml, option_of
 from models.data import InputError
-from models.data.files import write_text, write_whole
-from models.data.photographs import CAMERA, bundled_domains, check_bundled_scale
-from models.evaluate.pictures import Panel, save_comparison
-from models.evaluate.validation import Score
+from models.data.files import write_text
+from models.data.photographs import Domains, Judged, check_bundled_scale, miniature_domains, missing_photographs
+from models.evaluate.validation import Score, load_perceptual
+from models.networks.weight_options import PerceptualFiles
 from models.train.device import pick_device
 from models.train.run import Run
 
 C = TypeVar("C")
-Results = Mapping[str, Sequence[Score]]
 
 ABLATIONS: dict[str, AblationParts[Any]] = {"dasr": dasr.ABLATION, "usrda": usrda.ABLATION}
 
-# Title and digits; higher is better in both that are measured. LPIPS needs weights that are not bundled.
-MEASURES = {"psnr": ("PSNR (dB)", 3), "ssim": ("SSIM", 4)}
-PAPER_MEASURES = {**{measure: title for measure, (title, _) in MEASURES.items()}, "lpips": "LPIPS"}
-
-_BASELINE = "bicubic resize"
+# Seeds from 100 on are for reports, those below for trying settings.
+SIZES = {
+    "quick": Size(seeds=(100,), updates=0.1),
+    "small": Size(seeds=tuple(range(100, 105))),
+    "medium": Size(seeds=(100, 101), updates=2.0, features=2, blocks=2, batch=4),
+}
 
 
 @dataclass(frozen=True)
@@ -51,10 +46,19 @@ class AblateCommand(Generic[C]):
     out: Path
     """Folder of the tables, the plot, and all that is trained."""
     config: Annotated[C, tyro.conf.arg(name="")]
-    preset: str = "tiny"
+    weights: PerceptualFiles = field(default_factory=PerceptualFiles)
+    preset: str = "miniature"
     """A preset's name, or a YAML file in the same form; any of its numbers can be overridden here."""
+    size: Literal["quick", "small", "medium"] = "small"
+    """quick: a tenth of the updates, one seed; small: five seeds; medium: wider, longer, for a GPU, a table a run."""
+    camera: Literal["soft", "noise5", "point", "aliasing", "regions"] | None = None
+    """What takes the real LR, in place of each table's own camera."""
+    photographs: Judged = "held-out"
+    """What rows are judged on: choose settings on validation photographs, and report held-out ones."""
     seeds: Annotated[tuple[Annotated[int, Bound(0, 2**63 - 1)], ...], tyro.conf.arg(aliases=["--seed"])] = (0,)
     """Every row is trained once per seed, in place of --run.seed."""
+    tables: tuple[str, ...] = ()
+    """Tables to train, by name; all of them by default."""
     rows: tuple[str, ...] = ()
     """Rows to train, by name; all of them by default."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -74,17 +78,39 @@ def main(arguments: Sequence[str]) -> int:
         raise InputError(f"no method {name!r}, there are {', '.join(ABLATIONS)}")
     method = ABLATIONS[name]
     command = parse(name, method, options)
-    method.check(command.config)
     check_bundled_scale(command.config.scale)
-    tables = _selected(method.tables(command.config), command.rows)
+    given, command = command, replace(command, config=method.prepare(command.config, command.weights))
+    tables = _selected(method.tables(command.config), command)
     device = pick_device(command.device)
+    lpips = load_perceptual(command.weights, device)
     run = Run(command.out, command.out if command.resume == "never" else None)
     try:
         write_text(run.folder / "config.yaml", dump_yaml(command.config))
-        results = train_rows(tables, command.seeds, run, device)
-        write_results(run.folder / f"{name}_ablation", method, command, tables, results)
+        run.say(*missing_photographs())
+        if command.config != given.config:
+            run.say("without --weights.vgg rows are trained without a perceptual loss, and with other weights")
         for table in tables:
-            run.say("", rich_table(table, results), *order_notes(table, results))
+            run.say("", report.rich_table(f"{table.title}: the plan", report.plan_grid(table, command.seeds), 1))
+        trials = {
+            (table.camera, seed): Trial(
+                miniature_domains(seed, table.camera, command.photographs),
+                run.folder / f"seed{seed}" / table.camera,
+                run,
+                device,
+                command.weights,
+                lpips,
+            )
+            for table in tables
+            for seed in command.seeds
+        }
+        results = train_rows(tables, command.seeds, trials)
+        write_results(run.folder / f"{name}_ablation", method, command, tables, results, trials)
+        for table in tables:
+            scores, claims = report.score_grid(table, results), report.claim_grid(table, results)
+            run.say("", report.rich_table(f"{table.title}\n{table.judged}", scores, 1 + len(table.columns)))
+            if claims[1]:
+                run.say(report.rich_table("Gains", claims, 1))
+            run.say(*report.order_notes(table, results))
         run.say(f"\ndone: {run.folder / f'{name}_ablation.md'}")
     finally:
         run.close()
@@ -92,12 +118,20 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def parse(name: str, method: AblationParts[C], arguments: Sequence[str]) -> AblateCommand[C]:
-    """Parses the command line; everything it does not set comes from the preset it names."""
+    """Parses the command line; what it does not set comes from the preset it names, in the size it names."""
     preset = option_of(arguments, "preset", AblateCommand.preset)
+    size = option_of(arguments, "size", AblateCommand.size)
+    amount = SIZES.get(size, SIZES["small"])  # another name is an error of the parser's
+    default: AblateCommand[C] = AblateCommand(
+        out=tyro.MISSING,
+        config=method.resize(method.load_preset(preset), amount),
+        preset=preset,
+        seeds=amount.seeds,
+    )
     command: AblateCommand[C] = tyro.cli(
-        AblateCommand[method.config],
+        AblateCommand[method.config],  # type: ignore[name-defined]
         args=arguments,
-        default=AblateCommand(out=tyro.MISSING, preset=preset, config=method.load_preset(preset)),
+        default=default,
         prog=f"python -m models ablate {name}",
         description=AblateCommand.__doc__,
     )
@@ -108,170 +142,100 @@ def parse(name: str, method: AblationParts[C], arguments: Sequence[str]) -> Abla
 
 
 def train_rows(
-    tables: Sequence[PaperTable], seeds: Sequence[int], run: Run, device: torch.device
-) -> dict[str, list[Score]]:
-    """Scores of every row by its name, and of the baselines by their table's, one per seed."""
-    results: dict[str, list[Score]] = {}
-    for seed in seeds:
-        trial = Trial(seed, bundled_domains(seed), run.folder / f"seed{seed}", run, device)
+    tables: Sequence[PaperTable], seeds: Sequence[int], trials: Mapping[tuple[str, int], Trial]
+) -> dict[str, list[list[Score]]]:
+    """Scores of every row by its name, and of the baselines by their table's, one list per seed.
+
+    `trials` are by camera and seed.
+    """
+    results: dict[str, list[list[Score]]] = {}
+    for number, seed in enumerate(seeds):
         for table in tables:
+            trial = trials[table.camera, seed]
             results.setdefault(table.name, []).append(table.baseline(trial))
             for unseeded in table.rows:
+                if len(results.get(unseeded.name, ())) > number:
+                    continue  # another table has it too
                 config = replace(unseeded.config, run=replace(unseeded.config.run, seed=seed))
                 row = replace(unseeded, config=config)
                 what = ", ".join(f"{column} {cell}" for column, cell in zip(table.columns, row.cells, strict=True))
-                run.say(f"{row.name} of {table.name}, seed {seed}: {what}", style="bold")
-                folder = trial.folder / row.name
-                write_text(folder / "config.yaml", dump_yaml(config))
+                trial.run.say(f"{row.name} of {table.name}, seed {seed}: {what}", style="bold")
+                write_text(trial.folder / row.name / "config.yaml", dump_yaml(config))
                 results.setdefault(row.name, []).append(table.train(row, trial))
     return results
 
 
-def rich_table(table: PaperTable, results: Results) -> Table:
-    header, lines = _grid(table, results)
-    shown = Table(title=f"{table.title}\n{table.judged}")
-    for number, name in enumerate(header):
-        numeric = number > len(table.columns)
-        shown.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=number == 0)
-    for line in lines:
-        shown.add_row(*line)
-    return shown
-
-
-def order_notes(table: PaperTable, results: Results) -> list[str]:
-    """For each measure, the order of the rows here and in the paper, and how many pairs of rows agree.
-
-    The rows of a pair are compared seed by seed: they start alike and see the same pictures. A difference counts as
-    clear if its mean exceeds its standard deviation over the seeds.
-    """
-    if len(table.rows) < 2:
-        return []
-    notes = []
-    for measure, (title, _) in MEASURES.items():
-        gains = []  # by seed, of the paper's better row of a pair over its worse one
-        for a, b in combinations(table.rows, 2):
-            better, worse = (a, b) if a.paper[measure] > b.paper[measure] else (b, a)
-            gains.append(_values(results, better.name, measure) - _values(results, worse.name, measure))
-        agree = sum(gain.mean() > 0 for gain in gains)
-        here = _ordered(table, lambda row, measure=measure: float(np.mean(_values(results, row.name, measure))))
-        paper = _ordered(table, lambda row, measure=measure: row.paper[measure])
-        verdict = f"{agree} of {len(gains)} pairs of rows stand as in the paper"
-        if _single(results):
-            verdict += "; one seed does not tell which of these differences are more than chance"
-        else:
-            clear = [gain.mean() for gain in gains if abs(gain.mean()) > gain.std(ddof=1)]
-            clearly = sum(mean > 0 for mean in clear)
-            verdict += (
-                f"; {len(clear)} differ by more than the spread over the seeds, {clearly} of these as in the paper and "
-                f"{len(clear) - clearly} the other way round"
-            )
-        notes.append(f"{title}, best first: here {here}; in the paper {paper}. {verdict}.")
-    return notes
-
-
 def write_results(
-    stem: Path, method: AblationParts[C], command: AblateCommand[C], tables: Sequence[PaperTable], results: Results
+    stem: Path,
+    method: AblationParts[C],
+    command: AblateCommand[C],
+    tables: Sequence[PaperTable],
+    results: report.Results,
+    trials: Mapping[tuple[str, int], Trial],
 ) -> None:
-    """Writes `<stem>.md`, `<stem>.csv` and `<stem>.png`, each whole."""
-    lines = [f"# {method.title}: ablation in miniature", "", *_setting(method, command), ""]
-    for table in tables:
-        header, rows = _grid(table, results)
-        ruler = ["---"] * (1 + len(table.columns)) + ["---:"] * (len(header) - 1 - len(table.columns))
-        lines += [f"## {table.title}", "", f"{table.judged}.", ""]
-        lines += [f"| {' | '.join(cells)} |" for cells in (header, ruler, *rows)]
-        lines += ["", *(f"- {note}" for note in order_notes(table, results)), ""]
-    lines += [f"![Rows against the mean of their table]({stem.name}.png)", ""]
-    write_text(stem.with_suffix(".md"), "\n".join(lines))
-    write_whole(stem.with_suffix(".csv"), lambda path: _write_csv(path, command.seeds, tables, results))
-    save_comparison(stem.with_suffix(".png"), [[_panel(table, results, each) for each in MEASURES] for table in tables])
+    """Writes the tables, the plot and the CSV."""
+    seed = command.seeds[0]
+    pictures = {t.name: [hr.name for _, hr in trials[t.camera, seed].domains.held_out] for t in tables}
+    opening = [
+        f"# {method.title}: ablation in miniature",
+        "",
+        *_setting(method, command, next(iter(trials.values())).domains, report.measured(tables, results)),
+    ]
+    report.write_results(stem, opening, tables, results, command.seeds, pictures)
 
 
-def _selected(tables: Sequence[PaperTable], names: Sequence[str]) -> list[PaperTable]:
-    """The tables with only the rows of these names; tables left without rows are dropped."""
-    known = [row.name for table in tables for row in table.rows]
-    for name in names:
+def _selected(tables: Sequence[PaperTable], command: AblateCommand[C]) -> list[PaperTable]:
+    """The tables of these names with only the rows of these names; tables left without rows are dropped."""
+    known = [table.name for table in tables]
+    for name in command.tables:
         if name not in known:
-            raise InputError(f"--rows: no row is named {name!r}, there are {', '.join(known)}")
-    kept = (replace(table, rows=tuple(row for row in table.rows if not names or row.name in names)) for table in tables)
+            raise InputError(f"--tables: no table is named {name!r}, there are {', '.join(known)}")
+    tables = [table for table in tables if not command.tables or table.name in command.tables]
+    known = [row.name for table in tables for row in table.rows]
+    for name in command.rows:
+        if name not in known:
+            there = ", ".join(dict.fromkeys(known))
+            raise InputError(f"--rows: no row of these tables is named {name!r}, there are {there}")
+    kept = [
+        replace(
+            table,
+            camera=command.camera or table.camera,
+            rows=tuple(row for row in table.rows if not command.rows or row.name in command.rows),
+        )
+        for table in tables
+    ]
     return [table for table in kept if table.rows]
 
 
-def _setting(method: AblationParts[C], command: AblateCommand[C]) -> list[str]:
-    domains = bundled_domains(command.seeds[0])
+def _setting(method: AblationParts[C], command: AblateCommand[C], shown: Domains, measures: Sequence[str]) -> list[str]:
     names = {
-        "clean HR": domains.clean_hr,
-        "real LR": domains.real_lr,
-        "held out": [hr for _, hr in domains.held_out],
+        "one half clean HR, the other half real LR": shown.clean_hr,
+        f"judged on ({command.photographs})": [hr for _, hr in shown.held_out],
     }
     pictures = "; ".join(f"{role}: {', '.join(photo.name for photo in photos)}" for role, photos in names.items())
     return [
-        "**This is not the paper's setting, and its values are not reproduced here.** One thing is asked: whether the "
-        "rows come out in the same order in miniature.",
+        "**This is not the paper's setting, and its values are not reproduced here.** What is asked is whether the "
+        "rows differ in miniature as they do in the paper.",
         "",
-        f"- Here: preset {command.preset}; {method.setting(command.config)}; seed{'s' * (len(command.seeds) > 1)} "
-        f"{', '.join(map(str, command.seeds))}. Every row starts from the same seed and sees the same pictures.",
-        f"- Target domain here: synthetic, a simulated camera that no network knows of (lens blur {CAMERA.blur} HR "
-        f"pixels, shot and read noise, JPEG {CAMERA.jpeg_quality}), on bundled photographs ({pictures}).",
+        f"- Here: preset {command.preset}, size {command.size}; {method.setting(command.config)}; "
+        f"seed{'s' * (len(command.seeds) > 1)} {', '.join(map(str, command.seeds))}. Every row of a seed starts from "
+        "the same weights and sees the same pictures.",
+        "- Target domain here: synthetic, a simulated camera for each table that no network knows of "
+        f"(`models/data/degradation.py`), on bundled photographs ({pictures}).",
         f"- Paper: {method.paper_setting}.",
-        "- Our numbers are means over the held-out pictures"
+        "- Scores are means over the photographs"
         + (", then mean ± standard deviation over the seeds." if len(command.seeds) > 1 else "; one seed, no spread.")
-        + " LPIPS needs weights that are not bundled, so that only the paper's is shown.",
+        + _perceptual_note(measures),
+        f"- {report.statistics_note()}",
     ]
 
 
-def _grid(table: PaperTable, results: Results) -> tuple[list[str], list[list[str]]]:
-    """Heading and cells of a table, ours and the paper's."""
-    measured = [title for title, _ in MEASURES.values()]
-    header = ["row", *table.columns, *measured, *(f"{title}, paper" for title in PAPER_MEASURES.values())]
-    blanks = [""] * len(table.columns), ["-"] * len(PAPER_MEASURES)
-    lines = [[_BASELINE, *blanks[0], *_ours(results, table.name), *blanks[1]]]
-    for row in table.rows:
-        paper = [f"{row.paper[measure]:.{table.digits[measure]}f}" for measure in PAPER_MEASURES]
-        lines.append([row.name, *row.cells, *_ours(results, row.name), *paper])
-    return header, lines
-
-
-def _ours(results: Results, name: str) -> list[str]:
-    cells = []
-    for measure, (_, digits) in MEASURES.items():
-        values = _values(results, name, measure)
-        spread = f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
-        cells.append(f"{values.mean():.{digits}f}{spread}")
-    return cells
-
-
-def _panel(table: PaperTable, results: Results, measure: str) -> Panel:
-    ours = [_values(results, row.name, measure) for row in table.rows]
-    title, digits = MEASURES[measure]
-    return Panel(
-        title=f"{table.title.partition('.')[0]}: {title}",
-        labels=[row.name for row in table.rows],
-        ours=[float(values.mean()) for values in ours],
-        spread=[0.0 if len(values) == 1 else float(values.std(ddof=1)) for values in ours],
-        paper=[row.paper[measure] for row in table.rows],
-        digits=digits,
-    )
-
-
-def _write_csv(path: Path, seeds: Sequence[int], tables: Sequence[PaperTable], results: Results) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["table", "row", "seed", *MEASURES, *(f"paper_{measure}" for measure in PAPER_MEASURES)])
-        for table in tables:
-            papers: dict[str, Mapping[str, float]] = {table.name: {}, **{row.name: row.paper for row in table.rows}}
-            for name, paper in papers.items():
-                for seed, score in zip(seeds, results[name], strict=True):
-                    row = "bicubic_resize" if name == table.name else name
-                    writer.writerow([table.name, row, seed, *score, *(paper.get(each, "") for each in PAPER_MEASURES)])
-
-
-def _ordered(table: PaperTable, value: Callable[[Row], float]) -> str:
-    return " > ".join(row.name for row in sorted(table.rows, key=value, reverse=True))
-
-
-def _values(results: Results, name: str, measure: str) -> np.ndarray:
-    return np.array([getattr(score, measure) for score in results[name]])
-
-
-def _single(results: Results) -> bool:
-    return all(len(scores) == 1 for scores in results.values())
+def _perceptual_note(measures: Sequence[str]) -> str:
+    if "hed-lpips" in measures:
+        return (
+            " HED-LPIPS, of which less is better, has LPIPS's form and linear weights on a VGG-16 that was trained on "
+            "edges after ImageNet: its values are not the paper's LPIPS."
+        )
+    if "lpips" in measures:
+        return " Of LPIPS less is better."
+    return " LPIPS needs weights that are not bundled, so that only the paper's is shown."

@@ -7,28 +7,39 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from models.commands.ablate.parts import (
     JUDGED_SR,
     AblationParts,
+    Claim,
     PaperTable,
     Row,
+    Size,
     Trial,
-    last_score,
-    mean_score,
+    lacks,
     score_bicubic_hr,
+    score_network,
+    trained,
 )
-from models.dasr.build import WeightFiles
-from models.dasr.config import DASRConfig, Frequency, check_weightless, load_preset
-from models.dasr.stages import DASRJob, train_dsn, train_srn, write_pairs
+from models.dasr.build import WeightFiles, build_features
+from models.dasr.config import DASRConfig, Frequency, MapWeights, PerceptualConfig, check, load_preset
+from models.dasr.stages import DASRJob, load_generator, train_dsn, train_srn, write_pairs
+from models.data import to_pixels, to_tensor
 from models.data.photographs import SCALE
 from models.evaluate import metrics
 from models.evaluate.examples import resized
-from models.evaluate.validation import Score, score
+from models.evaluate.validation import Judge, Score
+from models.networks.weight_options import PerceptualFiles
 
 _DIGITS = {"psnr": 3, "ssim": 4, "lpips": 3}
 
-# The down-sampling network that the paper settles on; the rows of Table 2 use its pictures.
-_BEST_DSN = "hr-haar"
+# A bicubic source takes a stronger adversarial loss than a learned one before its SR network moves; rows of either kind
+# share theirs.
+_BICUBIC_ADVERSARIAL = 5.0
+
+# Without a perceptual loss the supervised losses are smaller by as much.
+_WEIGHTLESS = 0.1
 
 
 def tables(config: DASRConfig) -> tuple[PaperTable, ...]:
@@ -38,14 +49,24 @@ def tables(config: DASRConfig) -> tuple[PaperTable, ...]:
             "table1",
             "Table 1. What the down-sampling network sees",
             ("its input", "its D sees"),
-            f"Generated LR of the held-out HR against the true LR, {metrics.convention(0, y_channel=False)}",
+            f"Generated LR of the photographs' HR against the true LR, {metrics.convention(0, y_channel=False)}",
+            "point",
             _DIGITS,
             (
                 _dsn_row(config, "bicubic-gbfs", "bicubic", "gbfs", 25.258, 0.8081, 0.110),
                 _dsn_row(config, "hr-rgb", "hr", "rgb", 25.204, 0.8153, 0.138),
                 _dsn_row(config, "hr-gbfs", "hr", "gbfs", 25.474, 0.8156, 0.101),
-                _dsn_row(config, _BEST_DSN, "hr", "haar", 26.007, 0.8097, 0.067),
+                _dsn_row(config, "hr-haar", "hr", "haar", 26.007, 0.8097, 0.067),
+                _dsn_row(config, "bicubic-haar", "bicubic", "haar"),
             ),
+            (
+                Claim("Haar view over Gaussian view, HR input", ("hr-haar",), ("hr-gbfs",)),
+                Claim("Haar view over Gaussian view, bicubic input", ("bicubic-haar",), ("bicubic-gbfs",)),
+                Claim("HR input over bicubic input, Haar view", ("hr-haar",), ("bicubic-haar",)),
+                Claim("HR input over bicubic input, Gaussian view", ("hr-gbfs",), ("bicubic-gbfs",)),
+                Claim("HR input and Haar view over a bicubic resize", ("hr-haar",), ("table1",)),
+            ),
+            _plan_dsn,
             _train_dsn,
             _score_bicubic_lr,
         ),
@@ -54,15 +75,34 @@ def tables(config: DASRConfig) -> tuple[PaperTable, ...]:
             "Table 2. What the SR network is trained with",
             ("LR used", "target-domain GAN", "weighted"),
             f"{JUDGED_SR}; without a target-domain GAN the adversarial loss is on the source domain",
+            "noise5",
             _DIGITS,
             (
-                _srn_row(config, "bicubic", "bicubic", False, False, 21.382, 0.5478, 0.543),
-                _srn_row(config, "bicubic-gan", "bicubic", True, False, 20.820, 0.5103, 0.390),
-                _srn_row(config, "dsn", "dsn", False, False, 21.910, 0.5555, 0.378),
-                _srn_row(config, "dsn-gan", "dsn", True, False, 21.805, 0.5615, 0.359),
-                _srn_row(config, "dsn-weighted", "dsn", False, True, 21.452, 0.5304, 0.348),
-                _srn_row(config, "dsn-gan-weighted", "dsn", True, True, 21.600, 0.5640, 0.336),
+                _srn_row(config, "bicubic", "bicubic", False, None, 21.382, 0.5478, 0.543),
+                _srn_row(config, "bicubic-gan", "bicubic", True, None, 20.820, 0.5103, 0.390),
+                _srn_row(config, "dsn", "dsn", False, None, 21.910, 0.5555, 0.378),
+                _srn_row(config, "dsn-gan", "dsn", True, None, 21.805, 0.5615, 0.359),
+                _srn_row(config, "dsn-weighted", "dsn", False, "map", 21.452, 0.5304, 0.348),
+                _srn_row(config, "dsn-gan-weighted", "dsn", True, "map", 21.600, 0.5640, 0.336),
+                _srn_row(config, "dsn-gan-normalised", "dsn", True, "normalised"),
+                _srn_row(config, "dsn-gan-capped", "dsn", True, "capped"),
+                _srn_row(config, "dsn-gan-constant", "dsn", True, "constant"),
             ),
+            (
+                Claim("DSN source over bicubic source", ("dsn",), ("bicubic",)),
+                Claim("target-domain GAN over source-domain GAN, bicubic source", ("bicubic-gan",), ("bicubic",)),
+                Claim("target-domain GAN over source-domain GAN, DSN source", ("dsn-gan",), ("dsn",)),
+                Claim("printed map over none, source-domain GAN", ("dsn-weighted",), ("dsn",)),
+                Claim("printed map over none, target-domain GAN", ("dsn-gan-weighted",), ("dsn-gan",)),
+                Claim(
+                    "printed map over its mean as a constant, target-domain GAN",
+                    ("dsn-gan-weighted",),
+                    ("dsn-gan-constant",),
+                ),
+                Claim("map / mean over none, target-domain GAN", ("dsn-gan-normalised",), ("dsn-gan",)),
+                Claim("map / mean, capped, over none, target-domain GAN", ("dsn-gan-capped",), ("dsn-gan",)),
+            ),
+            _plan_srn,
             _train_srn,
             score_bicubic_hr,
         ),
@@ -72,12 +112,12 @@ def tables(config: DASRConfig) -> tuple[PaperTable, ...]:
 def _dsn_row(
     config: DASRConfig,
     name: str,
-    given: Literal["hr", "bicubic"],
+    fed: Literal["hr", "bicubic"],
     frequency: Frequency,
     *paper: float,
 ) -> Row:
-    cells = ({"hr": "HR", "bicubic": "bicubic LR"}[given], {"gbfs": "GBFS", "rgb": "RGB", "haar": "Haar"}[frequency])
-    return Row(name, cells, _numbers(*paper), _dsn_config(config, given, frequency))
+    cells = ({"hr": "HR", "bicubic": "bicubic LR"}[fed], {"gbfs": "GBFS", "rgb": "RGB", "haar": "Haar"}[frequency])
+    return Row(name, cells, _numbers(paper), _dsn_config(config, fed, frequency))
 
 
 def _srn_row(
@@ -85,25 +125,25 @@ def _srn_row(
     name: str,
     source: Literal["dsn", "bicubic"],
     domain_gap: bool,
-    weighting: bool,
+    weights: MapWeights | None,
     *paper: float,
 ) -> Row:
-    cells = (
-        {"dsn": "DSN", "bicubic": "bicubic"}[source],
-        *("yes" if each else "no" for each in (domain_gap, weighting)),
-    )
-    best = _dsn_config(config, "hr", "haar")
-    row = replace(best, source=source, domain_gap=domain_gap, weighting=weighting)
-    return Row(name, cells, _numbers(*paper), row)
+    weighted = {None: "no", "map": "yes", "normalised": "map / mean", "capped": "capped", "constant": "mean"}[weights]
+    cells = ({"dsn": "DSN", "bicubic": "bicubic"}[source], "yes" if domain_gap else "no", weighted)
+    best, srn = _dsn_config(config, "hr", "haar"), replace(config.srn, map_weights=weights or "map")
+    if source == "bicubic":
+        srn = replace(srn, adversarial_weight=_BICUBIC_ADVERSARIAL * srn.adversarial_weight)
+    row = replace(best, source=source, domain_gap=domain_gap, weighting=weights is not None, srn=srn)
+    return Row(name, cells, _numbers(paper), row)
 
 
-def _numbers(psnr: float, ssim: float, lpips: float) -> dict[str, float]:
-    return {"psnr": psnr, "ssim": ssim, "lpips": lpips}
+def _numbers(paper: tuple[float, ...]) -> dict[str, float]:
+    return dict(zip(("psnr", "ssim", "lpips"), paper, strict=True)) if paper else {}
 
 
-def _dsn_config(config: DASRConfig, given: Literal["hr", "bicubic"], frequency: Frequency) -> DASRConfig:
+def _dsn_config(config: DASRConfig, fed: Literal["hr", "bicubic"], frequency: Frequency) -> DASRConfig:
     discriminator = replace(config.dsn.discriminator, frequency=frequency)
-    return _whole(replace(config, dsn=replace(config.dsn, input=given, discriminator=discriminator)))
+    return _whole(replace(config, dsn=replace(config.dsn, input=fed, discriminator=discriminator)))
 
 
 def _whole(config: DASRConfig) -> DASRConfig:
@@ -112,16 +152,23 @@ def _whole(config: DASRConfig) -> DASRConfig:
 
 def _job(config: DASRConfig, trial: Trial, folders: Mapping[str, Path]) -> DASRJob:
     """Stages in folders of their own or, where several rows have the same, in a shared one."""
-    return DASRJob(config, trial.domains.inputs, WeightFiles(), trial.run, trial.device, folders)
+    return DASRJob(config, trial.domains.inputs, WeightFiles(**vars(trial.weights)), trial.run, trial.device, folders)
 
 
-def _train_dsn(row: Row, trial: Trial) -> Score:
-    return last_score(train_dsn(_job(row.config, trial, {"dsn": trial.folder / row.name})))
+def _train_dsn(row: Row, trial: Trial) -> list[Score]:
+    job = _job(row.config, trial, {"dsn": trial.folder / row.name})
+    train_dsn(job)
+    generate, judge = load_generator(job), Judge(0, trial.lpips)
+    with torch.inference_mode():
+        return [
+            judge(to_pixels(generate(to_tensor(hr.pixels, trial.device)[None])[0]), lr.pixels)
+            for lr, hr in trial.domains.held_out
+        ]
 
 
-def _train_srn(row: Row, trial: Trial) -> Score:
+def _train_srn(row: Row, trial: Trial) -> list[Score]:
     folders = {
-        "dsn": trial.folder / _BEST_DSN,
+        "dsn": trial.folder / "source",
         "generated": trial.folder / f"generated_{row.config.source}",
         "srn": trial.folder / row.name,
     }
@@ -129,11 +176,72 @@ def _train_srn(row: Row, trial: Trial) -> Score:
         train_dsn(_job(_whole(row.config), trial, folders))
     job = _job(row.config, trial, folders)
     write_pairs(job)
-    return last_score(train_srn(job))
+    train_srn(job)
+    return score_network(trial, trained(folders["srn"], row.config.srn.schedule.updates, trial.device))
 
 
-def _score_bicubic_lr(trial: Trial) -> Score:
-    return mean_score([score(resized(hr.pixels, 1 / SCALE), lr.pixels, 0) for lr, hr in trial.domains.held_out])
+def _score_bicubic_lr(trial: Trial) -> list[Score]:
+    judge = Judge(0, trial.lpips)
+    return [judge(resized(hr.pixels, 1 / SCALE), lr.pixels) for lr, hr in trial.domains.held_out]
+
+
+def _resize(config: DASRConfig, size: Size) -> DASRConfig:
+    dsn, srn = (
+        replace(
+            stage,
+            num_feat=size.features * stage.num_feat,
+            num_block=size.blocks * stage.num_block,
+            batch=size.batch * stage.batch,
+            schedule=replace(
+                stage.schedule,
+                pretrain=round(size.updates * stage.schedule.pretrain),
+                steps=size.times(stage.schedule.steps),
+                at=tuple(size.times(at) for at in stage.schedule.at),
+            ),
+        )
+        for stage in (config.dsn, config.srn)
+    )
+    return replace(config, dsn=dsn, srn=srn)
+
+
+def _prepare(config: DASRConfig, weights: PerceptualFiles) -> DASRConfig:
+    if lacks(weights, config.dsn.perceptual.network):
+        config = replace(config, dsn=replace(config.dsn, perceptual=PerceptualConfig("none")))
+    if lacks(weights, config.srn.perceptual.network):
+        srn = replace(
+            config.srn,
+            perceptual=PerceptualConfig("none"),
+            content_weight=1.0,
+            adversarial_weight=_WEIGHTLESS * config.srn.adversarial_weight,
+        )
+        config = replace(config, srn=srn)
+    check(config)
+    for stage in (config.dsn, config.srn):  # before anything is trained: is each file the right one?
+        build_features(stage.perceptual, WeightFiles(**vars(weights)), config.run, torch.device("cpu"))
+    return config
+
+
+def _plan_dsn(config: DASRConfig) -> dict[str, str]:
+    dsn = config.dsn
+    weights = [dsn.content_weight, dsn.perceptual_weight if dsn.perceptual.network != "none" else 0.0]
+    return {
+        "DSN: content, perceptual, adversarial": _listed([*weights, dsn.adversarial_weight]),
+        "its updates": str(dsn.schedule.updates),
+    }
+
+
+def _plan_srn(config: DASRConfig) -> dict[str, str]:
+    srn = config.srn
+    plan = _plan_dsn(config) if config.source == "dsn" else dict.fromkeys(_plan_dsn(config), "-")
+    weights = [srn.content_weight, srn.perceptual_weight if srn.perceptual.network != "none" else 0.0]
+    return plan | {
+        "SRN: content, perceptual, adversarial": _listed([*weights, srn.adversarial_weight]),
+        "updates": str(srn.schedule.updates),
+    }
+
+
+def _listed(weights: list[float]) -> str:
+    return ", ".join(f"{weight:g}" for weight in weights)
 
 
 def _setting(config: DASRConfig) -> str:
@@ -142,7 +250,8 @@ def _setting(config: DASRConfig) -> str:
     return (
         f"down-sampling network of {dsn.num_block} blocks and {dsn.num_feat} features, {dsn.schedule.updates} updates "
         f"with batches of {dsn.batch}, content loss {compared}; SR network of {srn.num_block} RRDB blocks and "
-        f"{srn.num_feat} features, {srn.schedule.updates} updates with batches of {srn.batch}; perceptual losses: "
+        f"{srn.num_feat} features, {srn.schedule.updates} updates with batches of {srn.batch}; views' contrast "
+        f"{dsn.discriminator.frequency_contrast:g} and {srn.discriminator.frequency_contrast:g}; perceptual losses: "
         f"{dsn.perceptual.network} and {srn.perceptual.network}"
     )
 
@@ -151,7 +260,8 @@ ABLATION = AblationParts(
     title="DASR",
     config=DASRConfig,
     load_preset=load_preset,
-    check=check_weightless,
+    resize=_resize,
+    prepare=_prepare,
     tables=tables,
     setting=_setting,
     paper_setting=(

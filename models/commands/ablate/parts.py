@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import numpy as np
 import torch
+from torch import nn
 
+from models.data import InputError, Picture
 from models.data.photographs import SCALE, Domains
 from models.evaluate import metrics
-from models.evaluate.examples import resized
-from models.evaluate.validation import Score, score
-from models.train.loop import History
+from models.evaluate.examples import enlarged, resized
+from models.evaluate.validation import Judge, Score
+from models.networks import LPIPS, load_weights
+from models.networks.weight_options import PerceptualFiles
+from models.train.checkpoint import newest_weights
 from models.train.run import Run
 
 C = TypeVar("C")
 
 # What is measured of an SR network.
-JUDGED_SR = f"Real LR of the held-out HR, enlarged, against the HR, {metrics.convention(SCALE, y_channel=False)}"
+JUDGED_SR = f"Real LR of the photographs, enlarged, against the HR, {metrics.convention(SCALE, y_channel=False)}"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a row is trained with: one seed, its photographs, and the folder of everything trained with it."""
+    """What a row is trained with: photographs of one seed, the folder of everything trained with them, weight files."""
 
-    seed: int
     domains: Domains
     folder: Path
     run: Run
     device: torch.device
+    weights: PerceptualFiles
+    lpips: LPIPS | None  # by those weights
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,9 @@ class Row:
     """A row of a table.
 
     Attributes:
-        name: for `--rows`.
+        name: for `--rows`, and of its folder.
         cells: what it is, one for each of the table's columns.
-        paper: the paper's numbers by measure.
+        paper: the paper's numbers by measure; none for a row that is ours.
         config: what it is trained with.
     """
 
@@ -52,27 +56,56 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """A difference that a paper is about: the sum of the rows `better` minus that of the rows `worse`."""
+
+    says: str
+    better: tuple[str, ...]
+    worse: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class PaperTable:
     """A table of a paper.
 
     Attributes:
-        name: key of its baseline among the results.
+        name: for `--tables`, and key of its baseline among the results.
         title, columns: its heading, and those of `Row.cells`.
         judged: what our numbers compare, and how.
+        camera: which of `CAMERAS` takes its real LR.
         digits: as many as the paper prints, by measure.
         rows: in the paper's order.
-        train: trains a row, or what is left to train of it, and returns its score on the held-out pictures.
-        baseline: score of the bicubic pictures.
+        claims: what is compared, picture by picture and seed by seed.
+        plan: weights and lengths of a row's configuration, which are shown before anything is trained.
+        train: trains a row, or what is left to train of it, and returns its score on every held-out picture.
+        baseline: scores of the bicubic pictures.
     """
 
     name: str
     title: str
     columns: tuple[str, ...]
     judged: str
+    camera: str
     digits: Mapping[str, int]
     rows: tuple[Row, ...]
-    train: Callable[[Row, Trial], Score]
-    baseline: Callable[[Trial], Score]
+    claims: tuple[Claim, ...]
+    plan: Callable[[Any], Mapping[str, str]]
+    train: Callable[[Row, Trial], list[Score]]
+    baseline: Callable[[Trial], list[Score]]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is trained: seeds, and by what updates, features, blocks and batches of the preset are multiplied."""
+
+    seeds: tuple[int, ...]
+    updates: float = 1.0
+    features: int = 1
+    blocks: int = 1
+    batch: int = 1
+
+    def times(self, updates: int) -> int:
+        return max(1, round(self.updates * updates))
 
 
 @dataclass(frozen=True)
@@ -80,26 +113,47 @@ class AblationParts(Generic[C]):
     """What a method brings: its options, its tables for a configuration, and a line on how it is trained here.
 
     Its options have a `scale`, and those of the loop as `run`.
+
+    Attributes:
+        resize: a configuration in another size.
+        prepare: checks the configuration and the weight files, and returns it as the tables take it: without the
+            weights of a perceptual loss, without the loss.
     """
 
     title: str
     config: type[C]
     load_preset: Callable[[str], C]
-    check: Callable[[C], None]
+    resize: Callable[[C, Size], C]
+    prepare: Callable[[C, PerceptualFiles], C]
     tables: Callable[[C], tuple[PaperTable, ...]]
     setting: Callable[[C], str]
     paper_setting: str
 
 
-def last_score(history: History) -> Score:
-    """What the loop measured after the last update."""
-    return Score(**history.measured[-1][1])
+def trained(folder: Path, updates: int, device: torch.device) -> nn.Module:
+    """The generator as it is after its last update."""
+    return load_weights(newest_weights(folder, "generator", updates)).to(device).eval()
 
 
-def mean_score(scores: Sequence[Score]) -> Score:
-    return Score(*(float(values) for values in np.mean(scores, axis=0)))
+def score_enlarged(trial: Trial, enlarge: Callable[[Picture], Picture]) -> list[Score]:
+    """Scores of an SR network, or of the baseline, on every held-out picture."""
+    judge = Judge(SCALE, trial.lpips)
+    return [judge(enlarge(lr.pixels), hr.pixels) for lr, hr in trial.domains.held_out]
 
 
-def score_bicubic_hr(trial: Trial) -> Score:
+def score_network(trial: Trial, network: nn.Module) -> list[Score]:
+    return score_enlarged(trial, lambda lr: enlarged(network, SCALE, lr, trial.device))
+
+
+def score_bicubic_hr(trial: Trial) -> list[Score]:
     """The baseline of SR networks: held-out LR, enlarged."""
-    return mean_score([score(resized(lr.pixels, SCALE), hr.pixels, SCALE) for lr, hr in trial.domains.held_out])
+    return score_enlarged(trial, lambda lr: resized(lr, SCALE))
+
+
+def lacks(weights: PerceptualFiles, network: str) -> bool:
+    """Whether a perceptual loss on this network has no weights."""
+    try:
+        weights.check(network, "")
+    except InputError:
+        return True
+    return False

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -22,7 +22,8 @@ from models.config import Bound, check_bounds, option_of
 from models.data import InputError, to_pixels, to_tensor
 from models.data.photographs import bundled_domains, check_bundled_scale
 from models.data.resize import bicubic
-from models.evaluate.validation import Picture, score
+from models.evaluate.validation import MEASURES, Judge, Picture, load_perceptual
+from models.networks.weight_options import PerceptualFiles
 from models.train.device import pick_device
 from models.train.run import Run
 
@@ -48,6 +49,7 @@ class DemoOptions(Generic[C]):
     """Where runs are kept."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU if there is one."""
+    weights: PerceptualFiles = field(default_factory=PerceptualFiles)
     timing_pairs: Annotated[int, Bound(0, 10**4)] = 12
     """Interleaved pairs of steps (reference ops, automatic choice) in the timing table; 0 leaves the table out."""
 
@@ -81,21 +83,22 @@ def run_demo(options: DemoOptions[Any]) -> int:
     """
     check_bounds(options)
     method, config = load_method(options.method), options.config
-    method.check(config)
+    method.check(config, options.weights)
     check_bundled_scale(config.scale)
     if Path(options.name).name != options.name:
         raise InputError(f"--name must be a plain folder name, got {options.name!r}")
     device = pick_device(options.device)
+    judge = Judge(config.scale, load_perceptual(options.weights, device))
     domains = bundled_domains(config.run.seed)
     folder = options.root / options.name
     run = Run(folder, anew=folder)
     try:
-        return _run(method, DemoJob(config, domains, run, device), options.timing_pairs)
+        return _run(method, DemoJob(config, domains, run, device, options.weights), judge, options.timing_pairs)
     finally:
         run.close()
 
 
-def _run(method: DemoParts[Any], job: DemoJob[Any], pairs: int) -> int:
+def _run(method: DemoParts[Any], job: DemoJob[Any], judge: Judge, pairs: int) -> int:
     start, run, domains, device = time.perf_counter(), job.run, job.domains, job.device
     threads = f" with {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     versions = f"torch {torch.__version__}, srkernels {srkernels.__version__}"
@@ -113,10 +116,7 @@ def _run(method: DemoParts[Any], job: DemoJob[Any], pairs: int) -> int:
     )
     truth = [hr.pixels for _, hr in domains.held_out]
     results = report.Results(
-        *(
-            [score(a, b, job.config.scale) for a, b in zip(made, truth, strict=True)]
-            for made in (by_bicubic, before, after)
-        )
+        judge, *([judge(a, b) for a, b in zip(made, truth, strict=True)] for made in (by_bicubic, before, after))
     )
 
     timings = _time(method, job, pairs) if pairs else []
@@ -147,10 +147,11 @@ def _time(method: DemoParts[Any], job: DemoJob[Any], pairs: int) -> list[Timing]
 
 def _verdict(run: Run, results: report.Results, seconds: float) -> int:
     gain = results.gain()
-    change = f"PSNR {gain.psnr:+.2f} dB, SSIM {gain.ssim:+.4f}"
+    shown = ((MEASURES[name], value) for name, value in gain.items())
+    change = ", ".join(f"{measure.title} {value:+.{measure.digits}f}{measure.unit}" for measure, value in shown)
     learned = results.learned()
     word, colour = ("It learned", "green") if learned else ("It did not learn", "red")
-    against = f"held-out pictures against this network's own step 0: {change} ({report.CONVENTION})"
+    against = f"held-out pictures against this network's own step 0: {change} ({results.judge.convention})"
     run.say(f"\n{word}: {against}.", style=f"bold {colour}")
     if not learned:
         run.say("Mean PSNR must rise by 0.01 dB and mean SSIM by 0.0001; longer schedules may help.")

@@ -12,7 +12,7 @@ import srkernels
 from models.commands.demo.parts import DemoJob, DemoParts, Trained
 from models.commands.demo.timing import Work
 from models.dasr.build import WeightFiles, build_dsn_step, build_srn_step
-from models.dasr.config import DASRConfig, check_weightless, load_preset
+from models.dasr.config import DASRConfig, check_weights, load_preset
 from models.dasr.stages import DASRJob, dsn_streams, run_stages, srn_streams
 from models.dasr.steps import DSNStep, SRNStep
 from models.data import FolderSource, MapSource, PatchDataset, Stream
@@ -26,14 +26,14 @@ from models.train.checkpoint import newest_weights
 
 
 def _training_job(job: DemoJob[DASRConfig]) -> DASRJob:
-    return DASRJob(job.config, job.domains.inputs, WeightFiles(), job.run, job.device)
+    return DASRJob(job.config, job.domains.inputs, WeightFiles(**vars(job.weights)), job.run, job.device)
 
 
 def _train(job: DemoJob[DASRConfig]) -> Trained:
     training, config = _training_job(job), job.config
     histories = run_stages(training, "all")
     torch.manual_seed(config.run.seed)  # the network as it was before its first update
-    before = build_srn_step(config, WeightFiles(), job.device).players.generator
+    before = build_srn_step(config, training.weights, job.device).players.generator
     weights = newest_weights(training.folder("srn"), "generator", config.srn.schedule.updates)
     return Trained(before, load_weights(weights).to(job.device), histories)
 
@@ -41,7 +41,7 @@ def _train(job: DemoJob[DASRConfig]) -> Trained:
 def _timed(job: DemoJob[DASRConfig]) -> Sequence[tuple[str, Work, int]]:
     training, config, device = _training_job(job), job.config, job.device
     # Separate networks: timing must not train the judged ones any further.
-    dsn_step, srn_step = (build(config, WeightFiles(), device) for build in (build_dsn_step, build_srn_step))
+    dsn_step, srn_step = (build(config, training.weights, device) for build in (build_dsn_step, build_srn_step))
     dsn_batch = _batch(dsn_streams(config, training.inputs), config.dsn.batch, job)
     srn_batch = _batch(srn_streams(config, training.inputs, training.folder("generated")), config.srn.batch, job)
     return (
@@ -111,7 +111,7 @@ DEMO = DemoParts(
     title="DASR",
     config=DASRConfig,
     load_preset=load_preset,
-    check=check_weightless,
+    check=check_weights,
     train=_train,
     timed=_timed,
     ops=("haar_highpass", "weighted_l1_loss", "residual_block", "dense_block"),

@@ -12,6 +12,7 @@ from torch import nn
 
 from models.commands.demo.timing import Work
 from models.data.photographs import Domains
+from models.networks.weight_options import PerceptualFiles
 from models.train.loop import History
 from models.train.run import Run
 
@@ -20,12 +21,13 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class DemoJob(Generic[C]):
-    """What a method works with: its options, the pictures, the run and its device."""
+    """What a method works with: its options, the pictures, the run, its device, and networks that perceive."""
 
     config: C
     domains: Domains
     run: Run
     device: torch.device
+    weights: PerceptualFiles
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class DemoParts(Generic[C]):
     title: str
     config: type[C]
     load_preset: Callable[[str], C]
-    check: Callable[[C], None]
+    check: Callable[[C, PerceptualFiles], None]
     train: Callable[[DemoJob[C]], Trained]
     timed: Callable[[DemoJob[C]], Sequence[tuple[str, Work, int]]]
     ops: tuple[str, ...]

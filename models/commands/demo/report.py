@@ -17,17 +17,16 @@ from models.commands.demo.timing import Timing
 from models.data import Photo, write_picture
 from models.data.files import write_text
 from models.data.photographs import SCALE, Domains
-from models.evaluate import metrics, pictures
-from models.evaluate.validation import Picture, Score
+from models.evaluate import pictures
+from models.evaluate.validation import MEASURES, Judge, Picture, Score, caption, mean_score
 from models.train.loop import History
-
-CONVENTION = metrics.convention(SCALE, y_channel=False)
 
 
 @dataclass(frozen=True)
 class Results:
-    """Scores of every held-out picture, in the order of `Domains.held_out`."""
+    """Scores by `judge` of every held-out picture, in the order of `Domains.held_out`."""
 
+    judge: Judge
     bicubic: list[Score]
     untrained: list[Score]
     trained: list[Score]
@@ -37,16 +36,15 @@ class Results:
 
     def gain(self) -> Score:
         """Mean of trained minus mean of untrained."""
-        before, after = mean(self.untrained), mean(self.trained)
-        return Score(after.psnr - before.psnr, after.ssim - before.ssim)
+        return _difference(mean_score(self.trained), mean_score(self.untrained))
 
     def learned(self) -> bool:
-        """Whether both means rose by at least the last digit that is shown, 0.01 dB and 0.0001."""
-        return self.gain().psnr >= 0.01 and self.gain().ssim >= 0.0001
+        """Whether mean PSNR and SSIM rose by at least the last digit that is shown, 0.01 dB and 0.0001."""
+        return self.gain()["psnr"] >= 0.01 and self.gain()["ssim"] >= 0.0001
 
 
-def mean(scores: Sequence[Score]) -> Score:
-    return Score(sum(s.psnr for s in scores) / len(scores), sum(s.ssim for s in scores) / len(scores))
+def _difference(after: Score, before: Score) -> Score:
+    return {name: after[name] - before[name] for name in after}
 
 
 def roles_table(domains: Domains) -> Table:
@@ -63,21 +61,25 @@ def roles_table(domains: Domains) -> Table:
 
 
 def result_table(domains: Domains, results: Results) -> Table:
-    """PSNR and SSIM of bicubic and of the network before and after training."""
-    table = Table(title=f"Held-out pictures, PSNR (dB)/SSIM ({CONVENTION})", title_justify="left")
+    """Scores of bicubic and of the network before and after training."""
+    judge = results.judge
+    table = Table(title=f"Held-out pictures, {judge.titles} ({judge.convention})", title_justify="left")
     table.add_column("picture")
     for name in (*results.named(), "gain"):
         table.add_column(name, justify="right")
     names = [hr.name for _, hr in domains.held_out]
     for name, *scores in (
         *zip(names, *results.named().values(), strict=True),
-        ("mean", *(mean(scores) for scores in results.named().values())),
+        ("mean", *(mean_score(scores) for scores in results.named().values())),
     ):
         _, before, after = scores
-        cells = [f"{value.psnr:.2f}/{value.ssim:.4f}" for value in scores]
-        gain = f"{after.psnr - before.psnr:+.2f}/{after.ssim - before.ssim:+.4f}"
-        table.add_row(name, *cells, gain, style="bold" if name == "mean" else None)
+        cells = [*map(_cell, scores), _cell(_difference(after, before), "+")]
+        table.add_row(name, *cells, style="bold" if name == "mean" else None)
     return table
+
+
+def _cell(score: Score, sign: str = "") -> str:
+    return "/".join(f"{value:{sign}.{MEASURES[name].digits}f}" for name, value in score.items())
 
 
 def timing_table(timings: Sequence[Timing], ops: Sequence[str], pairs: int, device: torch.device) -> Table:
@@ -111,11 +113,7 @@ def draw(
     histories: Mapping[str, History],
 ) -> None:
     """Writes `sheet.png` of the first four held-out pictures, `curves.png`, and every picture as `<name>_x4.png`."""
-
-    def caption(value: Score) -> str:
-        return f"{value.psnr:.2f} dB / {value.ssim:.4f}"
-
-    rows = []
+    judge, rows = results.judge, []
     for (lr, hr), before, after, score_before, score_after in zip(
         domains.held_out, by_bicubic, ours, results.bicubic, results.trained, strict=True
     ):
@@ -124,17 +122,16 @@ def draw(
             pictures.SheetCell("LR", pictures.enlarge_nearest(lr.pixels, SCALE), f"nearest x{SCALE}"),
             pictures.SheetCell("bicubic", before, caption(score_before)),
             pictures.SheetCell("ours", after, caption(score_after)),
-            pictures.SheetCell("reference", hr.pixels, "PSNR / SSIM"),
+            pictures.SheetCell("reference", hr.pixels, judge.titles),
         )
         rows.append((hr.name, cells))
     note = (
-        f"Held-out pictures. PSNR / SSIM of the whole picture ({CONVENTION}); "
+        f"Held-out pictures. {judge.titles} of the whole picture ({judge.convention}); "
         "the window is where the reference has most edges."
     )
     pictures.save_sheet(folder / "sheet.png", rows[:4], note)
 
-    baseline = mean(results.bicubic)
-    pictures.save_curves(folder / "curves.png", histories, {"psnr": baseline.psnr, "ssim": baseline.ssim})
+    pictures.save_curves(folder / "curves.png", histories, mean_score(results.bicubic))
 
 
 def save_metrics(
@@ -148,12 +145,12 @@ def save_metrics(
 ) -> None:
     """Writes every number of the run, its convention and the machine as JSON."""
     record = {
-        "convention": CONVENTION,
+        "convention": results.judge.convention,
         "learned": results.learned(),
-        "gain": results.gain()._asdict(),
-        "mean": {name: mean(scores)._asdict() for name, scores in results.named().items()},
+        "gain": results.gain(),
+        "mean": {name: mean_score(scores) for name, scores in results.named().items()},
         "held_out": {
-            hr.name: {name: scores[index]._asdict() for name, scores in results.named().items()}
+            hr.name: {name: scores[index] for name, scores in results.named().items()}
             for index, (_, hr) in enumerate(domains.held_out)
         },
         "held_out_curve": [{"update": done, **values} for done, values in sr_network.measured],

@@ -149,6 +149,28 @@ class _Cases:
         self.add_both(id, "weight_gradient", "weight_gradient", call, (0, 0), hgmma=12 if out == 32 else 20)
         self.add(f"{id}-add-up", "add_up", call)
 
+    def configured(self, channels: int, out: int) -> None:
+        """What tuning may try on a Hopper in place of the chosen blocks; loads in flight take three stages."""
+        from .triton.configuration import configurations, configurations_of_shares
+
+        x, weight, grad = _image("bf16", channels), _filters("bf16", channels, out), _image("bf16", out)
+        saved = SavedConvolution(x, weight, None, None, None)
+        convolutions, shares = configurations(x, out), configurations_of_shares(x, out)
+        for name in (*list(convolutions)[1:], *list(shares)[1:]):
+            blocks = self.blocks.configured([name])
+
+            def forward(blocks: Any = blocks) -> None:
+                blocks.forward(Convolution(x, weight, None, None, None), _RELU, False)
+
+            def gradient(blocks: Any = blocks) -> None:
+                blocks.backward(grad, saved, CONVOLUTION, [False, True, False, False])
+
+            convolves = name in convolutions
+            kernel, call = (convolutions[name].kernel, forward) if convolves else ("weight_gradient", gradient)
+            case = aot_case(f"{name.replace(' ', '-')}-{channels}-{out}", self.launch, kernel, call)
+            if case.num_stages > 2:
+                self.found.append(replace(case, targets=_HOPPER, variant=True))
+
     def after_library(
         self, id: str, name: str, epilogue: Epilogue, wide: tuple[int, int], *, in_slice: bool = False, **given: Tensor
     ) -> None:
@@ -245,6 +267,11 @@ def _epilogues(c: _Cases) -> None:
     c.forward("nchw-fp32", "fp32", 64, 64, _RELU, layout=torch.contiguous_format)
 
 
+def _configurations(c: _Cases) -> None:
+    c.configured(64, 64)
+    c.configured(160, 32)
+
+
 def _after_library(c: _Cases) -> None:
     for name, wide in (("bf16", (2, 2)), ("fp32", (4, 4)), ("fp64", (8, 8))):
         x = _image(name, 64)
@@ -259,7 +286,7 @@ def _after_library(c: _Cases) -> None:
 def cases() -> tuple[AotCase, ...]:
     """Imports triton."""
     collected = _Cases()
-    for add in (_dtypes, _widths, _in_blocks, _epilogues, _after_library):
+    for add in (_dtypes, _widths, _in_blocks, _epilogues, _configurations, _after_library):
         add(collected)
     found = collected.found
     assert {case.id for case in found}.issuperset(_ELSEWHERE)

@@ -88,6 +88,7 @@ def _thin(spec: OpSpec, image: tuple[int, int, int, int]) -> Case:
         "haar_highpass": Case("thin", (image,)),
         "haar_idwt2d": Case("thin", (half, (n, c, 3, *half[2:])), {"output_size": (h, w)}),
         "weighted_l1_loss": Case("thin", (image, image, (n, 1, *half[2:]))),
+        "weighted_loss": Case("thin", (image, image, (n, 1, *half[2:])), {"kind": "huber", "interpolation": "nearest"}),
         "conv2d_act": Case("thin", (image, (c, c, 3, 3), (c,), None, image)),
         "residual_block": block_case("thin", image, c),
         "dense_block": dense_case("thin", image, c),

@@ -27,6 +27,7 @@ LARGE = {
     "haar_highpass": Case("large", (IMAGE,)),
     "haar_idwt2d": Case("large", (IMAGE, (5, 4, 3, 64, 64))),
     "weighted_l1_loss": Case("large", (IMAGE, IMAGE, (5, 1, 16, 16))),
+    "weighted_loss": Case("large", (IMAGE, IMAGE, (5, 1, 16, 16)), {"kind": "charbonnier"}),
     "conv2d_act": Case("large", (IMAGE, (4, 4, 3, 3), (4,), None, None)),
 }
 Call = tuple[OpSpec, Case, list[Tensor | None]]

@@ -49,6 +49,7 @@ def test_a_second_process_starts_tuned(cache: Path) -> None:
     assert not list(cache.glob("*.tmp"))
 
 
+@pytest.mark.thorough
 def test_two_processes_that_tune_at_once_both_keep_theirs(cache: Path) -> None:
     channels = [[str(2 * n + k) for n in range(1, 9)] for k in (0, 1)]
     command = [sys.executable, "-c", TUNE]

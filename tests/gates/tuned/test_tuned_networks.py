@@ -164,6 +164,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch was built without gloo")
 @pytest.mark.parametrize(
     ("what", "expected"),

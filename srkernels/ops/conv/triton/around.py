@@ -17,7 +17,7 @@ from .. import library
 from ..activation import CONVOLUTION, NONE, Epilogue
 from ..geometry import PLAIN
 from .convolution import pointwise
-from .launch import NO_TENSORS, POINTWISE, EpilogueTensors, block, channels_last, pitch, sums_in
+from .launch import NO_TENSORS, POINTWISE, EpilogueTensors, block, channels_last, pitch, stored_last, sums_in
 
 # A derivative takes a pass of its own, and one that also sums up the bias's gradient costs no more.
 OURS = False
@@ -47,7 +47,7 @@ def convolve(
         return product if product.stride() == y.stride() and product.dtype is y.dtype else y.copy_(product)
     bias, slope = (None if vector is None else vector.contiguous() for vector in (bias, slope))
     images, out, height, width = y.shape
-    last = y.is_contiguous(memory_format=torch.channels_last) or not y.is_contiguous()
+    last = stored_last(y)
     pixels, n = images * height * width, block(out, 64)
     pointwise[(triton.cdiv(pixels, POINTWISE) * triton.cdiv(out, n),)](
         channels_last(product), bias, slope, kept, residual, y, z, height, width, pixels,

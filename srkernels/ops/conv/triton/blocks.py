@@ -33,6 +33,7 @@ from ..arguments import (
     SavedConvolution,
     SavedDense,
 )
+from .configuration import Configured
 from .launch import EpilogueTensors, activation_gradient, channels_last, packed
 
 
@@ -54,10 +55,10 @@ def _zeroed(out: list[Tensor]) -> list[Tensor]:
 
 
 class Blocks:
-    """The ops, made of launches: those of ``launch``, whose products are ``OURS``, or of ``around``."""
+    """The ops, made of launches: those of ``launch``, whose products are ``OURS``, ``configured`` or of ``around``."""
 
-    def __init__(self, launches: ModuleType) -> None:
-        self._launches = launches
+    def __init__(self, launches: ModuleType | Configured) -> None:
+        self._launches: Any = launches
 
     def _gradients_of_parameters(
         self,
@@ -80,9 +81,8 @@ class Blocks:
         """As ``reference.forward``."""
         x, weight, bias, slope, residual = operands
         geometry = settings.geometry
-        of_library: dict[str, Any] = (
-            {"geometry": geometry} if geometry else {}
-        )  # which only PyTorch's convolution takes
+        # Only PyTorch's convolution takes one.
+        of_library: dict[str, Any] = {"geometry": geometry} if geometry else {}
         out = allocate.forward(operands, keep, geometry)
         y = out[0]
         if y.numel() == 0:

@@ -184,30 +184,27 @@ def _by_rows(channels: int, out: int, itemsize: int, last: bool) -> Blocks:
     return wide or _streaming(channels, out, itemsize, last)
 
 
+def gathers(x: Tensor, residual: Tensor | None) -> bool:
+    """Whether only ``gather`` fits: the others keep more in registers and shared memory."""
+    return not _hoppers_way(x) or (residual is not None and residual.element_size() > x.element_size())
+
+
 def choose(x: Tensor, out: int, last: bool = True, residual: Tensor | None = None) -> Blocks:
     """What convolves ``x`` to ``out`` channels, channels_last if ``last``."""
-    if not _hoppers_way(x) or (residual is not None and residual.element_size() > x.element_size()):
+    if gathers(x, residual):
         return _gathering(x.shape[1], out, x.dtype)
     if x.device.type == "cpu":
         return _by_rows(x.shape[1], out, x.element_size(), last)
     return _chosen(x.shape, out, x.dtype, last, cores(x.device))
 
 
-def configurations(channels: int, out: int, dtype: torch.dtype) -> list[Blocks]:
-    """Those worth timing on a Hopper, starting with the chosen ones."""
-    gathering = _gathering(channels, out, dtype)
-    found: list[Blocks] = [gathering]
-    if dtype is not torch.float64:
-        streaming, shifting = _streaming(channels, out, dtype.itemsize), _shifting(channels, out, dtype.itemsize)
-        found = [_by_rows(channels, out, dtype.itemsize, True), streaming, gathering]
-        if shifting is not None:
-            found += [shifting, shifting._replace(pixels=64), shifting._replace(stages=2)]
-        found += [streaming._replace(stages=2), streaming._replace(outputs=min(32, streaming.outputs))]
-        if streaming.pixels > 128:
-            found += [streaming._replace(pixels=128), streaming._replace(pixels=128, stages=4)]
-    found += [gathering._replace(stages=stages) for stages in (2, 4)]
-    found += [gathering._replace(pixels=pixels) for pixels in (64, 256)]
-    return list(dict.fromkeys(found))
+def usual(kernel: str, channels: int, out: int, dtype: torch.dtype, last: bool = True) -> Blocks | None:
+    """The blocks in which ``kernel`` convolves where it is chosen; None where it does not fit. See ``gathers`` too."""
+    if kernel == "gather":
+        return _gathering(channels, out, dtype)
+    if kernel == "stream":
+        return _streaming(channels, out, dtype.itemsize, last)
+    return _shifting(channels, out, dtype.itemsize) if last else None
 
 
 def pitch(x: Tensor) -> int:
@@ -223,6 +220,11 @@ def _in_rows(weight: Tensor) -> Tensor:
     strides = (9 * pitch, 1, 3 * pitch, pitch)
     of_axes = zip(weight.shape, weight.stride(), strides, strict=True)
     return weight if all(size == 1 or found == wanted for size, found, wanted in of_axes) else channels_last(weight)
+
+
+def stored_last(y: Tensor) -> bool:
+    """Whether a result is channels_last, or a slice of the channels of such a tensor; else it is contiguous."""
+    return y.is_contiguous(memory_format=torch.channels_last) or not y.is_contiguous()
 
 
 class EpilogueTensors(NamedTuple):
@@ -256,7 +258,7 @@ def convolve(
     bias, slope, kept, residual, z = tensors
     images, channels, height, width = x.shape
     out = y.shape[1]
-    last = y.is_contiguous(memory_format=torch.channels_last) or not y.is_contiguous()
+    last = stored_last(y)
     weight = _in_rows(weight)
     settings = (
         channels, out, adjoint, *epilogue[:2], 0 if slope is None else slope.numel(), epilogue.scale, last,
@@ -340,16 +342,6 @@ def choose_shares(x: Tensor, out: int) -> Shares:
     return Shares(pixels, block(x.shape[1], 32 if double else 64), n, nine)
 
 
-def configurations_of_shares(x: Tensor, out: int) -> list[Shares]:
-    """Those worth timing, the one that is chosen first."""
-    chosen = choose_shares(x, out)
-    found = [chosen, *(chosen._replace(stages=stages) for stages in (2, 4))]
-    found += [chosen._replace(pixels=pixels) for pixels in (chosen.pixels // 2, chosen.pixels * 2)]
-    found += [chosen._replace(outputs=n) for n in (32, 64) if x.dtype is not torch.float64]
-    found += [chosen._replace(nine=False, outputs=64)]
-    return list(dict.fromkeys(found))
-
-
 def split(pixels: int, p: int, tiles: int, cores: int) -> tuple[int, int]:
     """A sum over pixels, P at a time, among programs: (steps of a share, shares of each of ``tiles``).
 
@@ -414,14 +406,18 @@ def gradient_of_weight(
 
 
 def gradients_of_weights(
-    features: Tensor, gradients: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]
+    features: Tensor,
+    gradients: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    how: Shares | None = None,
 ) -> None:
     """Fills in those of a dense block's five ``weights`` and five or no ``biases``, all in one layout.
 
     ``gradients``: ahead of each activation, c of the last convolution and growth of each one before. ``biases`` only
     where ``sums_biases``.
     """
-    _gradient_of_rows(features, gradients, weights, biases, 1.0, None, weights[0].shape[0])
+    _gradient_of_rows(features, gradients, weights, biases, 1.0, how, weights[0].shape[0])
 
 
 def packed(weights: Sequence[Tensor]) -> Tensor:

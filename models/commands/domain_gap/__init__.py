@@ -1,0 +1,1 @@
+"""`python -m models domain-gap`: how far generated LR pictures are from real ones."""

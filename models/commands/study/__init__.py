@@ -1,0 +1,1 @@
+"""`python -m models study`: people judge results against their references."""
