@@ -44,13 +44,15 @@ def subsets(items: Sequence[int], few: bool = False, fewest: bool = False) -> It
             yield from combinations(items, size)
 
 
+def detail_of(spec: OpSpec, case: Case) -> tuple[int, ...]:
+    return spec.detail(*(None if s is None else torch.empty(s) for s in case.shapes), **case.kwargs)
+
+
 def why_not(
     spec: OpSpec, case: Case | None, backend: str, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> str | None:
     """Why ``backend`` cannot run a case, or, for None, none of them; or None if it can."""
-    detail: tuple[int, ...] = ()
-    if case is not None:
-        detail = spec.detail(*(None if s is None else torch.empty(s) for s in case.shapes), **case.kwargs)
+    detail = () if case is None else detail_of(spec, case)
     return _dispatch.why_not(backend, torch.device(device), dtype, spec.refuses, detail)
 
 

@@ -63,7 +63,7 @@ class Blocks:
     """The ops, made of launches: those of ``launch``, whose products are ``OURS``, ``configured`` or of ``around``."""
 
     def __init__(self, launches: ModuleType | Configured) -> None:
-        self._launches = launches
+        self._launches: Any = launches
 
     def _gradients_of_parameters(
         self,
@@ -86,7 +86,7 @@ class Blocks:
         """As ``reference.forward``."""
         x, weight, bias, slope, residual = operands
         geometry = settings.geometry
-        # Which only PyTorch's convolution takes.
+        # Only PyTorch's convolution takes one.
         of_library: dict[str, Any] = {"geometry": geometry} if geometry else {}
         out = allocate.forward(operands, keep, geometry)
         y = out[0]
