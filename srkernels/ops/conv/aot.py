@@ -15,7 +15,7 @@ from torch import Tensor
 from ..._spec import AotCase
 from ..._triton import aot_case
 from .activation import CONVOLUTION, LEAKY_RELU, PRELU, RELU, Epilogue
-from .arguments import Convolution, SavedConvolution
+from .arguments import Convolution, ConvolutionSettings, SavedConvolution
 
 _ELEMENTS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
 _RELU, _LEAKY, _PRELU = Epilogue(RELU), Epilogue(LEAKY_RELU, 0.2), Epilogue(PRELU)
@@ -79,7 +79,7 @@ class _Cases:
         tensors = x.new_empty(out) if bias else None, x.new_empty(slopes) if slopes else None, residual
 
         def call() -> None:
-            self.blocks.forward(Convolution(x, weight, *tensors), epilogue, keep)
+            self.blocks.forward(Convolution(x, weight, *tensors), ConvolutionSettings(*epilogue), keep)
 
         if streams:
             kernel = self.by_rows(name, channels, out, layout is torch.channels_last)
@@ -93,10 +93,10 @@ class _Cases:
         saved = SavedConvolution(_image(name, channels), _filters(name, channels, out), None, None, None)
 
         def data() -> None:
-            self.blocks.backward(grad, saved, CONVOLUTION, [True, False, False, False])
+            self.blocks.backward(grad, saved, ConvolutionSettings(), [True, False, False, False])
 
         def weight() -> None:
-            self.blocks.backward(grad, saved, CONVOLUTION, [False, True, False, False])
+            self.blocks.backward(grad, saved, ConvolutionSettings(), [False, True, False, False])
 
         if streams:
             kernel = self.by_rows(name, out, channels)
@@ -160,10 +160,10 @@ class _Cases:
             blocks = self.blocks.configured([name])
 
             def forward(blocks: Any = blocks) -> None:
-                blocks.forward(Convolution(x, weight, None, None, None), _RELU, False)
+                blocks.forward(Convolution(x, weight, None, None, None), ConvolutionSettings(RELU), False)
 
             def gradient(blocks: Any = blocks) -> None:
-                blocks.backward(grad, saved, CONVOLUTION, [False, True, False, False])
+                blocks.backward(grad, saved, ConvolutionSettings(), [False, True, False, False])
 
             convolves = name in convolutions
             kernel, call = (convolutions[name].kernel, forward) if convolves else ("weight_gradient", gradient)
