@@ -38,6 +38,7 @@ def test_ruff_format() -> None:
     module("ruff", "format", "--check", ".")
 
 
+@pytest.mark.thorough
 def test_mypy() -> None:
     module("mypy")
 

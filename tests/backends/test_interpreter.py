@@ -15,8 +15,8 @@ from helpers.process import ROOT, environment, python
 from srkernels import _triton
 
 VALUES = "parity.py::test_values_and_gradients"
-# Blocks run the kernels of their convolutions; in bf16 they take as long as everything else together.
-USUAL = "fp32 and sliced or bf16 and channels_last and not block"
+# Blocks run the kernels of their convolutions, and take as long as everything else together: one of them.
+USUAL = "fp32 and sliced and not dense and not scaled or bf16 and channels_last and not block"
 REST = [
     "parity.py::test_expanded_cotangents",
     "parity.py::test_nan_and_inf_propagate",
@@ -79,6 +79,7 @@ for layout in (torch.channels_last, torch.contiguous_format):
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(_triton.why_no_interpreter() is not None, reason=str(_triton.why_no_interpreter()))
 def test_what_follows_nothing_and_what_autocast_surrounds() -> None:
     """Blocks around PyTorch's convolution whose first epilogue is empty; backward passes inside autocast."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from helpers.marks import thorough
 from helpers.operands import DTYPES
 
 import srkernels
@@ -81,7 +82,9 @@ def test_pixels_equal_planes(isa: str, channels: int, width: int, convention: st
         assert torch.allclose(plane, pixel, rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, thorough(torch.float16)], ids=["fp32", "bf16", "fp16"]
+)
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("shape", LARGE, ids=str)
 def test_streamed_outputs_equal_stored_ones(

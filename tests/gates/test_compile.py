@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.calls import Target, why_not
+from helpers.marks import thorough
 from helpers.operands import cotangents, operands, random
 from helpers.process import python
 from torch import Tensor
@@ -100,7 +101,7 @@ def test_dynamic_shapes_compile_once(target: Target) -> None:
     assert counter.frame_count == 1
 
 
-@pytest.mark.parametrize("passes", [{}, {"stride": 2, "padding": 1}], ids=["3x3", "stride 2"])
+@pytest.mark.parametrize("passes", [{}, thorough({"stride": 2, "padding": 1})], ids=["3x3", "stride 2"])
 def test_frozen_filters_at_any_size(passes: dict[str, Any]) -> None:
     """Their backward pass has no image, whose size the gradient still has where the stride leaves pixels out."""
     weight = random((4, 3, 3, 3), torch.float32, 1)
@@ -234,7 +235,7 @@ def _traced(call: Callable[..., Tensor], *inputs: Tensor, then: Callable[[], Non
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
-@pytest.mark.parametrize("kind", ["Conv2dAct", "ResidualBlock", "ResidualDenseBlock"])
+@pytest.mark.parametrize("kind", ["Conv2dAct", "ResidualBlock", thorough("ResidualDenseBlock")])
 def test_a_trace_takes_the_formula_of_what_no_kernel_of_ours_is_faster_than(kind, memory_format, monkeypatch) -> None:
     """So that a compiler can fuse it; where ours was measured faster, on Intel AMX, the operator is what it gets."""
     sizes = (32, 32, 3) if kind == "Conv2dAct" else (32,)

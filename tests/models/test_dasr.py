@@ -185,7 +185,10 @@ def test_a_bad_picture_is_named_and_too_many_stop_the_run(folders, tmp_path, cap
 def test_refusals_name_what_is_wrong(folders, tmp_path, capsys):
     out = f"--out={tmp_path / 'out'}"
     for arguments, message in (
-        (["--preset=nothing"], "--preset must be one of fssr, miniature, official-aim, official-ntire, official-realsr, paper, tiny"),
+        (
+            ["--preset=nothing"],
+            "--preset must be one of fssr, miniature, official-aim, official-ntire, official-realsr, paper, tiny",
+        ),
         (["--dsn.crop=60"], "--dsn.crop must be a multiple of 8"),
         (
             ["--srn.crop=32", "--scale=1", "--dsn.crop=8", "--srn.crop=16"],

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.marks import thorough
 from safetensors.torch import load_file
 from torch import nn
 
@@ -230,14 +231,14 @@ def _saved(value: object) -> bytes:
     "damage",
     [
         lambda content: b"PK\x03\x04 cut short",
-        lambda content: b"not a checkpoint\n",
-        lambda content: b"",
-        lambda content: content[: len(content) // 2],
+        thorough(lambda content: b"not a checkpoint\n"),
+        thorough(lambda content: b""),
+        thorough(lambda content: content[: len(content) // 2]),
         lambda content: bytes(64) + content[64:],
-        lambda content: _flipped(content, 0.3),
+        thorough(lambda content: _flipped(content, 0.3)),
         lambda content: _flipped(content, 0.6),
-        lambda content: _saved({"step": 4}),
-        lambda content: _saved([1, 2]),
+        thorough(lambda content: _saved({"step": 4})),
+        thorough(lambda content: _saved([1, 2])),
         lambda content: pickle.dumps(os.system),
         lambda content: _saved(SimpleNamespace()),
     ],
@@ -272,7 +273,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(damage, tmp_path, capsys):
     ],
     ids=["torn", "short", "long", "word", "zeros", "bytes", "cut", "all zeros", "empty"],
 )
-@pytest.mark.parametrize("table", ["losses", "validation"])
+@pytest.mark.parametrize("table", ["losses", thorough("validation")])
 def test_damaged_rows_of_a_table_do_not_stop_a_resume(table, damage, kept, tmp_path):
     go(tmp_path, make_stage(steps=6))
     path = tmp_path / "toy" / f"{table}.csv"

@@ -163,7 +163,7 @@ def imagined_count(
     ("kind", "norm", "perceptual", "backend", "precision", "saving"),
     [
         thorough("nlayer_s2", "spectral", "none", None, "fp32", Saving()),
-        ("nlayer_s2", "spectral", "none", None, "fp32", Saving(True)),
+        thorough("nlayer_s2", "spectral", "none", None, "fp32", Saving(True)),
         ("nlayer_s2", "spectral", "none", None, "bf16", Saving()),
         thorough("nlayer_s2", "spectral", "none", None, "bf16", Saving(True)),
         thorough("vgg", "batch", "none", None, "fp32", Saving(True)),

@@ -60,6 +60,7 @@ def test_two_processes_that_tune_at_once_both_keep_theirs(cache: Path) -> None:
     assert all("reference (measured on" in line for line in said)
 
 
+@pytest.mark.thorough
 def test_an_environment_variable_measures_whatever_comes(cache: Path) -> None:
     source = "import torch, srkernels; x = torch.rand(1, 3, 8, 8); srkernels.weighted_l1_loss(x, x)"
     python(source, env=environment(SRKERNELS_TUNE="1"))

@@ -132,6 +132,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch was built without gloo")
 def test_every_rank_takes_what_rank_0_measured(tmp_path: Path, cache: Path) -> None:
     outputs = ranks(RANK, str(tmp_path / "store"))
