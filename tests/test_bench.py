@@ -764,6 +764,7 @@ def test_a_failing_section_leaves_its_traceback_and_what_it_had(
     assert sections["two"]["status"] == "ok"
 
 
+@pytest.mark.thorough
 def test_benchmark_option_is_registered_and_prints(tmp_path: Path) -> None:
     saved = tmp_path / "saved.json"
     done = _bench(

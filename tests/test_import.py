@@ -46,6 +46,7 @@ else:
     )
 
 
+@pytest.mark.thorough
 def test_without_either() -> None:
     python(_blocked("triton", "srkernels._cpu", "srkernels._cuda") + CALL)
 
@@ -92,6 +93,7 @@ def test_backend_from_the_environment(backend: str) -> None:
         assert reason in done.stderr
 
 
+@pytest.mark.thorough
 def test_empty_environment_variable_is_automatic() -> None:
     done = python(
         "import torch, srkernels; print(srkernels.explain('haar_highpass', torch.rand(1, 3, 4, 4)))",

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.calls import subsets
+from helpers.marks import thorough
 from helpers.operands import DTYPES, arranged, operands, random
 from helpers.oracle import answers
 from helpers.process import python

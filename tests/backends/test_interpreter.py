@@ -16,7 +16,7 @@ from srkernels import _triton
 
 VALUES = "parity.py::test_values_and_gradients"
 # Blocks run the kernels of their convolutions, and take as long as everything else together: one of them.
-USUAL = "fp32 and sliced and not dense and not scaled or bf16 and channels_last and not block"
+USUAL = "fp32 and sliced and not dense and not scaled"
 REST = [
     "parity.py::test_expanded_cotangents",
     "parity.py::test_nan_and_inf_propagate",

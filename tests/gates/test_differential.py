@@ -30,7 +30,7 @@ from srkernels._parity import flat
 
 SEED = 20272
 CASES = 2000
-USUAL = 3  # of a whole run, one case in this many
+USUAL = 5  # of a whole run, one case in this many
 INTERPRETED = 40  # one case in this many runs in Triton's interpreter
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 

@@ -167,6 +167,7 @@ def test_usrdas_rows_are_the_papers():
         assert getattr(row.config, name) == getattr(printed, name)
 
 
+@pytest.mark.thorough
 def test_a_run_of_usrda_is_written_and_not_trained_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ablate, "miniature_domains", small_domains)
     command = ["usrda", "--out", str(tmp_path), "--preset", "tiny", "--seeds", "0", *TINY_USRDA]

@@ -107,6 +107,7 @@ def same_bits(first: Path, second: Path) -> bool:
     return bool(names) and all(equal(load_file(first / name), load_file(second / name)) for name in names)
 
 
+@pytest.mark.thorough
 def test_usrda_trains_the_same_within_a_budget(folders, tmp_path, capsys):
     options = [*USRDA_SHORT, *folders, "--schedule.steps=1", "--base", "--run.precision=bf16"]
     for name, budget in (("free", []), ("fits", ["--run.memory=1GiB"])):

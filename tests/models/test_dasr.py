@@ -238,6 +238,7 @@ def test_other_settings_than_those_of_the_checkpoint_are_refused(folders, tmp_pa
     assert weights(tmp_path / "out", "dsn", step=6)
 
 
+@pytest.mark.thorough
 def test_other_pictures_are_noticed_and_moved_ones_are_not(folders, tmp_path, capsys):
     """By stage dsn, by the pairs, and by stage srn that learns from them."""
     arguments = [*SHORT, f"--lr={tmp_path / 'lr'}", f"--out={tmp_path / 'out'}"]

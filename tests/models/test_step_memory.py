@@ -171,7 +171,7 @@ def imagined_count(
         thorough("nlayer_s2", "instance", "vgg19", "reference", "fp32", Saving(True)),
         ("vgg", "spectral", "vgg19", "reference", "bf16", Saving()),
         ("nlayer_s2", "instance", "vgg19", "reference", "fp32", Saving(feature_signs=True)),
-        ("nlayer_s2", "instance", "vgg16", "reference", "fp32", Saving(feature_signs=True)),
+        thorough("nlayer_s2", "instance", "vgg16", "reference", "fp32", Saving(feature_signs=True)),
     ],
 )
 def test_count_is_what_is_allocated(kind, norm, perceptual, backend, precision, saving):
@@ -189,6 +189,7 @@ def test_count_is_what_is_allocated(kind, norm, perceptual, backend, precision, 
     assert fake.peak == pytest.approx(real.peak, rel=1e-3)
 
 
+@pytest.mark.thorough
 def test_fp16_counts_as_bf16():
     """In which the dry run counts, so that no CPU's own ops are in the way."""
     config = reconstruction_alone(config_of("bf16"))
