@@ -60,7 +60,15 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         option.dist, option.loadscopereorder = "loadgroup", False
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["loadgroup"] = node.config.option.dist == "loadgroup"
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    # A worker reads the command line, on which the groups that are chosen above do not stand.
+    if getattr(config, "workerinput", {}).get("loadgroup"):
+        config.option.loadgroup = True
     # Nothing that was measured on this machine decides in a test.
     os.environ["SRKERNELS_CACHE"] = str(Path(tempfile.gettempdir()) / "srkernels-tests-keep-nothing")
     if _triton.interpreting() and _triton.why_no_interpreter() is None:

@@ -723,6 +723,7 @@ def test_the_acceptance_s_choices_leave_no_file(tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.thorough
 def test_gpu_report_names_what_it_cannot_read(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text("{}")
     done = _bench("bench", "gpu", "--report", str(tmp_path / "other.json"))

@@ -112,6 +112,7 @@ def test_what_is_in_both_layouts_is_contiguous(
         assert t.stride() == (c * h * w, h * w, w, 1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("spec", specs(), ids=lambda s: s.name)
 def test_compiled_calls_have_the_strides_of_eager_ones(spec: OpSpec) -> None:
     torch._dynamo.reset()  # the recompilation limit counts those of other ops too

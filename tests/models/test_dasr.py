@@ -101,6 +101,7 @@ def test_every_switch_runs_through(folders, tmp_path, switches):
     assert (out / "generated" / "maps").exists() == mapped
 
 
+@pytest.mark.thorough
 def test_stages_one_by_one_are_the_whole(folders, tmp_path):
     assert run(*SHORT, *folders, f"--out={tmp_path / 'whole'}") == 0
     for stage in ("dsn", "maps", "srn"):

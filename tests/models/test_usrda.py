@@ -148,6 +148,7 @@ def test_two_ranks_are_one(folders, tmp_path):
         assert float((end["other"] - end["one"]).norm()) > moved, name
 
 
+@pytest.mark.thorough
 def test_a_published_checkpoint_is_a_start(folders, tmp_path, capsys):
     torch.manual_seed(0)
     generator = USRDAGenerator(8, 3, 1, 1, 8)
