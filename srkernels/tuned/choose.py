@@ -202,9 +202,8 @@ def tuning() -> Iterator[Tuner]:
 
     Each backend that can run a call, and each configuration of its kernels, is first shown to be right on its operands,
     then timed against eager PyTorch, forward and, where gradients are recorded, backward. The fastest is chosen if it
-    beats eager PyTorch by 3 %. What
-    was found is kept in a file for this machine and these versions, in the folder ``SRKERNELS_CACHE`` or the
-    platform's folder for caches, and used by every later process.
+    beats eager PyTorch by 3 %. What was found is kept in a file for this machine and these versions, in the folder
+    ``SRKERNELS_CACHE`` or the platform's folder for caches, and used by every later process.
 
     Nothing is measured inside a graph capture, a trace or a transform of ``torch.func``, nor on operands that are not
     finite. With several ranks of ``torch.distributed`` each rank enters, and all take what rank 0 measured when they

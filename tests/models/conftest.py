@@ -1,16 +1,13 @@
-"""`models` is not installed; it runs from the checkout. One thread: the interpreter's gates have the other core."""
+"""One thread: the other core has tests of its own."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.training import write_noise
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 
 @pytest.fixture(autouse=True)
