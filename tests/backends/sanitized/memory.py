@@ -71,7 +71,7 @@ def mixed_losses() -> None:
 
 
 def mixed_residuals() -> None:
-    cases = [case for case in CONV2D_ACT.cases if case.shapes[4] is not None]
+    cases = [case for case in of_the_core(CONV2D_ACT, CONV2D_ACT.cases) if case.shapes[4] is not None]
     for case, dtype, other, layout in product(cases, DTYPES.values(), DTYPES.values(), LAYOUTS):
         for residual_layout in LAYOUTS:
             drawn = operands(case, dtype, layout)
