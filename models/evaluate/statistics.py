@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 CONFIDENCE = 0.95
 REPLICATES = 2000
@@ -35,7 +36,7 @@ def span(interval: Interval | None, form: str) -> str:
 
 def spearman(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
     """Rank correlation of two arrays, value by value; NaN for fewer than three values and for equal ones."""
-    first, second = _ranks(a), _ranks(b)
+    first, second = stats.rankdata(a), stats.rankdata(b)
     if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return math.nan
     return float(np.corrcoef(first, second)[0, 1])
@@ -49,12 +50,6 @@ def partial_spearman(a: NDArray[np.generic], b: NDArray[np.generic], fixed: NDAr
     of_a, of_b = spearman(a, fixed), spearman(b, fixed)
     beyond = (1 - of_a**2) * (1 - of_b**2)
     return (plain - of_a * of_b) / math.sqrt(beyond) if beyond > 1e-12 else 0.0 * plain
-
-
-def _ranks(values: NDArray[np.generic]) -> NDArray[np.float64]:
-    """1 for the least; equal values share the mean of their ranks."""
-    _, places, counts = np.unique(np.ravel(values), return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[places.ravel()]
 
 
 class Difference(NamedTuple):
@@ -74,29 +69,5 @@ class Difference(NamedTuple):
 def difference(pairs: NDArray[np.float64]) -> Difference:
     """Of the differences of pairs, taken for independent draws of one normal distribution (Student's t)."""
     n = pairs.size
-    half = student_quantile(n - 1) * float(pairs.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * pairs.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
     return Difference(float(pairs.mean()), half, int((pairs > 0).sum()), n)
-
-
-def student_quantile(freedom: int, confidence: float = CONFIDENCE) -> float:
-    """t with P(|T| < t) = confidence for Student's distribution of `freedom` degrees, by bisection."""
-    low, high = 0.0, 1.0
-    while _within(high, freedom) < confidence:
-        high *= 2
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _within(middle, freedom) < confidence else (low, middle)
-    return high
-
-
-def _within(t: float, freedom: int) -> float:
-    """P(|T| < t), exact for whole degrees of freedom (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
-    angle = math.atan(t / math.sqrt(freedom))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = freedom % 2
-    term = cosine if odd else 1.0
-    total = 0.0
-    for k in range(1 + odd, freedom, 2):
-        total += term
-        term *= cosine**2 * k / (k + 1)
-    return 2 / math.pi * (angle + sine * total) if odd else sine * total

@@ -11,6 +11,7 @@ import torch
 
 from models.commands.ablate.parts import (
     JUDGED_SR,
+    WEIGHTLESS,
     AblationParts,
     Claim,
     PaperTable,
@@ -37,9 +38,6 @@ _DIGITS = {"psnr": 3, "ssim": 4, "lpips": 3}
 # A bicubic source takes a stronger adversarial loss than a learned one before its SR network moves; rows of either kind
 # share theirs.
 _BICUBIC_ADVERSARIAL = 5.0
-
-# Without a perceptual loss the supervised losses are smaller by as much.
-_WEIGHTLESS = 0.1
 
 
 def tables(config: DASRConfig) -> tuple[PaperTable, ...]:
@@ -212,7 +210,7 @@ def _prepare(config: DASRConfig, weights: PerceptualFiles) -> DASRConfig:
             config.srn,
             perceptual=PerceptualConfig("none"),
             content_weight=1.0,
-            adversarial_weight=_WEIGHTLESS * config.srn.adversarial_weight,
+            adversarial_weight=WEIGHTLESS * config.srn.adversarial_weight,
         )
         config = replace(config, srn=srn)
     check(config)

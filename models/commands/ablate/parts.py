@@ -25,6 +25,9 @@ C = TypeVar("C")
 # What is measured of an SR network.
 JUDGED_SR = f"Real LR of the photographs, enlarged, against the HR, {metrics.convention(SCALE, y_channel=False)}"
 
+# Of an adversarial weight, where there is no perceptual loss: the supervised losses are smaller by as much.
+WEIGHTLESS = 0.1
+
 
 @dataclass(frozen=True)
 class Trial:

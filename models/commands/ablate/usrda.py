@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from models.commands.ablate.parts import (
     JUDGED_SR,
+    WEIGHTLESS,
     AblationParts,
     Claim,
     PaperTable,
@@ -26,9 +27,6 @@ from models.usrda.stages import USRDAJob, train_usrda
 from models.usrda.steps import LossWeights
 
 _DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3}
-
-# Without a perceptual loss the supervised losses are smaller by as much.
-_WEIGHTLESS = 0.1
 
 # The weights of Eq. 9 that the paper gives for bicubic source LR (Figure 6) and for DIV2K realistic-wild (Table 2).
 _FAR = LossWeights(align=1, rec=10, res=10, sty=1, idt=1, cyc=10)
@@ -143,7 +141,7 @@ def _prepare(config: USRDAConfig, weights: PerceptualFiles) -> USRDAConfig:
         config = replace(
             config,
             perceptual=PerceptualConfig("none"),
-            adversarial_weight=_WEIGHTLESS * config.adversarial_weight,
+            adversarial_weight=WEIGHTLESS * config.adversarial_weight,
         )
     check(config)
     for term in ("align", *REGULARISATION):
