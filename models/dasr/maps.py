@@ -75,11 +75,11 @@ def weights_of(maps: Tensor, kind: MapWeights, cap: float) -> Tensor:
     The mean is the batch's, because Eq. 5 weighs whole pictures against each other too, which that of each picture
     would undo. With several ranks it is that of a rank's own share.
     """
+    if kind == "map":
+        return maps
     mean = maps.mean()
     if kind == "constant":
         return mean.expand_as(maps)
-    if kind == "map":
-        return maps
     # Maps lie in (0, 1) but may underflow to 0 in all places, where any weights are 0.
     relative = maps / mean.clamp_min(torch.finfo(maps.dtype).tiny)
     return relative if kind == "normalised" else relative.clamp_max(cap)

@@ -145,7 +145,7 @@ class FeatureLoss(nn.Module):
                 resized = F.adaptive_avg_pool2d(weight, found.shape[-2:])
             for index, part in enumerate(found.chunk(len(images))):
                 loss = srkernels.weighted_l1_loss(part, wanted[name], resized)
-                totals[index] = totals[index] + loss / self.means.get(name, 1.0)
+                totals[index] = totals[index] + (loss / self.means[name] if name in self.means else loss)
         return totals
 
 
