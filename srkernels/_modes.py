@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor
-from torch.autograd import forward_ad
+from torch import Tensor, nn
+from torch.autograd import forward_ad, profiler
 from torch.compiler import is_compiling
 
 transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
@@ -20,6 +20,28 @@ def in_forward_mode() -> bool:
 def capturing() -> bool:
     """Whether a CUDA graph is being captured."""
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
+def plain(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether these are real tensors, outside traces, transforms and forward mode."""
+    if transforms_active() or in_forward_mode() or torch._C._get_tracing_state() is not None:
+        return False
+    # Not all(...): its generator costs as much as what it asks.
+    for x in tensors:  # noqa: SIM110
+        if x is not None and type(x) is not Tensor and type(x) is not nn.Parameter:
+            return False
+    return True
+
+
+def is_memory(x: Tensor) -> bool:
+    """Whether the values of ``x`` are what stands in its memory: no batch of PyTorch's older vmap, nothing pending."""
+    on_device = x.is_cpu or x.is_cuda
+    return on_device and torch._C._has_storage(x) and not x.is_neg() and not x._is_zerotensor()
+
+
+def watched() -> bool:
+    """Whether something sees what passes through PyTorch's dispatcher: a dispatch mode, or a profiler."""
+    return torch._C._len_torch_dispatch_stack() > 0 or profiler._is_profiler_enabled
 
 
 def records(*tensors: Tensor | None) -> bool:

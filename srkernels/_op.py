@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from ._dispatch import implementation, parts, requested, why_not
-from ._modes import in_forward_mode, records, transforms_active
+from ._modes import in_forward_mode, is_memory, plain, records, transforms_active, watched
 from ._spec import Refusal, convolves_nothing
 from .tuned import choose
 from .tuned.records import number, sizes
@@ -30,20 +30,23 @@ else:
 _SCALARS = {int: "int", float: "float", bool: "bool", Size: "SymInt", tuple[int, ...]: "int[]"}
 
 
-def short_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
-    """``function.apply`` that in eager mode skips what only transforms need.
+def short_apply(
+    function: type[torch.autograd.Function], eager: type[torch.autograd.Function] | None = None
+) -> Callable[..., Any]:
+    """``function.apply`` that in eager mode skips what only transforms need; there it may be another function.
 
     The ``setup_context`` form binds its signature and enters Python twice on each call; the older form, whose
     ``forward`` takes the context, does neither.
     """
+    short_form = eager or function
 
     def forward(ctx: Any, *inputs: Any) -> Any:
-        output = function.forward(*inputs)
-        function.setup_context(ctx, inputs, output)
+        output = short_form.forward(*inputs)
+        short_form.setup_context(ctx, inputs, output)
         return output
 
     older = {"forward": staticmethod(forward), "setup_context": torch.autograd.Function.setup_context}
-    named = types.new_class(function.__name__, (function,), exec_body=lambda body: body.update(older))
+    named = types.new_class(function.__name__, (short_form,), exec_body=lambda body: body.update(older))
     short = super(torch.autograd.Function, named).apply  # type: ignore[misc]
 
     def apply(*inputs: Any) -> Any:
@@ -84,14 +87,33 @@ def _arguments(fields: Any) -> list[str]:
     return [argument(name, kind) for name, kind in typing.get_type_hints(fields).items()]
 
 
-def _register(name: str, arguments: Sequence[str], run: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+def _register(
+    name: str, arguments: Sequence[str], run: Callable[..., Any], fake: Callable[..., Any]
+) -> tuple[Any, Callable[..., Any]]:
+    """The operator, and what to call in its place where no call is traced."""
     schema = f"{name}({', '.join(arguments)}) -> Tensor[]"
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(name, run, "CompositeExplicitAutograd")
     torch.library.register_fake(f"srkernels::{name}", fake, lib=_library)
     op = getattr(torch.ops.srkernels, name).default
     torch.library.register_vmap(op, _map_one_by_one(op), lib=_library)
-    return op
+    are_tensors = [argument.startswith("Tensor") for argument in arguments]
+    return op, _direct(op, run, slice(are_tensors.index(False)))
+
+
+def _direct(op: Any, run: Callable[..., Any], tensors: slice) -> Callable[..., Any]:
+    """``op``, without PyTorch's dispatcher, which takes longer than a small kernel, where nothing can tell."""
+
+    def call(*arguments: Any) -> Any:
+        given = arguments[tensors]
+        if watched() or not plain(given):
+            return op(*arguments)
+        for x in given:
+            if x is not None and not is_memory(x):
+                return op(*arguments)
+        return run(*arguments)
+
+    return call
 
 
 class Backend(NamedTuple):
@@ -286,9 +308,16 @@ class FusedOp(Generic[_Operands, _Settings]):
             return getattr(backend.module(arguments[-1], *given[:2]), backend.forward)(*given)
 
         arguments = [*_arguments(operands), *_arguments(settings), *["bool keep"] * bool(self._keeps), "str backend"]
-        self._forward_op = _register(name, arguments, run, lambda *arguments: fake(*bound(arguments)))
-        backward_op = _register_backward(name, settings, backend, gradient) if isinstance(gradient, Gradient) else None
-        self._apply = short_apply(_autograd_function(name, operands, settings, gradient, self._forward_op, backward_op))
+        forward = _register(name, arguments, run, lambda *arguments: fake(*bound(arguments)))
+        backward = (None, None)
+        if isinstance(gradient, Gradient):
+            backward = _register_backward(name, settings, backend, gradient)
+        traced, eager_mode = (
+            _autograd_function(name, operands, settings, gradient, *calls)
+            for calls in zip(forward, backward, strict=True)
+        )
+        self._forward_op, self._forward = forward
+        self._apply = short_apply(traced, eager_mode)
 
     def __call__(
         self, operands: _Operands, settings: _Settings, *, keep: bool = True, backend: str | None = None
@@ -320,7 +349,8 @@ class FusedOp(Generic[_Operands, _Settings]):
         if recording or in_forward_mode():
             link = self._link(operands) if self._link is not None and kept[0] else None
             return self._apply(*operands, *settings, *kept, backend, link)
-        return self._forward_op(*operands, *settings, *kept, backend)
+        forward = self._forward_op if is_compiling() else self._forward
+        return forward(*operands, *settings, *kept, backend)
 
     def _by_formula(self, backend: str, operands: _Operands, settings: _Settings) -> Tensor | None:
         """The output where ``backend``, or the automatic choice for "", is PyTorch's own operations and autograd."""
@@ -361,7 +391,7 @@ class FusedOp(Generic[_Operands, _Settings]):
         return *found, int(keep)
 
 
-def _register_backward(name: str, settings: Any, backend: Backend, gradient: Gradient) -> Any:
+def _register_backward(name: str, settings: Any, backend: Backend, gradient: Gradient) -> tuple[Any, Any]:
     saved, count = gradient.saved, len(gradient.saved._fields)
 
     def bound(arguments: Sequence[Any]) -> tuple[Any, Any, list[bool]]:

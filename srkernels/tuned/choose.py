@@ -13,9 +13,9 @@ from types import FrameType
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .._modes import capturing, in_forward_mode, records, transforms_active
+from .._modes import capturing, plain, records
 from . import store
 from .measure import Runnable, measure
 from .records import Call, Record, Records
@@ -91,7 +91,7 @@ def choice(op: Measurable, operands: Any, settings: Any, keep: bool, derived: bo
     device = (operands[0] if operands[0] is not None else operands[1]).device
     if device in _quiet and not _thread.asking:
         return ""
-    if _thread.paused or not _plain(operands):
+    if _thread.paused or not plain(operands):
         return ""
     if device not in _loaded:
         _load(device)
@@ -113,17 +113,6 @@ def choice(op: Measurable, operands: Any, settings: Any, keep: bool, derived: bo
     if tuner is not None and not derived and not capturing() and not (_always and _several_ranks()):
         record = _measured(tuner, op, call, operands, settings, keep, needs) or record
     return "" if record is None else record.choice
-
-
-def _plain(operands: Any) -> bool:
-    """Whether a class of calls says all about this one: real tensors, outside traces, transforms and forward mode."""
-    if transforms_active() or in_forward_mode() or torch._C._get_tracing_state() is not None:
-        return False
-    # Not all(...): its generator costs as much as what it asks.
-    for x in operands:  # noqa: SIM110
-        if x is not None and type(x) is not Tensor and type(x) is not nn.Parameter:
-            return False
-    return True
 
 
 def _class(op: Measurable, operands: Any, settings: Any, keep: bool, needs: Sequence[bool]) -> Call:

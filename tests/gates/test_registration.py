@@ -62,6 +62,23 @@ def test_ops_carry_the_backend_that_was_asked_for(spec: OpSpec, target: Target) 
     assert [call.backend for call in calls] == [target.backend] * 2
 
 
+def test_the_dispatcher_changes_nothing(spec: OpSpec, case: Case, target: Target) -> None:
+    """Calls that nothing watches go past it."""
+    xs = operands(case, torch.float32, device=target.device)
+    cots = cotangents(values(spec.eager, case, xs))
+
+    def found() -> list[torch.Tensor]:
+        return [*values(spec.op, case, xs), *gradients(spec.op, case, xs, cots, present(xs))]
+
+    with srkernels.use_backend(target.backend):
+        past = found()
+        with recorded() as calls:
+            through = found()
+    assert calls
+    for one, other in zip(past, through, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True, check_stride=True)
+
+
 def test_schemas_exist_with_torch_alone() -> None:
     """The ops are registered at import, without triton or the extensions, so a trace can never miss them."""
     python("""

@@ -65,7 +65,7 @@ def loss(operands: Operands, settings: Settings, keep_signs: bool) -> list[Tenso
     dtype = result_dtype(operands, settings.fp32)
     if settings.reduction == NONE:
         return [empty_nchw(input, input.shape, dtype)]
-    out = [input.new_empty((), dtype=dtype)]
+    out = [input.new_empty(size=(), dtype=dtype)]
     if settings.by_weight:
         out.append(input.new_empty(2, dtype=compute_dtype(operands)))
     return [*out, signs(input)] if keep_signs else out
