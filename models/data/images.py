@@ -6,7 +6,7 @@ import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -287,12 +287,10 @@ def bundled_photos(names: Sequence[str], wheel: Wheel = SCIKIT_IMAGE) -> list[Ph
 
     Raises InputError if it is not installed or lacks a file.
     """
-    try:
-        folder = Path(str(resources.files(wheel.package))) / wheel.folder
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"the bundled photographs need {wheel.distribution}: pip install {wheel.distribution}"
-        ) from error
+    package = find_spec(wheel.package)  # found, not imported
+    if package is None or not package.submodule_search_locations:
+        raise InputError(f"the bundled photographs need {wheel.distribution}: pip install {wheel.distribution}")
+    folder = Path(package.submodule_search_locations[0]) / wheel.folder
     return [read_photo(folder / name) for name in names]
 
 

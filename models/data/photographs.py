@@ -2,7 +2,8 @@
 
 They come in wheels. Those of scikit-image are CC0, public domain or without known restrictions, as `skimage.data` says
 of each; for motorcycle_left, of the Middlebury 2014 stereo benchmark, it names the source and no licence. china and
-flower of scikit-learn are CC BY 2.0 (danielbuechele and vultilion on Flickr).
+flower of scikit-learn are CC BY 2.0 (danielbuechele and vultilion on Flickr). grace_hopper of Matplotlib is of the
+United States Navy, in the public domain.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ HELD_OUT = ("astronaut.png", "chelsea.png", "coffee.png")
 CAMERA = CAMERAS["soft"]
 
 SCIKIT_LEARN = Wheel("sklearn", "scikit-learn", "datasets/images")
+MATPLOTLIB = Wheel("matplotlib", "matplotlib", "mpl-data/sample_data")
 
 # The miniature's: what a photograph is for. Settings are chosen on `validation`, and `held-out` ones, on whose scores
 # no choice was made, report. Of a photograph for training one half is clean HR, the other half real LR.
@@ -46,6 +48,7 @@ ROLES: dict[Wheel, dict[str, Literal["training"] | Judged]] = {
         "rocket.jpg": "held-out",
     },
     SCIKIT_LEARN: {"flower.jpg": "validation", "china.jpg": "held-out"},
+    MATPLOTLIB: {"grace_hopper.jpg": "held-out"},
 }
 
 
