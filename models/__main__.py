@@ -20,6 +20,7 @@ COMMANDS = {
     "upscale": ("models.commands.upscale", "enlarges pictures with a trained network"),
     "evaluate": ("models.commands.evaluate", "PSNR, SSIM and LPIPS of a folder of results"),
     "domain-gap": ("models.commands.domain_gap.command", "how far generated LR pictures are from real ones"),
+    "sheet": ("models.commands.sheet", "results of several methods side by side, in one picture"),
     "study": ("models.commands.study.command", "a page on which people score results, and its scores"),
     "ablate": ("models.commands.ablate.command", "trains the rows of a paper's ablation tables in miniature"),
     "weights": ("models.commands.weights", "makes weights files from what other packages ship"),

@@ -34,36 +34,58 @@ def enlarge_nearest(pixels: Picture, scale: int) -> Picture:
     return pixels.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
-def busiest_window(pixels: Picture, side: int, step: int = 4) -> tuple[slice, slice]:
+Window = tuple[slice, slice]
+
+
+def busiest_window(pixels: Picture, side: int, step: int = 4) -> Window:
     """The square window of the reference with the most edges; its corner is a multiple of `step` pixels."""
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    height, width = grey.shape
-    side = min(side, height, width)
     edges = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
-    sums = cv2.integral(edges)
+    return _fullest_window(edges, side, step)
+
+
+def most_different_window(results: Sequence[Picture], side: int, step: int = 4) -> Window:
+    """The square window in which these pictures of one scene differ most from their mean, whichever is the best."""
+    spread = np.stack(results).std(axis=0, dtype=np.float32).mean(axis=2)
+    return _fullest_window(spread, side, step)
+
+
+def _fullest_window(values: NDArray[np.float32], side: int, step: int) -> Window:
+    side = min(side, *values.shape)
+    sums = cv2.integral(values)
     window = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
     window = window[::step, ::step]
     top, left = (step * int(index) for index in np.unravel_index(window.argmax(), window.shape))
     return slice(top, top + side), slice(left, left + side)
 
 
-def save_sheet(path: Path, rows: Sequence[tuple[str, Sequence[SheetCell]]], note: str, side: int = 160) -> None:
-    """One row per picture, one column per way of enlarging it; each shows the same window of `side` HR pixels.
+def save_sheet(
+    path: Path,
+    rows: Sequence[tuple[str, Sequence[SheetCell]]],
+    note: str,
+    windows: Sequence[Window] | None = None,
+    inches: float = 2.9,
+) -> None:
+    """One row per picture, one column per way of enlarging it, each `inches` wide; a row shows the same window in each.
 
-    `rows` holds (name, cells), the reference last. Captions stand under the pictures, `note` at the bottom.
+    `rows` holds (name, cells), the reference last; `windows` are the busiest ones of 160 pixels where not given.
+    Captions stand under the pictures, `note` at the bottom.
     """
-    columns = len(rows[0][1])
-    figure = Figure(figsize=(2.9 * columns, 3.05 * len(rows) + 0.7), dpi=130, layout="constrained")
+    columns, text = len(rows[0][1]), round(7 + inches)  # in points: small pictures have larger text
+    if windows is None:
+        windows = [busiest_window(cells[-1].pixels, 160) for _, cells in rows]
+    figure = Figure(
+        figsize=(inches * columns, (inches + 0.15) * len(rows) + 0.7), dpi=377 / inches, layout="constrained"
+    )
     axes = figure.subplots(len(rows), columns, squeeze=False)
-    for index, (name, cells) in enumerate(rows):
-        window = busiest_window(cells[-1].pixels, side)
+    for index, ((name, cells), window) in enumerate(zip(rows, windows, strict=True)):
         for axis, cell in zip(axes[index], cells, strict=True):
             axis.imshow(cell.pixels[window], interpolation="nearest")
             _bare(axis)
             if index == 0:
-                axis.set_title(cell.title, fontsize=13, fontweight="bold")
-            axis.set_xlabel(cell.caption, fontsize=10)
-        axes[index][0].set_ylabel(readable(name), fontsize=12)
+                axis.set_title(cell.title, fontsize=text + 3, fontweight="bold")
+            axis.set_xlabel(cell.caption, fontsize=text)
+        axes[index][0].set_ylabel(readable(name), fontsize=text + 2)
     figure.supxlabel(note, fontsize=9)
     write_whole(path, figure.savefig)
 

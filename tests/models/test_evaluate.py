@@ -109,7 +109,7 @@ def test_what_cannot_be_compared_is_named(folders, tmp_path):
 
 def test_names_with_dollar_signs_stand_in_sheets_as_they_are(tmp_path):
     cells = [SheetCell("x_$s$_{", picture(0), "a$_$0.png"), SheetCell("HR", picture(1), "\\frac$")]
-    save_sheet(tmp_path / "sheet.png", [("a$_$0", cells)], "note $", side=32)
+    save_sheet(tmp_path / "sheet.png", [("a$_$0", cells)], "note $", [np.s_[:32, :32]])
     assert (tmp_path / "sheet.png").stat().st_size > 1000
 
 
@@ -163,4 +163,4 @@ def test_names_are_shown_and_written_as_they_are(tmp_path, capsys):
         written = {row[0] for row in csv.reader(file)}
     assert written == {"picture", "mean", *(name.replace("\udcff", "\\udcff") for name in HOSTILE)}
     cells = [SheetCell("x", picture(0), "c"), SheetCell("HR", picture(1), "c")]
-    save_sheet(tmp_path / "sheet.png", [(name, cells) for name in HOSTILE[:6]], "note", side=16)
+    save_sheet(tmp_path / "sheet.png", [(name, cells) for name in HOSTILE[:6]], "note", [np.s_[:16, :16]] * 6)

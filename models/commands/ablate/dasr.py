@@ -11,6 +11,7 @@ import torch
 
 from models.commands.ablate.parts import (
     JUDGED_SR,
+    RESIZED,
     WEIGHTLESS,
     AblationParts,
     Claim,
@@ -20,6 +21,7 @@ from models.commands.ablate.parts import (
     Trial,
     lacks,
     score_bicubic_hr,
+    score_generated,
     score_network,
     trained,
 )
@@ -30,7 +32,7 @@ from models.data import to_pixels, to_tensor
 from models.data.photographs import SCALE
 from models.evaluate import metrics
 from models.evaluate.examples import resized
-from models.evaluate.validation import Judge, Score
+from models.evaluate.validation import Score
 from models.networks.weight_options import PerceptualFiles
 
 _DIGITS = {"psnr": 3, "ssim": 4, "lpips": 3}
@@ -156,12 +158,9 @@ def _job(config: DASRConfig, trial: Trial, folders: Mapping[str, Path]) -> DASRJ
 def _train_dsn(row: Row, trial: Trial) -> list[Score]:
     job = _job(row.config, trial, {"dsn": trial.folder / row.name})
     train_dsn(job)
-    generate, judge = load_generator(job), Judge(0, trial.lpips)
+    generator = load_generator(job)
     with torch.inference_mode():
-        return [
-            judge(to_pixels(generate(to_tensor(hr.pixels, trial.device)[None])[0]), lr.pixels)
-            for lr, hr in trial.domains.held_out
-        ]
+        return score_generated(trial, row.name, lambda hr: to_pixels(generator(to_tensor(hr, trial.device)[None])[0]))
 
 
 def _train_srn(row: Row, trial: Trial) -> list[Score]:
@@ -175,12 +174,11 @@ def _train_srn(row: Row, trial: Trial) -> list[Score]:
     job = _job(row.config, trial, folders)
     write_pairs(job)
     train_srn(job)
-    return score_network(trial, trained(folders["srn"], row.config.srn.schedule.updates, trial.device))
+    return score_network(trial, row.name, trained(folders["srn"], row.config.srn.schedule.updates, trial.device))
 
 
 def _score_bicubic_lr(trial: Trial) -> list[Score]:
-    judge = Judge(0, trial.lpips)
-    return [judge(resized(hr.pixels, 1 / SCALE), lr.pixels) for lr, hr in trial.domains.held_out]
+    return score_generated(trial, RESIZED, lambda hr: resized(hr, 1 / SCALE))
 
 
 def _resize(config: DASRConfig, size: Size) -> DASRConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
-from models.data import InputError, Picture
+from models.data import InputError, Photo, Picture, write_picture
 from models.data.photographs import SCALE, Domains
 from models.evaluate import metrics
 from models.evaluate.examples import enlarged, resized
@@ -25,13 +25,20 @@ C = TypeVar("C")
 # What is measured of an SR network.
 JUDGED_SR = f"Real LR of the photographs, enlarged, against the HR, {metrics.convention(SCALE, y_channel=False)}"
 
+# The folder of the baselines' pictures.
+RESIZED = "bicubic-resize"
+
 # Of an adversarial weight, where there is no perceptual loss: the supervised losses are smaller by as much.
 WEIGHTLESS = 0.1
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a row is trained with: photographs of one seed, the folder of everything trained with them, weight files."""
+    """What a row is trained with: photographs of one seed, the folder of everything trained with them, weight files.
+
+    The folder also has the held-out pictures, `held_out/lr` and `held_out/hr`, and each row's, `generated/ROW` (LR) or
+    `enlarged/ROW`.
+    """
 
     domains: Domains
     folder: Path
@@ -138,19 +145,38 @@ def trained(folder: Path, updates: int, device: torch.device) -> nn.Module:
     return load_weights(newest_weights(folder, "generator", updates)).to(device).eval()
 
 
-def score_enlarged(trial: Trial, enlarge: Callable[[Picture], Picture]) -> list[Score]:
-    """Scores of an SR network, or of the baseline, on every held-out picture."""
-    judge = Judge(SCALE, trial.lpips)
-    return [judge(enlarge(lr.pixels), hr.pixels) for lr, hr in trial.domains.held_out]
+def score_generated(trial: Trial, name: str, generate: Callable[[Picture], Picture]) -> list[Score]:
+    """Scores of a row's LR pictures of the held-out HR, or of the baseline's."""
+    pictures = [generate(hr.pixels) for _, hr in trial.domains.held_out]
+    return _score(trial, trial.folder / "generated" / name, 0, pictures, [lr for lr, _ in trial.domains.held_out])
 
 
-def score_network(trial: Trial, network: nn.Module) -> list[Score]:
-    return score_enlarged(trial, lambda lr: enlarged(network, SCALE, lr, trial.device))
+def score_enlarged(trial: Trial, name: str, enlarge: Callable[[Picture], Picture]) -> list[Score]:
+    """Scores of a row's SR pictures of the held-out LR, or of the baseline's."""
+    pictures = [enlarge(lr.pixels) for lr, _ in trial.domains.held_out]
+    return _score(trial, trial.folder / "enlarged" / name, SCALE, pictures, [hr for _, hr in trial.domains.held_out])
+
+
+def _score(
+    trial: Trial, folder: Path, crop_border: int, pictures: Sequence[Picture], truth: Sequence[Photo]
+) -> list[Score]:
+    """Scores of the pictures, which are kept in `folder`, the true ones beside it."""
+    for kind, photos in zip(("lr", "hr"), zip(*trial.domains.held_out, strict=True), strict=True):
+        for photo in photos:
+            write_picture(trial.folder / "held_out" / kind / f"{photo.name}.png", photo.pixels)
+    for pixels, photo in zip(pictures, truth, strict=True):
+        write_picture(folder / f"{photo.name}.png", pixels)
+    judge = Judge(crop_border, trial.lpips)
+    return [judge(pixels, photo.pixels) for pixels, photo in zip(pictures, truth, strict=True)]
+
+
+def score_network(trial: Trial, name: str, network: nn.Module) -> list[Score]:
+    return score_enlarged(trial, name, lambda lr: enlarged(network, SCALE, lr, trial.device))
 
 
 def score_bicubic_hr(trial: Trial) -> list[Score]:
     """The baseline of SR networks: held-out LR, enlarged."""
-    return score_enlarged(trial, lambda lr: resized(lr, SCALE))
+    return score_enlarged(trial, RESIZED, lambda lr: resized(lr, SCALE))
 
 
 def lacks(weights: PerceptualFiles, network: str) -> bool:

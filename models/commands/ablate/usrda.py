@@ -122,7 +122,7 @@ def _row(name: str, config: USRDAConfig, **paper: float) -> Row:
 def _train(row: Row, trial: Trial) -> list[Score]:
     folder, weights = trial.folder / row.name, WeightFiles(**vars(trial.weights))
     train_usrda(USRDAJob(row.config, trial.domains.inputs, weights, trial.run, trial.device, {"": folder}))
-    return score_network(trial, trained(folder, row.config.schedule.updates, trial.device))
+    return score_network(trial, row.name, trained(folder, row.config.schedule.updates, trial.device))
 
 
 def _resize(config: USRDAConfig, size: Size) -> USRDAConfig:
