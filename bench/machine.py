@@ -14,16 +14,9 @@ from typing import Any
 
 import torch
 
+from srkernels.info import processor
+
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def cpu_model() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor() or platform.machine()
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found.group(1).strip() if found else platform.machine()
 
 
 def default_device() -> torch.device:
@@ -48,7 +41,7 @@ def _git(*arguments: str) -> str | None:
 def describe(device: torch.device, command: str) -> dict[str, Any]:
     """The conditions of a run, as stored with its figures."""
     machine: dict[str, Any] = {
-        "cpu": cpu_model(),
+        "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",

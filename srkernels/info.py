@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import _native, _parity
 from ._dispatch import BACKENDS, ranked, use_backend, why_not
+from ._machine import processor
 from ._spec import Case, OpSpec
 from ._version import __version__
 from .ops import specs
@@ -33,7 +34,7 @@ def _devices() -> list[torch.device]:
 
 
 def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
 
 
 def report() -> str:

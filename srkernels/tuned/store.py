@@ -8,7 +8,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import platform
 import re
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import torch
 
 from .. import _native
 from .._dispatch import BACKENDS, parts
+from .._machine import processor
 from .._version import __version__
 from .records import Call, Record
 
@@ -53,7 +53,7 @@ def made_on(device: torch.device) -> dict[str, Any]:
         found |= {"device": properties.name, "cores": properties.multi_processor_count}
         found |= {"runtime": torch.version.cuda or torch.version.hip, "triton": _triton_version()}
     else:
-        found["device"] = _processor()
+        found["device"] = processor()
         if _native.why_not(device) is None:
             extension = _native.extension("cpu")
             found |= {"instructions": extension.isa(), "amx": extension.amx_available()}
@@ -65,16 +65,6 @@ def _triton_version() -> str:
         return importlib.metadata.version("triton")
     except importlib.metadata.PackageNotFoundError:
         return "none"
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def path(device: torch.device) -> Path:

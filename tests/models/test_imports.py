@@ -23,7 +23,7 @@ ARROWS = {
     "commands": {"config", "data", "networks", "train", "evaluate", "dasr", "usrda"},
     "__main__": {"commands", "data", "train"},
 }
-PUBLIC = {"srkernels", "srkernels.nn", "srkernels.functional"}
+PUBLIC = {"srkernels", "srkernels.info", "srkernels.nn", "srkernels.functional"}
 
 
 def turned(arrows: dict[str, set[str]]) -> list[str]:

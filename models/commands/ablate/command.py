@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
+import torch
 import tyro
 
 from models.commands.ablate import dasr, report, usrda
@@ -22,7 +23,8 @@ from models.data.photographs import Domains, Judged, check_bundled_scale, miniat
 from models.evaluate.validation import Score, load_perceptual
 from models.networks.weight_options import PerceptualFiles
 from models.train.device import pick_device
-from models.train.run import Run
+from models.train.run import Run, read_table
+from srkernels.info import processor
 
 C = TypeVar("C")
 
@@ -180,8 +182,34 @@ def write_results(
         f"# {method.title}: ablation in miniature",
         "",
         *_setting(method, command, next(iter(trials.values())).domains, report.measured(tables, results)),
+        f"- Trained with `python -m models ablate {stem.name.partition('_')[0]} --size {command.size}` and the weights "
+        f"of models/README.md in {_hours(_seconds(stem.parent))} on {_machine(next(iter(trials.values())).device)}, "
+        f"torch {torch.__version__}.",
     ]
     report.write_results(stem, opening, tables, results, command.seeds, pictures)
+
+
+def _seconds(folder: Path) -> float:
+    """How long all updates took whose losses are in `folder`, also those of earlier runs."""
+    seconds = 0.0
+    for path in folder.rglob("losses.csv"):
+        done = 0.0
+        for row in read_table(path):
+            seconds += (row["step"] - done) * row["seconds"]
+            done = row["step"]
+    return seconds
+
+
+def _hours(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def _machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{processor()}, {threads} thread{'s' * (threads > 1)}"
 
 
 def _selected(tables: Sequence[PaperTable], command: AblateCommand[C]) -> list[PaperTable]:

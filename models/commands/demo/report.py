@@ -20,6 +20,7 @@ from models.data.photographs import SCALE, Domains
 from models.evaluate import pictures
 from models.evaluate.validation import MEASURES, Judge, Picture, Score, caption, mean_score
 from models.train.loop import History
+from srkernels.info import processor
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def save_metrics(
         "milliseconds": [{**dataclasses.asdict(timing), "ratio": timing.ratio} for timing in timings],
         "seconds": dict(seconds),
         "machine": {
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
             "threads": torch.get_num_threads(),
             "python": platform.python_version(),
             "torch": torch.__version__,
