@@ -26,8 +26,6 @@ CLEAN_HR = ("motorcycle_left.png", "rocket.jpg", "camera.png", "brick.png", "gra
 REAL_LR = ("ihc.png", "grass.png", "coins.png")
 HELD_OUT = ("astronaut.png", "chelsea.png", "coffee.png")
 
-CAMERA = CAMERAS["soft"]
-
 SCIKIT_LEARN = Wheel("sklearn", "scikit-learn", "datasets/images")
 MATPLOTLIB = Wheel("matplotlib", "matplotlib", "mpl-data/sample_data")
 
@@ -84,13 +82,13 @@ class Domains:
         return ((hr.name, lr.pixels, hr.pixels) for lr, hr in self.held_out)
 
 
-def bundled_domains(seed: int) -> Domains:
-    """The demo's photographs; the simulated camera takes the real LR pictures, with noise from `seed`."""
-    rng = np.random.default_rng(seed)
+def bundled_domains(seed: int, camera: str = "soft") -> Domains:
+    """The demo's photographs; one of `CAMERAS` takes the real LR pictures, with noise from `seed`."""
+    rng, taken = np.random.default_rng(seed), CAMERAS[camera]
     clean_hr = [crop_to_multiple(photo, 2 * SCALE) for photo in bundled_photos(CLEAN_HR)]
-    real_lr = [CAMERA.shoot(crop_to_multiple(photo, SCALE), rng) for photo in bundled_photos(REAL_LR)]
+    real_lr = [taken.shoot(crop_to_multiple(photo, SCALE), rng) for photo in bundled_photos(REAL_LR)]
     held_out = [crop_to_multiple(photo, SCALE) for photo in bundled_photos(HELD_OUT)]
-    return Domains(clean_hr, real_lr, [(CAMERA.shoot(photo, rng), photo) for photo in held_out])
+    return Domains(clean_hr, real_lr, [(taken.shoot(photo, rng), photo) for photo in held_out])
 
 
 def miniature_domains(seed: int, camera: str, judged: Judged) -> Domains:

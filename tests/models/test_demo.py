@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 import torch
 import yaml
 
 from models.__main__ import main
+from models.commands.demo import command
 from models.commands.demo.command import DemoOptions, run_demo
+from models.commands.demo.report import Results
 from models.dasr.config import DASRConfig, PretrainedSchedule, load_preset
 from models.data import InputError, read_photo
 from models.data.photographs import CLEAN_HR, HELD_OUT, REAL_LR, bundled_domains
+from models.evaluate.validation import Judge
 from models.networks import load_weights
 from models.train.schedule import ScheduleConfig
 from models.usrda.config import load_preset as load_usrda_preset
@@ -52,7 +56,7 @@ def test_the_bundled_photographs_play_one_role_each():
 
 @pytest.mark.long
 def test_a_run_leaves_everything(tmp_path):
-    code = run_demo(DemoOptions(tiny(), "dasr", "tiny", tmp_path, "cpu", timing_pairs=1))
+    code = run_demo(DemoOptions(tiny(), name="tiny", root=tmp_path, device="cpu", timing_pairs=1))
     folder = tmp_path / "tiny"
     record = json.loads((folder / "metrics.json").read_text())
     assert code == (0 if record["learned"] else 1)
@@ -73,7 +77,7 @@ def test_a_run_leaves_everything(tmp_path):
 def test_a_second_run_is_the_same_bit_for_bit_and_the_first_is_kept(tmp_path):
     torch.manual_seed(1)
     for _ in range(2):
-        run_demo(DemoOptions(tiny(), "dasr", "tiny", tmp_path, "cpu", timing_pairs=0))
+        run_demo(DemoOptions(tiny(), name="tiny", root=tmp_path, device="cpu", timing_pairs=0))
     runs = sorted(tmp_path.iterdir())
     assert len(runs) == 2
     for name in ("dsn/models/2_generator", "dsn/models/2_discriminator", "srn/models/3_generator"):
@@ -95,7 +99,36 @@ def test_refusals_name_what_is_wrong_and_write_nothing(tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match=r"cannot write to the folder .*file/tiny"):
-        run_demo(DemoOptions(tiny(), "dasr", "tiny", tmp_path / "file", "cpu"))
+        run_demo(DemoOptions(tiny(), name="tiny", root=tmp_path / "file", device="cpu"))
+
+
+@pytest.mark.parametrize("method", ["dasr", "usrda"])
+def test_with_a_teacher_the_demo_has_a_perceptual_loss(method, monkeypatch):
+    seen = []
+    monkeypatch.setattr(command, "run_demo", lambda options: seen.append(options) or 0)
+    given = [f"--method={method}"]
+    for more in ([], ["--weights.vgg", "vgg16.pth"], ["--weights.vgg=vgg16.pth", "--preset=tiny", "--camera=soft"]):
+        assert main(["demo", *given, *more]) == 0
+    losses = [(each.config.srn if method == "dasr" else each.config).perceptual.network for each in seen]
+    assert losses == ["none", "vgg16", "none"]
+    assert [(each.preset, each.camera) for each in seen] == [
+        ("tiny", "soft"),
+        ("miniature", "noise5"),
+        ("tiny", "soft"),
+    ]
+
+
+def test_what_must_get_better_is_what_was_trained_for():
+    before, after = ({"psnr": 20.0, "ssim": 0.5, "lpips": 0.3}, {"psnr": 19.0, "ssim": 0.5, "lpips": 0.2998})
+    judge = Judge(4, lpips=NamedTuple("Network", [("name", str)])("LPIPS"))
+    results = Results(judge, True, [before], [before], [after])
+    assert results.decisive == ("lpips",) and results.learned()
+    assert not Results(judge, True, [before], [after], [before]).learned()
+    for other in (
+        Results(judge, False, [before], [before], [after]),
+        Results(Judge(4), True, [before], [before], [after]),
+    ):
+        assert other.decisive == ("psnr", "ssim") and not other.learned()
 
 
 def test_the_commands_are_listed_and_an_unknown_one_is_refused(capsys):
@@ -117,7 +150,7 @@ def test_usrda_leaves_everything_too(tmp_path):
         schedule=ScheduleConfig(3, "linear_from", (1,)),
         run=replace(config.run, precision="fp32", tensorboard=False, report_every=1),
     )
-    code = run_demo(DemoOptions(config, "usrda", "tiny", tmp_path, "cpu", timing_pairs=1))
+    code = run_demo(DemoOptions(config, method="usrda", name="tiny", root=tmp_path, device="cpu", timing_pairs=1))
     folder = tmp_path / "tiny"
     record = json.loads((folder / "metrics.json").read_text())
     assert code == (0 if record["learned"] else 1)

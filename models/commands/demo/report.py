@@ -25,9 +25,13 @@ from srkernels.info import processor
 
 @dataclass(frozen=True)
 class Results:
-    """Scores by `judge` of every held-out picture, in the order of `Domains.held_out`."""
+    """Scores by `judge` of every held-out picture, in the order of `Domains.held_out`.
+
+    `taught`: there was a perceptual loss.
+    """
 
     judge: Judge
+    taught: bool
     bicubic: list[Score]
     untrained: list[Score]
     trained: list[Score]
@@ -39,9 +43,18 @@ class Results:
         """Mean of trained minus mean of untrained."""
         return _difference(mean_score(self.trained), mean_score(self.untrained))
 
+    @property
+    def decisive(self) -> Sequence[str]:
+        """The measures that must get better: PSNR and SSIM, or after a perceptual loss LPIPS, if it judges."""
+        return self.judge.measures[2:] if self.taught and self.judge.lpips is not None else ("psnr", "ssim")
+
     def learned(self) -> bool:
-        """Whether mean PSNR and SSIM rose by at least the last digit that is shown, 0.01 dB and 0.0001."""
-        return self.gain()["psnr"] >= 0.01 and self.gain()["ssim"] >= 0.0001
+        """Whether the means of the decisive measures got better by at least the last digit that is shown."""
+        gain = self.gain()
+        return all(
+            (-gain[name] if MEASURES[name].lower_is_better else gain[name]) >= 10.0 ** -MEASURES[name].digits
+            for name in self.decisive
+        )
 
 
 def _difference(after: Score, before: Score) -> Score:
