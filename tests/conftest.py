@@ -176,7 +176,7 @@ def _rare(gate: str, row: dict[str, Any], ids: list[str]) -> bool:
     """Whether a whole run leaves this out.
 
     Of the cases it takes all where values and gradients are judged in fp32 and bf16, densely laid out, and one in
-    three elsewhere. On the reference, which is PyTorch's own operations, it takes one in three, and no gate that has no
+    four elsewhere. On the reference, which is PyTorch's own operations, it takes one in four, and no gate that has no
     cases. The interpreter's rows are few already.
     """
     if row["target"].interpreted:
@@ -190,7 +190,7 @@ def _rare(gate: str, row: dict[str, Any], ids: list[str]) -> bool:
     judged = gate == "test_values_and_gradients" and ids[-1] == "dense" and dtype in (torch.float32, torch.bfloat16)
     if judged and row["target"].backend != "reference":
         return False
-    return getattr(row["spec"], cases).index(row[axis]) % 3 != 0
+    return getattr(row["spec"], cases).index(row[axis]) % 4 != 0
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
