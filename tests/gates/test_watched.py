@@ -62,6 +62,22 @@ def test_traced_calls_with_a_gradient_compute(call: Callable[[Tensor], Tensor]) 
     assert torch.equal(found, expected) and found.any()
 
 
+@each
+def test_calls_that_nothing_watches_go_past_the_dispatcher(call: Callable[[Tensor], Tensor]) -> None:
+    def refused(*arguments: object) -> list[Tensor]:
+        raise NotImplementedError("dispatched")
+
+    x = X.clone().requires_grad_()
+    with torch.library._scoped_library("srkernels", "IMPL") as library:
+        for name in torch._C._dispatch_get_all_op_names():
+            if name.startswith("srkernels::"):
+                library.impl(name, refused, "CPU")
+        call(X)
+        call(x).sum().backward()
+        with _Functions(), pytest.raises(NotImplementedError, match="dispatched"):
+            call(X)
+
+
 class _Functions(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
