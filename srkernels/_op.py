@@ -87,7 +87,7 @@ def _arguments(fields: Any) -> list[str]:
 def _register(
     name: str, arguments: Sequence[str], run: Callable[..., Any], fake: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """Defines an operator; what calls it."""
+    """Define an operator; returns what calls it."""
     schema = f"{name}({', '.join(arguments)}) -> Tensor[]"
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(name, run, "CompositeExplicitAutograd")
@@ -98,10 +98,13 @@ def _register(
 
 
 def _direct(op: Any, run: Callable[..., Any], tensors: int) -> Callable[..., Any]:
-    """``op``, without PyTorch's dispatcher, which takes longer than a small kernel, where nothing can tell."""
+    """``op``, without PyTorch's dispatcher, which takes longer than a small kernel, where nothing can tell.
+
+    ``tensors``: how many of the arguments, the first ones, are tensors.
+    """
 
     def call(*arguments: Any) -> Any:
-        if watched():
+        if watched():  # asked first: of all this, a compiler can trace only the operator
             return op(*arguments)
         given = arguments[:tensors]
         if not plain(given):
