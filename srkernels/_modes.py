@@ -36,11 +36,14 @@ def plain(tensors: Iterable[Tensor | None]) -> bool:
 def is_memory(x: Tensor) -> bool:
     """Whether the values of ``x`` are what stands in its memory: no batch of PyTorch's older vmap, nothing pending."""
     on_device = x.is_cpu or x.is_cuda
-    return on_device and torch._C._has_storage(x) and not x.is_neg() and not x._is_zerotensor()
+    # Zeros not yet written and wrappers of torch.func.functionalize have a storage, but at no address.
+    return on_device and torch._C._has_storage(x) and x.data_ptr() != 0 and not x.is_neg()
 
 
 def watched() -> bool:
-    """Whether something sees what passes through PyTorch's dispatcher: a dispatch mode, or a profiler."""
+    """Whether something sees what passes through PyTorch's dispatcher: a compiler, a mode, or a profiler."""
+    if is_compiling() or torch._C._is_torch_function_mode_enabled():
+        return True
     return torch._C._len_torch_dispatch_stack() > 0 or profiler._is_profiler_enabled
 
 

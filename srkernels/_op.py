@@ -30,23 +30,20 @@ else:
 _SCALARS = {int: "int", float: "float", bool: "bool", Size: "SymInt", tuple[int, ...]: "int[]"}
 
 
-def short_apply(
-    function: type[torch.autograd.Function], eager: type[torch.autograd.Function] | None = None
-) -> Callable[..., Any]:
-    """``function.apply`` that in eager mode skips what only transforms need; there it may be another function.
+def short_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """``function.apply`` that in eager mode skips what only transforms need.
 
     The ``setup_context`` form binds its signature and enters Python twice on each call; the older form, whose
     ``forward`` takes the context, does neither.
     """
-    short_form = eager or function
 
     def forward(ctx: Any, *inputs: Any) -> Any:
-        output = short_form.forward(*inputs)
-        short_form.setup_context(ctx, inputs, output)
+        output = function.forward(*inputs)
+        function.setup_context(ctx, inputs, output)
         return output
 
     older = {"forward": staticmethod(forward), "setup_context": torch.autograd.Function.setup_context}
-    named = types.new_class(function.__name__, (short_form,), exec_body=lambda body: body.update(older))
+    named = types.new_class(function.__name__, (function,), exec_body=lambda body: body.update(older))
     short = super(torch.autograd.Function, named).apply  # type: ignore[misc]
 
     def apply(*inputs: Any) -> Any:
@@ -89,24 +86,28 @@ def _arguments(fields: Any) -> list[str]:
 
 def _register(
     name: str, arguments: Sequence[str], run: Callable[..., Any], fake: Callable[..., Any]
-) -> tuple[Any, Callable[..., Any]]:
-    """The operator, and what to call in its place where no call is traced."""
+) -> Callable[..., Any]:
+    """Define an operator; returns what calls it."""
     schema = f"{name}({', '.join(arguments)}) -> Tensor[]"
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(name, run, "CompositeExplicitAutograd")
     torch.library.register_fake(f"srkernels::{name}", fake, lib=_library)
     op = getattr(torch.ops.srkernels, name).default
     torch.library.register_vmap(op, _map_one_by_one(op), lib=_library)
-    are_tensors = [argument.startswith("Tensor") for argument in arguments]
-    return op, _direct(op, run, slice(are_tensors.index(False)))
+    return _direct(op, run, sum(argument.startswith("Tensor") for argument in arguments))
 
 
-def _direct(op: Any, run: Callable[..., Any], tensors: slice) -> Callable[..., Any]:
-    """``op``, without PyTorch's dispatcher, which takes longer than a small kernel, where nothing can tell."""
+def _direct(op: Any, run: Callable[..., Any], tensors: int) -> Callable[..., Any]:
+    """``op``, without PyTorch's dispatcher, which takes longer than a small kernel, where nothing can tell.
+
+    ``tensors``: how many of the arguments, the first ones, are tensors.
+    """
 
     def call(*arguments: Any) -> Any:
-        given = arguments[tensors]
-        if watched() or not plain(given):
+        if watched():  # asked first: of all this, a compiler can trace only the operator
+            return op(*arguments)
+        given = arguments[:tensors]
+        if not plain(given):
             return op(*arguments)
         for x in given:
             if x is not None and not is_memory(x):
@@ -222,7 +223,7 @@ def _autograd_function(
 ) -> type[torch.autograd.Function]:
     """Inputs: operands, settings, ``keep`` where the op has it, backend, link.
 
-    Dynamo traces what its methods close over only if those are functions, types and operators, not our objects.
+    Dynamo traces what its methods close over only if those are functions, types, operators and numbers.
     """
     count, end = len(operands._fields), len(operands._fields) + len(settings._fields)
     note_of = gradient.note
@@ -308,16 +309,9 @@ class FusedOp(Generic[_Operands, _Settings]):
             return getattr(backend.module(arguments[-1], *given[:2]), backend.forward)(*given)
 
         arguments = [*_arguments(operands), *_arguments(settings), *["bool keep"] * bool(self._keeps), "str backend"]
-        forward = _register(name, arguments, run, lambda *arguments: fake(*bound(arguments)))
-        backward = (None, None)
-        if isinstance(gradient, Gradient):
-            backward = _register_backward(name, settings, backend, gradient)
-        traced, eager_mode = (
-            _autograd_function(name, operands, settings, gradient, *calls)
-            for calls in zip(forward, backward, strict=True)
-        )
-        self._forward_op, self._forward = forward
-        self._apply = short_apply(traced, eager_mode)
+        self._forward = _register(name, arguments, run, lambda *arguments: fake(*bound(arguments)))
+        backward = _register_backward(name, settings, backend, gradient) if isinstance(gradient, Gradient) else None
+        self._apply = short_apply(_autograd_function(name, operands, settings, gradient, self._forward, backward))
 
     def __call__(
         self, operands: _Operands, settings: _Settings, *, keep: bool = True, backend: str | None = None
@@ -349,8 +343,7 @@ class FusedOp(Generic[_Operands, _Settings]):
         if recording or in_forward_mode():
             link = self._link(operands) if self._link is not None and kept[0] else None
             return self._apply(*operands, *settings, *kept, backend, link)
-        forward = self._forward_op if is_compiling() else self._forward
-        return forward(*operands, *settings, *kept, backend)
+        return self._forward(*operands, *settings, *kept, backend)
 
     def _by_formula(self, backend: str, operands: _Operands, settings: _Settings) -> Tensor | None:
         """The output where ``backend``, or the automatic choice for "", is PyTorch's own operations and autograd."""
@@ -391,7 +384,7 @@ class FusedOp(Generic[_Operands, _Settings]):
         return *found, int(keep)
 
 
-def _register_backward(name: str, settings: Any, backend: Backend, gradient: Gradient) -> tuple[Any, Any]:
+def _register_backward(name: str, settings: Any, backend: Backend, gradient: Gradient) -> Callable[..., Any]:
     saved, count = gradient.saved, len(gradient.saved._fields)
 
     def bound(arguments: Sequence[Any]) -> tuple[Any, Any, list[bool]]:

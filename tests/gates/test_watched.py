@@ -8,6 +8,9 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo import compiled_autograd
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 
 import srkernels
 
@@ -57,6 +60,72 @@ def test_traced_calls_with_a_gradient_compute(call: Callable[[Tensor], Tensor]) 
     assert torch.equal(out, call(other))
     found, expected = (torch.autograd.grad(y.square().sum(), other)[0] for y in (out, call(other)))
     assert torch.equal(found, expected) and found.any()
+
+
+@each
+def test_calls_that_nothing_watches_go_past_the_dispatcher(call: Callable[[Tensor], Tensor]) -> None:
+    def refused(*arguments: object) -> list[Tensor]:
+        raise NotImplementedError("dispatched")
+
+    x = X.clone().requires_grad_()
+    with torch.library._scoped_library("srkernels", "IMPL") as library:
+        for name in torch._C._dispatch_get_all_op_names():
+            if name.startswith("srkernels::"):
+                library.impl(name, refused, "CPU")
+        call(X)
+        call(x).sum().backward()
+        with _Functions(), pytest.raises(NotImplementedError, match="dispatched"):
+            call(X)
+
+
+class _Functions(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@each
+def test_function_modes_see_the_op(call: Callable[[Tensor], Tensor]) -> None:
+    """And nothing of its implementation, whose tensors a default device, which is such a mode, would move."""
+    with _Functions() as mode:
+        call(X)
+    assert mode.seen[-1].startswith("srkernels.")
+
+
+@each
+def test_traces_ahead_of_autograd_record_the_op(call: Callable[[Tensor], Tensor]) -> None:
+    traced = make_fx(lambda x: call(x), pre_dispatch=True)(X)
+    assert "srkernels." in traced.code
+    assert torch.equal(traced(X.flip(3)), call(X.flip(3)))
+
+
+@each
+def test_a_compiled_backward_pass_records_the_op(call: Callable[[Tensor], Tensor]) -> None:
+    """In one graph, of a forward pass that was not compiled."""
+    x, other = (X.clone().requires_grad_() for _ in range(2))
+    graphs: list[str] = []
+
+    def compiler(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        graphs.append(graph.code)
+        return graph
+
+    out = call(x).square().sum()
+    with compiled_autograd._enable(lambda graph: torch.compile(graph, backend=compiler, fullgraph=True)):
+        out.backward()
+    call(other).square().sum().backward()
+    assert "srkernels." in graphs[-1]
+    assert torch.equal(x.grad, other.grad)
+
+
+@each
+def test_functionalized_tensors_are_seen(call: Callable[[Tensor], Tensor]) -> None:
+    """They name a device and have a storage, in which there is nothing."""
+    wrapped = call(torch._to_functional_tensor(X))
+    assert torch.equal(torch._from_functional_tensor(wrapped), call(X))
 
 
 @each
