@@ -80,6 +80,6 @@ def weight_gradients(grad: Tensor, x: Tensor, weights: Sequence[Tensor], scales:
 
     Each filter has read the first channels of ``x``.
     """
-    found = [torch.empty(w.shape, dtype=w.dtype) for w in weights]
+    found = [w.new_empty(size=w.shape) for w in weights]
     launch(x, "amx_weight_gradient", x, grad, found, list(scales))
     return found

@@ -106,7 +106,7 @@ def _scratch(grads: list[Tensor | None], input: Tensor, target: Tensor, weight: 
     for i, like in enumerate((input, target)):
         grad = grads[i]
         if grad is not None and not (grad.dtype is like.dtype and in_order(grad)):
-            raw[i] = torch.empty(grad.shape, dtype=like.dtype, memory_format=memory_format)
+            raw[i] = torch.empty_like(grad, dtype=like.dtype, memory_format=memory_format)
     grad = grads[2]
     if grad is not None and weight is not None and grad.dtype is not weight.dtype:
         raw[2] = torch.empty_like(grad, dtype=weight.dtype)
