@@ -23,7 +23,7 @@ def capturing() -> bool:
 
 
 def plain(tensors: Iterable[Tensor | None]) -> bool:
-    """Whether these are real tensors, outside traces, transforms and forward mode; of their values see ``is_memory``."""
+    """Whether these are real tensors, outside traces, transforms and forward mode. See ``is_memory``."""
     if transforms_active() or in_forward_mode() or torch._C._get_tracing_state() is not None:
         return False
     # Not all(...): its generator costs as much as what it asks.
