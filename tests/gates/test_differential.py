@@ -21,7 +21,7 @@ from helpers import formulas
 from helpers.drawing import Dice, failures, report
 from helpers.marks import thorough
 from helpers.operands import arranged
-from helpers.rounding import Rounded, cast, exact, gradients, registers
+from helpers.rounding import Rounded, cast, exact, gradients, number, registers, viewed
 from torch import Tensor
 
 import srkernels
@@ -35,7 +35,7 @@ INTERPRETED = 40  # one case in this many runs in Triton's interpreter
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
+MASKS = {"bool": torch.bool, "uint8": torch.uint8, "int64": torch.int64}
 LAYOUTS = ("contiguous", "channels_last", "sliced", "strided", "expanded", "permuted", "gray")
 VALUES = ("normal", "whole", "ties", "large")
 PADS = ("reflect", "zero", "symmetric", "periodization", "periodic", "floor")
@@ -52,7 +52,7 @@ class Call:
     op: str
     settings: dict[str, Any]
     tensors: dict[str, Tensor]
-    run: Callable[[dict[str, Tensor]], Any]
+    run: Callable[..., Any]  # of the tensors by name, and settings that are to be others
     formula: Callable[[dict[str, Rounded]], list[Rounded]]
     like: list[str]  # for each output, the operand whose layout it follows
     backend: str | None = None
@@ -282,8 +282,10 @@ class Draws:
     def tensor(self, name: str, shape: Sequence[int], dtype: str | None = None, values: Tensor | None = None) -> Tensor:
         """One operand in a layout of its own."""
         dtype = dtype or self.dtype
-        x = (self.numbers(shape) if values is None else values).to(DTYPES[dtype])
+        x = (self.numbers(shape) if values is None else values).to({**DTYPES, **MASKS}[dtype])
         layout = self.layout or self.dice.choice(LAYOUTS)
+        if dtype in MASKS:  # the gaps of other layouts hold NaN
+            layout = self.dice.one("contiguous", "channels_last", "permuted", "expanded")
         if len(shape) < 4:
             layout = self.dice.one("contiguous", "contiguous", "strided")
         if layout == "gray":
@@ -374,35 +376,66 @@ def _weighted_loss(draws: Draws, op: str, backend: str | None) -> Call:
         "input": draws.tensor("input", shape, dtypes[0], input_values),
         "target": draws.tensor("target", shape, dtypes[1], target_values),
     }
-    settings = {
+    settings: dict[str, Any] = {
         "reduction": dice.one("mean", "mean", "sum", "none"),
         "normalize": dice.one("numel", "weight_sum"),
         "align_corners": dice.one(False, True),
     }
-    if dice.sometimes(0.85):
+    if op == "weighted_loss":
+        settings |= {
+            "kind": dice.one("l1", "charbonnier", "charbonnier", "mse", "huber", "huber"),
+            "eps": dice.one(1e-12, 1e-6, 1e-3, 0.3),
+            "delta": dice.one(1e-3, 0.3, 0.5, 1.0, 2.0, 50.0),
+            "interpolation": "bilinear" if settings["align_corners"] else dice.one("bilinear", "nearest"),
+        }
+    given = dice.one("map", "map", "map", "map", "fewer axes", "mask", "number", "none")
+    map_shape = list(shape)
+    if given in ("map", "fewer axes", "mask"):
         n, c, height, width = shape
-        map_shape = (dice.one(1, n), dice.one(1, c), draws.size(), draws.size())
+        map_shape = [dice.one(1, n), dice.one(1, c), draws.size(), draws.size()]
         if height * width > 2000:
-            map_shape = (*map_shape[:2], 48, 48)
-        values = draws.numbers(map_shape)
+            map_shape[2:] = 48, 48
+        passed = map_shape
+        if given == "fewer axes":
+            passed, map_shape = _fewer_axes(draws, shape, map_shape)
+        values = draws.numbers(passed)
+        if given == "mask":
+            values = values.abs()
         if settings["normalize"] == "weight_sum":
             values = values.abs() + 0.5
-        tensors["weight"] = draws.tensor("weight", map_shape, dtypes[2], values)
+        dtype = dice.choice(list(MASKS)) if given == "mask" else dtypes[2]
+        tensors["weight"] = draws.tensor("weight", passed, dtype, values)
+    by_number = {"weight": dice.one(1, 0.5, -2.0, 0.1, 0)} if given == "number" else {}
 
     def formula(xs: dict[str, Rounded]) -> list[Rounded]:
+        weight = xs.get("weight")
+        if weight is not None:
+            weight = viewed(cast(weight, xs["input"].dtype) if given == "mask" else weight, *map_shape)
+            xs = {**xs, "weight": weight}
         if call.autocast:
             xs = {name: cast(x, registers(x.dtype)) for name, x in xs.items()}
+        if given == "number":
+            xs["weight"] = number(by_number["weight"], xs["input"])
         return [formulas.weighted_loss(xs["input"], xs["target"], xs.get("weight"), **settings)]
 
-    call = Call(
-        op,
-        settings,
-        tensors,
-        lambda ts: srkernels.weighted_l1_loss(ts["input"], ts["target"], ts.get("weight"), **settings),
-        formula,
-        ["input"],
-    )
+    def run(ts: dict[str, Tensor], **changed: Any) -> Tensor:
+        options = {**settings, **changed}
+        return getattr(srkernels, op)(ts["input"], ts["target"], by_number.get("weight", ts.get("weight")), **options)
+
+    call = Call(op, settings | by_number, tensors, run, formula, ["input"])
     return call
+
+
+def _fewer_axes(draws: Draws, shape: Sequence[int], map_shape: Sequence[int]) -> tuple[list[int], list[int]]:
+    """The shape of a weight of fewer axes, and the map that it means: of one for all, one per image or per channel."""
+    n, c, _, width = shape
+    size = list(map_shape[2:]) if draws.dice.sometimes(0.6) else []
+    of = draws.dice.one("all", "all, in an axis", "images", "channels")
+    count = n if of == "images" else c
+    if of == "all" or (of != "all, in an axis" and (n == c or (not size and count == width))):
+        return size, [1, 1, *(size or [1, 1])]
+    first = {"images": [n, 1], "channels": [1, c]}.get(of, [1, 1])
+    return [prod(first), *size], first + (size or [1, 1])
 
 
 def _parameters(
@@ -537,6 +570,7 @@ OPS: dict[str, Callable[[Draws, str, str | None], Call]] = {
     "haar_highpass": _analysis,
     "haar_idwt2d": _synthesis,
     "weighted_l1_loss": _weighted_loss,
+    "weighted_loss": _weighted_loss,
     "conv2d_act": _conv2d_act,
     "residual_block": _residual_block,
     "dense_block": _dense_block,
@@ -546,7 +580,7 @@ OPS: dict[str, Callable[[Draws, str, str | None], Call]] = {
 def draw(seed: int, number: int) -> Call:
     draws = Draws(seed, number)
     dice = draws.dice
-    op = dice.one(*OPS, "weighted_l1_loss", "weighted_l1_loss")
+    op = dice.one(*OPS, "weighted_l1_loss", "weighted_loss", "weighted_loss")
     backend = "triton" if INTERPRETING else dice.one(None, None, "reference", "native", "native")
     if draws.asked == "second" and not op.startswith("haar"):
         # What eager PyTorch rounds to a narrower dtype on the way to a second derivative is not tested.
@@ -555,7 +589,7 @@ def draw(seed: int, number: int) -> Call:
     call.backend, call.autocast, call.described = backend, draws.autocast, draws.described
     call.asked = draws.asked
     if call.asked != "value":
-        names = list(call.tensors)
+        names = [name for name, x in call.tensors.items() if x.is_floating_point()]
         call.wanted = names if dice.sometimes(0.3) else sorted(dice.sample(names, dice.randint(1, len(names))))
     call.cotangent_seed = dice.getrandbits(30)
     return call
@@ -597,6 +631,22 @@ def _without_last_column(t: Tensor) -> Tensor:
     return t * (torch.arange(t.shape[-1]) < t.shape[-1] - 1)
 
 
+def _largest(call: Call) -> float:
+    """The largest difference of a loss."""
+    return (call.tensors["input"].double() - call.tensors["target"].double()).abs().max().item()
+
+
+def _has_map(call: Call) -> bool:
+    return "weight" in call.tensors and call.tensors["weight"].dim() == 4
+
+
+def _is_resized(call: Call) -> bool:
+    return _has_map(call) and any(
+        1 < cells != size
+        for cells, size in zip(call.tensors["weight"].shape[2:], call.tensors["input"].shape[2:], strict=True)
+    )
+
+
 def _without_tap(weight: Tensor) -> Tensor:
     lost = torch.zeros(weight.shape[-2:], dtype=torch.bool)
     lost[weight.shape[-2] // 2, weight.shape[-1] // 2] = True
@@ -630,9 +680,24 @@ FAULTS: dict[str, tuple[str, Callable[[Call], bool], Callable[[Call], Callable[[
         lambda call: True,
         lambda call: lambda ts: call.run({"x": _without_last_column(ts["x"])}),
     ),
+    "huber's delta ignored": (
+        "weighted_loss",
+        lambda call: call.settings["kind"] == "huber" and _largest(call) > 2 * call.settings["delta"],
+        lambda call: lambda ts: call.run(ts, delta=4 * call.settings["delta"]),
+    ),
+    "charbonnier's eps ignored": (
+        "weighted_loss",
+        lambda call: call.settings["kind"] == "charbonnier" and call.settings["eps"] == 0.3 and _largest(call) < 10,
+        lambda call: lambda ts: call.run(ts, eps=1e-12),
+    ),
+    "nearest taken for bilinear": (
+        "weighted_loss",
+        lambda call: call.settings["interpolation"] == "nearest" and _is_resized(call),
+        lambda call: lambda ts: call.run(ts, interpolation="bilinear"),
+    ),
     "the last column of a map lost": (
         "weighted_l1_loss",
-        lambda call: "weight" in call.tensors and call.tensors["weight"].shape[-1] <= call.tensors["input"].shape[-1],
+        lambda call: _has_map(call) and call.tensors["weight"].shape[-1] <= call.tensors["input"].shape[-1],
         lambda call: lambda ts: call.run({**ts, "weight": _without_last_column(ts["weight"])}),
     ),
 }

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from .rounding import (
     Rounded,
     cat,
+    clamped,
     eps,
     expanded,
     indicator,
@@ -22,9 +23,11 @@ from .rounding import (
     number,
     over,
     plus,
+    pointwise,
     product,
     registers,
     restored,
+    root,
     scaled,
     stored,
     times,
@@ -48,7 +51,7 @@ SIGNS = {"S": (1, 1), "V": (-1, 1), "H": (1, -1), "D": (-1, -1)}
 
 def _along(x: Rounded, matrix: Tensor, axis: int, dtype: torch.dtype, error: Tensor | None = None) -> Rounded:
     """``x`` (N, C, H, W) times a matrix along its rows (-2) or columns (-1)."""
-    filled = matrix != 0 if error is None else error != 0
+    filled = matrix != 0 if error is None else (matrix != 0) | (error != 0)
     terms = tuple(int(filled.sum(d).max()) if filled.numel() else 1 for d in (1, 0))
     equation = "nchw,ih->nciw" if axis == -2 else "nchw,iw->nchi"
     return product(equation, x, Rounded(matrix, error, x.dtype), dtype, (*terms, None))  # type: ignore[arg-type]
@@ -144,8 +147,30 @@ def _band(high: Sequence[Rounded], k: int, layout: str) -> Rounded:
     return viewed(narrowed(x, 2, k, 1), n, c, h, w)
 
 
-def _resize_matrix(size: int, source: int, align_corners: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """(size, source): bilinear interpolation along one axis, and the error that rounded coordinates cause."""
+def _nearest_matrix(size: int, source: int) -> tuple[Tensor, Tensor | None]:
+    """(size, source): sample i is cell floor(i * source / size), and the error that a rounded ratio causes: a product
+    that is whole may come out below it.
+    """
+    matrix, error = torch.zeros(2, size, source, dtype=torch.float64)
+    for i in range(size):
+        cell, rest = divmod(i * source, size)
+        matrix[i, cell] = 1
+        if i and not rest and not _in_few_bits(source / size):
+            error[i, cell - 1 : cell + 1] = 1
+    return matrix, error if error.any() else None
+
+
+def _in_few_bits(ratio: float) -> bool:
+    """Whether products of it and small whole numbers are exact in fp32."""
+    return float(torch.tensor(ratio, dtype=torch.float32)) == ratio and (ratio * 2**10).is_integer()
+
+
+def _resize_matrix(
+    size: int, source: int, interpolation: str, align_corners: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None]:
+    """(size, source): interpolation along one axis, and the error that rounded coordinates cause."""
+    if interpolation == "nearest":
+        return _nearest_matrix(size, source)
     if align_corners:
         ratio = (source - 1) / (size - 1) if size > 1 else 0.0
         at = [i * ratio for i in range(size)]
@@ -158,28 +183,60 @@ def _resize_matrix(size: int, source: int, align_corners: bool, dtype: torch.dty
         second = min(first + 1, source - 1)
         matrix[i, first] += 1 - (x - first)
         matrix[i, second] += x - first
-    if float(torch.tensor(ratio, dtype=torch.float32)) == ratio and (ratio * 2**10).is_integer():
+    if _in_few_bits(ratio):
         return matrix, None
     touched = F.max_pool1d((matrix > 0).double(), 3, 1, 1)  # a coordinate may land on the other side of a sample
     return matrix, touched * eps(dtype) * (source + 1)
 
 
-def resize(weight: Rounded, size: tuple[int, int], align_corners: bool) -> Rounded:
+def resize(weight: Rounded, size: tuple[int, int], interpolation: str, align_corners: bool) -> Rounded:
     for axis in (-2, -1):
-        matrix, error = _resize_matrix(size[axis], weight.shape[axis], align_corners, weight.dtype)
+        matrix, error = _resize_matrix(size[axis], weight.shape[axis], interpolation, align_corners, weight.dtype)
         dtype = registers(weight.dtype) if axis == -2 else None
         weight = stored(_along(weight, matrix, axis, dtype or weight.dtype, error), weight.dtype)
     return weight
 
 
+def penalty(d: Rounded, kind: str, eps: float, delta: float) -> Rounded:
+    """What a loss charges for a difference. Gradients are computed in registers, also where the value is not."""
+    if kind == "l1":
+        return times(d, indicator(d, torch.sign, 2.0))
+    if kind == "mse":
+        return times(d, d)
+    wide = stored(d, registers(d.dtype))
+    if kind == "huber":
+        end = stored(number(delta, d), d.dtype)  # eager PyTorch rounds delta to the dtype of the images
+        return pointwise(_huber, (d, end), lambda: clamped(wide, stored(number(delta, wide), wide.dtype)))
+
+    def distance(d: Rounded) -> Rounded:
+        return root(plus(times(d, d), number(eps, d)))
+
+    y = distance(d)
+    return Rounded(y.value, y.error, y.dtype, ((d, lambda g: times(g, over(wide, distance(wide)), d.dtype)),))
+
+
+def _huber(d: Tensor, delta: Tensor) -> Tensor:
+    size = d.abs()
+    return torch.where(size <= delta, d * d / 2, delta * (size - delta / 2))
+
+
 def weighted_loss(
-    input: Rounded, target: Rounded, weight: Rounded | None, reduction: str, normalize: str, align_corners: bool
+    input: Rounded,
+    target: Rounded,
+    weight: Rounded | None,
+    reduction: str,
+    normalize: str,
+    kind: str = "l1",
+    eps: float = 1e-12,
+    delta: float = 1.0,
+    interpolation: str = "bilinear",
+    align_corners: bool = False,
 ) -> Rounded:
-    difference = plus(input, target, -1)
-    y = times(difference, indicator(difference, torch.sign, 2.0))
+    y = penalty(plus(input, target, -1), kind, eps, delta)
     full = None
     if weight is not None:
-        full = expanded(resize(weight, tuple(input.shape[-2:]), align_corners), input.shape)  # type: ignore[arg-type]
+        height, width = input.shape[-2:]
+        full = expanded(resize(weight, (height, width), interpolation, align_corners), input.shape)
         y = times(full, y)
     if reduction == "none":
         return y
