@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import count, islice
-from math import prod
+from math import gcd, inf, prod
 from typing import Any
 
 import pytest
@@ -23,6 +23,7 @@ from helpers.marks import thorough
 from helpers.operands import arranged
 from helpers.rounding import Rounded, cast, exact, gradients, number, registers, viewed
 from torch import Tensor
+from torch.nn import functional as F
 
 import srkernels
 from srkernels import _triton
@@ -474,22 +475,54 @@ def _convolved(draws: Draws) -> Callable[[], str]:
     return lambda: draws.dice.one("fp16", "bf16", "fp32") if mixes else draws.dtype
 
 
+OURS = ("native", "triton")  # whose convolutions are 3x3 of stride 1
+
+
 def _kernel(draws: Draws, backend: str | None) -> tuple[int, int]:
-    return (3, 3) if backend in ("native", "triton") else draws.dice.one((3, 3), (3, 3), (1, 1), (5, 5), (1, 3))
+    return (3, 3) if backend in OURS else draws.dice.one((3, 3), (3, 3), (1, 1), (5, 5), (1, 3))
+
+
+def _passes(draws: Draws, shape: Sequence[int], c_out: int) -> tuple[dict[str, Any], tuple[int, int], formulas.Passes]:
+    """How filters pass over an image of ``shape``: the settings, filters' height and width, and what both mean."""
+    dice, (_, c_in, *image) = draws.dice, shape
+    while True:
+        kernel = dice.one((3, 3), (3, 3), (1, 1), (5, 5), (1, 3), (2, 2), (4, 3))
+        settings = {
+            "stride": dice.one(1, 1, 2, 3, (2, 1), (1, 3)),
+            "padding": dice.one(None, None, 0, 1, 2, (1, 0), (0, 3), "same", "valid"),
+            "dilation": dice.one(1, 1, 2, (1, 2), (3, 1)),
+            "groups": dice.one(1, 2, gcd(c_in, c_out)),
+            "padding_mode": dice.one("zeros", "zeros", "reflect", "replicate", "circular"),
+        }
+        of_both_axes = {name: (n, n) for name, n in settings.items() if isinstance(n, int) and name != "groups"}
+        passes = formulas.Passes(**settings | of_both_axes)
+        margins, groups, mode = passes.margins(kernel), passes.groups, passes.padding_mode
+        most = [{"reflect": size - 1, "circular": size}.get(mode, inf) for size in image]
+        if (
+            c_in % groups == c_out % groups == 0
+            and (passes.padding is not None or kernel[0] % 2 == kernel[1] % 2 == 1)
+            and (passes.padding != "same" or passes.stride == (1, 1))
+            and all(max(margin) <= size for margin, size in zip(margins, most, strict=True))
+            and min(passes.output(image, kernel)) > 0
+        ):
+            return settings, kernel, passes
 
 
 def _conv2d_act(draws: Draws, op: str, backend: str | None) -> Call:
     dice, dtype = draws.dice, _convolved(draws)
     shape = draws.image()
-    n, c_in, h, w = shape
     c_out = dice.one(1, 2, 3, 4, 8)
+    how, kernel, passes = {}, _kernel(draws, backend), formulas.PLAIN
+    if backend not in OURS and dice.sometimes(0.6):
+        how, kernel, passes = _passes(draws, shape, c_out)
     tensors = {"x": draws.tensor("x", shape, dtype(), draws.numbers(shape, 2))}
-    tensors |= _parameters(draws, ("weight", "bias"), c_out, c_in, _kernel(draws, backend), dtype)
+    tensors |= _parameters(draws, ("weight", "bias"), c_out, shape[1] // passes.groups, kernel, dtype)
     settings, slope = _activation(draws, c_out, dtype)
     tensors |= slope
     if dice.sometimes(0.5):
-        tensors["residual"] = draws.tensor("residual", (n, c_out, h, w), draws.any_dtype())
-    settings["scale"] = dice.one(1.0, 0.5, 0.1, -2.0, 0.0)
+        result = (shape[0], c_out, *passes.output(shape[2:], kernel))
+        tensors["residual"] = draws.tensor("residual", result, draws.any_dtype())
+    settings |= {"scale": dice.one(1.0, 0.5, 0.1, -2.0, 0.0), **how}
 
     def formula(xs: dict[str, Rounded]) -> list[Rounded]:
         ts = _in_autocast(xs, call.autocast, ("residual",))
@@ -497,12 +530,12 @@ def _conv2d_act(draws: Draws, op: str, backend: str | None) -> Call:
         return [
             formulas.conv2d_act(
                 ts["x"], ts["weight"], ts.get("bias"), slope, ts.get("residual"),
-                settings["activation"], settings["scale"],
+                settings["activation"], settings["scale"], passes,
             )
         ]  # fmt: skip
 
-    def run(ts: dict[str, Tensor]) -> Tensor:
-        options = {**settings, **{name: ts[name] for name in ("slope", "residual") if name in ts}}
+    def run(ts: dict[str, Tensor], **changed: Any) -> Tensor:
+        options = {**settings, **{name: ts[name] for name in ("slope", "residual") if name in ts}, **changed}
         return srkernels.conv2d_act(ts["x"], ts["weight"], ts.get("bias"), **options)
 
     call = Call(op, settings, tensors, run, formula, ["x"])
@@ -580,7 +613,7 @@ OPS: dict[str, Callable[[Draws, str, str | None], Call]] = {
 def draw(seed: int, number: int) -> Call:
     draws = Draws(seed, number)
     dice = draws.dice
-    op = dice.one(*OPS, "weighted_l1_loss", "weighted_loss", "weighted_loss")
+    op = dice.one(*OPS, "weighted_l1_loss", "weighted_loss", "weighted_loss", "conv2d_act")
     backend = "triton" if INTERPRETING else dice.one(None, None, "reference", "native", "native")
     if draws.asked == "second" and not op.startswith("haar"):
         # What eager PyTorch rounds to a narrower dtype on the way to a second derivative is not tested.
@@ -620,8 +653,7 @@ def _straight_through(call: Call) -> Callable[[dict[str, Tensor]], Tensor]:
     """``conv2d_act`` whose gradient bypasses the activation."""
 
     def run(ts: dict[str, Tensor]) -> Tensor:
-        rest = {"scale": call.settings["scale"], "residual": ts.get("residual")}
-        linear = srkernels.conv2d_act(ts["x"], ts["weight"], ts.get("bias"), activation="none", **rest)
+        linear = call.run(ts, activation="none")
         return call.run(ts).detach() + linear - linear.detach()
 
     return run
@@ -629,6 +661,10 @@ def _straight_through(call: Call) -> Callable[[dict[str, Tensor]], Tensor]:
 
 def _without_last_column(t: Tensor) -> Tensor:
     return t * (torch.arange(t.shape[-1]) < t.shape[-1] - 1)
+
+
+def _groups_exchanged(call: Call, weight: Tensor) -> Tensor:
+    return weight.roll(len(weight) // call.settings.get("groups", 1), 0)
 
 
 def _largest(call: Call) -> float:
@@ -662,12 +698,36 @@ FAULTS: dict[str, tuple[str, Callable[[Call], bool], Callable[[Call], Callable[[
     ),
     "a tap lost": (
         "conv2d_act",
-        lambda call: call.settings["scale"] != 0,
+        lambda call: True,
         lambda call: lambda ts: call.run({**ts, "weight": _without_tap(ts["weight"])}),
+    ),
+    "a stride's offset lost": (
+        "conv2d_act",
+        lambda call: call.settings.get("stride", 1) != 1 and call.tensors["x"].shape[-1] > 1,
+        lambda call: lambda ts: call.run({**ts, "x": F.pad(ts["x"], (-1, 1))}),
+    ),
+    "groups exchanged": (
+        "conv2d_act",
+        lambda call: not torch.equal(_groups_exchanged(call, call.tensors["weight"]), call.tensors["weight"]),
+        lambda call: lambda ts: call.run({**ts, "weight": _groups_exchanged(call, ts["weight"])}),
+    ),
+    "dilation ignored": (
+        "conv2d_act",
+        lambda call: (
+            call.settings.get("dilation", 1) != 1
+            and call.settings["padding"] in (None, "same")
+            and min(*call.tensors["weight"].shape[2:], *call.tensors["x"].shape[2:]) > 1
+        ),
+        lambda call: lambda ts: call.run(ts, dilation=1),
+    ),
+    "zeros taken for a padding mode": (
+        "conv2d_act",
+        lambda call: call.settings.get("padding_mode", "zeros") != "zeros" and call.settings["padding"] in (1, 2),
+        lambda call: lambda ts: call.run(ts, padding_mode="zeros"),
     ),
     "a mask missing": (
         "conv2d_act",
-        lambda call: call.settings["activation"] == "relu" and call.settings["scale"] != 0 and "x" in call.wanted,
+        lambda call: call.settings["activation"] == "relu" and "x" in call.wanted,
         _straight_through,
     ),
     "a gradient of zero": (
@@ -710,7 +770,8 @@ def test_planted_faults_are_found(fault: str) -> None:
 
     def can_show(call: Call) -> bool:
         plain = call.op == op and call.backend != "native" and call.asked != "second"
-        return plain and call.tensors[call.like[0]].numel() > 0 and shows(call)
+        empty = not call.tensors[call.like[0]].numel() or call.settings.get("scale") == 0
+        return plain and not empty and shows(call)
 
     calls = list(islice(filter(can_show, (draw(SEED, number) for number in count())), 20))
     found = 0
