@@ -389,54 +389,61 @@ def _weighted_loss(draws: Draws, op: str, backend: str | None) -> Call:
             "delta": dice.one(1e-3, 0.3, 0.5, 1.0, 2.0, 50.0),
             "interpolation": "bilinear" if settings["align_corners"] else dice.one("bilinear", "nearest"),
         }
-    given = dice.one("map", "map", "map", "map", "fewer axes", "mask", "number", "none")
-    map_shape = list(shape)
-    if given in ("map", "fewer axes", "mask"):
-        n, c, height, width = shape
-        map_shape = [dice.one(1, n), dice.one(1, c), draws.size(), draws.size()]
-        if height * width > 2000:
-            map_shape[2:] = 48, 48
-        passed = map_shape
-        if given == "fewer axes":
-            passed, map_shape = _fewer_axes(draws, shape, map_shape)
-        values = draws.numbers(passed)
-        if given == "mask":
-            values = values.abs()
-        if settings["normalize"] == "weight_sum":
-            values = values.abs() + 0.5
-        dtype = dice.choice(list(MASKS)) if given == "mask" else dtypes[2]
-        tensors["weight"] = draws.tensor("weight", passed, dtype, values)
-    by_number = {"weight": dice.one(1, 0.5, -2.0, 0.1, 0)} if given == "number" else {}
+    weight, meant = _weight(draws, shape, dtypes[2], settings["normalize"] == "weight_sum")
+    if isinstance(weight, Tensor):
+        tensors["weight"] = weight
+    else:
+        settings["weight"] = weight
 
     def formula(xs: dict[str, Rounded]) -> list[Rounded]:
-        weight = xs.get("weight")
-        if weight is not None:
-            weight = viewed(cast(weight, xs["input"].dtype) if given == "mask" else weight, *map_shape)
-            xs = {**xs, "weight": weight}
+        w = xs.get("weight")
+        if w is not None:
+            w = viewed(cast(w, xs["input"].dtype) if w.dtype in MASKS.values() else w, *meant)
+        elif weight is not None:
+            w = number(weight, xs["input"])
+        ts = {"input": xs["input"], "target": xs["target"], "weight": w}
         if call.autocast:
-            xs = {name: cast(x, registers(x.dtype)) for name, x in xs.items()}
-        if given == "number":
-            xs["weight"] = number(by_number["weight"], xs["input"])
-        return [formulas.weighted_loss(xs["input"], xs["target"], xs.get("weight"), **settings)]
+            ts = {name: x and cast(x, registers(x.dtype)) for name, x in ts.items()}
+        return [formulas.weighted_loss(**{**settings, **ts})]
 
     def run(ts: dict[str, Tensor], **changed: Any) -> Tensor:
-        options = {**settings, **changed}
-        return getattr(srkernels, op)(ts["input"], ts["target"], by_number.get("weight", ts.get("weight")), **options)
+        return getattr(srkernels, op)(**{**settings, **ts, **changed})
 
-    call = Call(op, settings | by_number, tensors, run, formula, ["input"])
+    call = Call(op, settings, tensors, run, formula, ["input"])
     return call
 
 
-def _fewer_axes(draws: Draws, shape: Sequence[int], map_shape: Sequence[int]) -> tuple[list[int], list[int]]:
-    """The shape of a weight of fewer axes, and the map that it means: of one for all, one per image or per channel."""
+def _weight(
+    draws: Draws, shape: Sequence[int], dtype: str, summed: bool
+) -> tuple[Tensor | float | None, Sequence[int]]:
+    """A weight, of no sum that is nearly zero where it is ``summed``, and the shape of the map that it means."""
+    dice, (n, c, height, width) = draws.dice, shape
+    given = dice.one("map", "map", "map", "map", "fewer axes", "mask", "number", "none")
+    least = int(summed and draws.asked == "second")  # that of a mean by weights of zero is infinity times zero
+    if given in ("number", "none"):
+        return dice.one(1, 0.5, -2.0, 0.1, least) if given == "number" else None, shape
+    size = (draws.size(), draws.size()) if height * width <= 2000 else (48, 48)
+    meant = passed = dice.one(1, n), dice.one(1, c), *size
+    if given == "fewer axes":
+        passed, meant = _fewer_axes(draws, shape, size)
+    values = draws.numbers(passed)
+    if given == "mask":
+        return draws.tensor("weight", passed, dice.choice(list(MASKS)), values.clamp(least, 255)), meant
+    return draws.tensor("weight", passed, dtype, values.abs() + 0.5 if summed else values), meant
+
+
+def _fewer_axes(draws: Draws, shape: Sequence[int], size: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shape of a weight of fewer axes, and of the map that it means: one for all, one per image or per channel."""
     n, c, _, width = shape
-    size = list(map_shape[2:]) if draws.dice.sometimes(0.6) else []
+    if draws.dice.sometimes(0.4):
+        size = ()
+    each = size or (1, 1)
     of = draws.dice.one("all", "all, in an axis", "images", "channels")
-    count = n if of == "images" else c
-    if of == "all" or (of != "all, in an axis" and (n == c or (not size and count == width))):
-        return size, [1, 1, *(size or [1, 1])]
-    first = {"images": [n, 1], "channels": [1, c]}.get(of, [1, 1])
-    return [prod(first), *size], first + (size or [1, 1])
+    if of == "images" and n != c and (size or n != width):
+        return (n, *size), (n, 1, *each)
+    if of == "channels" and n != c and (size or c != width):
+        return (c, *size), (1, c, *each)
+    return (1, *size) if of == "all, in an axis" else size, (1, 1, *each)
 
 
 def _parameters(
