@@ -1,4 +1,5 @@
-"""The documented formulas, restated for the tests: matrices for Haar and the resize, nine shifted products for 3x3.
+"""The documented formulas, restated for the tests: matrices for Haar and the resize, products of filters and the pixels
+that they meet for convolutions.
 
 Nothing here uses the library. Values, gradients of any order and the bounds of their errors come from ``rounding``.
 """
@@ -6,6 +7,7 @@ Nothing here uses the library. Values, gradients of any order and the bounds of 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from torch.nn import functional as F
 from .rounding import (
     Rounded,
     cat,
+    clamped,
     eps,
     expanded,
     indicator,
@@ -22,9 +25,11 @@ from .rounding import (
     number,
     over,
     plus,
+    pointwise,
     product,
     registers,
     restored,
+    root,
     scaled,
     stored,
     times,
@@ -48,7 +53,7 @@ SIGNS = {"S": (1, 1), "V": (-1, 1), "H": (1, -1), "D": (-1, -1)}
 
 def _along(x: Rounded, matrix: Tensor, axis: int, dtype: torch.dtype, error: Tensor | None = None) -> Rounded:
     """``x`` (N, C, H, W) times a matrix along its rows (-2) or columns (-1)."""
-    filled = matrix != 0 if error is None else error != 0
+    filled = matrix != 0 if error is None else (matrix != 0) | (error != 0)
     terms = tuple(int(filled.sum(d).max()) if filled.numel() else 1 for d in (1, 0))
     equation = "nchw,ih->nciw" if axis == -2 else "nchw,iw->nchi"
     return product(equation, x, Rounded(matrix, error, x.dtype), dtype, (*terms, None))  # type: ignore[arg-type]
@@ -144,8 +149,30 @@ def _band(high: Sequence[Rounded], k: int, layout: str) -> Rounded:
     return viewed(narrowed(x, 2, k, 1), n, c, h, w)
 
 
-def _resize_matrix(size: int, source: int, align_corners: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """(size, source): bilinear interpolation along one axis, and the error that rounded coordinates cause."""
+def _nearest_matrix(size: int, source: int) -> tuple[Tensor, Tensor | None]:
+    """(size, source): sample i is cell floor(i * source / size), and the error that a rounded ratio causes: a product
+    that is whole may come out below it.
+    """
+    matrix, error = torch.zeros(2, size, source, dtype=torch.float64)
+    for i in range(size):
+        cell, rest = divmod(i * source, size)
+        matrix[i, cell] = 1
+        if i and not rest and not _in_few_bits(source / size):
+            error[i, cell - 1 : cell + 1] = 1
+    return matrix, error if error.any() else None
+
+
+def _in_few_bits(ratio: float) -> bool:
+    """Whether products of it and small whole numbers are exact in fp32."""
+    return float(torch.tensor(ratio, dtype=torch.float32)) == ratio and (ratio * 2**10).is_integer()
+
+
+def _resize_matrix(
+    size: int, source: int, interpolation: str, align_corners: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None]:
+    """(size, source): interpolation along one axis, and the error that rounded coordinates cause."""
+    if interpolation == "nearest":
+        return _nearest_matrix(size, source)
     if align_corners:
         ratio = (source - 1) / (size - 1) if size > 1 else 0.0
         at = [i * ratio for i in range(size)]
@@ -158,28 +185,60 @@ def _resize_matrix(size: int, source: int, align_corners: bool, dtype: torch.dty
         second = min(first + 1, source - 1)
         matrix[i, first] += 1 - (x - first)
         matrix[i, second] += x - first
-    if float(torch.tensor(ratio, dtype=torch.float32)) == ratio and (ratio * 2**10).is_integer():
+    if _in_few_bits(ratio):
         return matrix, None
     touched = F.max_pool1d((matrix > 0).double(), 3, 1, 1)  # a coordinate may land on the other side of a sample
     return matrix, touched * eps(dtype) * (source + 1)
 
 
-def resize(weight: Rounded, size: tuple[int, int], align_corners: bool) -> Rounded:
+def resize(weight: Rounded, size: tuple[int, int], interpolation: str, align_corners: bool) -> Rounded:
     for axis in (-2, -1):
-        matrix, error = _resize_matrix(size[axis], weight.shape[axis], align_corners, weight.dtype)
+        matrix, error = _resize_matrix(size[axis], weight.shape[axis], interpolation, align_corners, weight.dtype)
         dtype = registers(weight.dtype) if axis == -2 else None
         weight = stored(_along(weight, matrix, axis, dtype or weight.dtype, error), weight.dtype)
     return weight
 
 
+def penalty(d: Rounded, kind: str, eps: float, delta: float) -> Rounded:
+    """What a loss charges for a difference. Gradients are computed in registers, also where the value is not."""
+    if kind == "l1":
+        return times(d, indicator(d, torch.sign, 2.0))
+    if kind == "mse":
+        return times(d, d)
+    wide = stored(d, registers(d.dtype))
+    if kind == "huber":
+        end = stored(number(delta, d), d.dtype)  # eager PyTorch rounds delta to the dtype of the images
+        return pointwise(_huber, (d, end), lambda: clamped(wide, stored(number(delta, wide), wide.dtype)))
+
+    def distance(d: Rounded) -> Rounded:
+        return root(plus(times(d, d), number(eps, d)))
+
+    y = distance(d)
+    return Rounded(y.value, y.error, y.dtype, ((d, lambda g: times(g, over(wide, distance(wide)), d.dtype)),))
+
+
+def _huber(d: Tensor, delta: Tensor) -> Tensor:
+    size = d.abs()
+    return torch.where(size <= delta, d * d / 2, delta * (size - delta / 2))
+
+
 def weighted_loss(
-    input: Rounded, target: Rounded, weight: Rounded | None, reduction: str, normalize: str, align_corners: bool
+    input: Rounded,
+    target: Rounded,
+    weight: Rounded | None,
+    reduction: str,
+    normalize: str,
+    kind: str = "l1",
+    eps: float = 1e-12,
+    delta: float = 1.0,
+    interpolation: str = "bilinear",
+    align_corners: bool = False,
 ) -> Rounded:
-    difference = plus(input, target, -1)
-    y = times(difference, indicator(difference, torch.sign, 2.0))
+    y = penalty(plus(input, target, -1), kind, eps, delta)
     full = None
     if weight is not None:
-        full = expanded(resize(weight, tuple(input.shape[-2:]), align_corners), input.shape)  # type: ignore[arg-type]
+        height, width = input.shape[-2:]
+        full = expanded(resize(weight, (height, width), interpolation, align_corners), input.shape)
         y = times(full, y)
     if reduction == "none":
         return y
@@ -193,23 +252,71 @@ def _total(x: Rounded) -> Rounded:
     return moved(x, torch.sum, lambda t: t.expand(x.shape))
 
 
-def patches(x: Rounded, rows: int, columns: int) -> Rounded:
-    """(N, C, rows * columns, H, W): the image shifted to each element of a kernel, with zeros around it."""
-    h, w = x.shape[-2:]
-    margins = (columns // 2, columns // 2, rows // 2, rows // 2)
-    shifts = [(i, j) for i in range(rows) for j in range(columns)]
+class Passes(NamedTuple):
+    """How filters pass over an image, for rows and columns: as ``F.conv2d`` and ``nn.Conv2d`` take it."""
 
-    def shifted(t: Tensor) -> Tensor:
-        room = F.pad(t, margins)
-        return torch.stack([room[..., i : i + h, j : j + w] for i, j in shifts], 2)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] | str | None = None
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    padding_mode: str = "zeros"
+
+    def margins(self, kernel: Sequence[int]) -> list[tuple[int, int]]:
+        """(rows above, rows below), (columns to the left, columns to the right)."""
+        if self.padding == "valid":
+            return [(0, 0), (0, 0)]
+        if isinstance(self.padding, tuple):
+            return [(p, p) for p in self.padding]
+        reaches = [d * (k - 1) for d, k in zip(self.dilation, kernel, strict=True)]
+        return [(reach // 2, reach - reach // 2) for reach in reaches]
+
+    def output(self, image: Sequence[int], kernel: Sequence[int]) -> list[int]:
+        rooms = [size + sum(margin) for size, margin in zip(image, self.margins(kernel), strict=True)]
+        steps = zip(rooms, self.dilation, kernel, self.stride, strict=True)
+        return [(room - d * (k - 1) - 1) // s + 1 for room, d, k, s in steps]
+
+
+PLAIN = Passes()
+
+
+def _sources(size: int, margin: tuple[int, int], mode: str) -> Tensor:
+    """The sample of an axis that each of a padded one is, or ``size`` where it is zero."""
+    at = torch.arange(-margin[0], size + margin[1])
+    if mode == "reflect":
+        at = at.abs()
+        return torch.minimum(at, 2 * (size - 1) - at)
+    if mode == "zeros":
+        return torch.where((at < 0) | (at >= size), size, at)
+    return at.clamp(0, size - 1) if mode == "replicate" else at % size
+
+
+def _gathered(x: Rounded, rows: Tensor, columns: Tensor, sums: torch.dtype) -> Rounded:
+    """(N, C, *shape): the pixels at ``rows`` and ``columns``, which broadcast to ``shape``; past the last is zero."""
+    h, w = x.shape[-2:]
+
+    def there(t: Tensor) -> Tensor:
+        return F.pad(t, (0, 1, 0, 1))[:, :, rows, columns]
 
     def back(t: Tensor) -> Tensor:
-        room = F.pad(torch.zeros_like(x.value), margins)
-        for k, (i, j) in enumerate(shifts):
-            room[..., i : i + h, j : j + w] += t[:, :, k]
-        return room[..., rows // 2 : rows // 2 + h, columns // 2 : columns // 2 + w]
+        room = t.new_zeros(h + 1, w + 1, *x.shape[:2])
+        room.index_put_((rows, columns), t.movedim((0, 1), (-2, -1)), accumulate=True)
+        return room[:h, :w].movedim((-2, -1), (0, 1))
 
-    return moved(x, shifted, back, _sums(x.dtype))
+    return moved(x, there, back, sums)
+
+
+def patches(x: Rounded, kernel: Sequence[int], passes: Passes) -> Rounded:
+    """(N, C, rows, columns, H, W): the pixels that each element of a kernel meets."""
+    margins = passes.margins(kernel)
+    if passes.padding_mode != "zeros":  # a copy, whose gradient is stored, and summed up in its dtype
+        above, left = (_sources(size, m, passes.padding_mode) for size, m in zip(x.shape[-2:], margins, strict=True))
+        x = _gathered(x, above[:, None], left, x.dtype)
+        margins = [(0, 0), (0, 0)]
+    met = []
+    for size, margin, k, s, d in zip(x.shape[-2:], margins, kernel, passes.stride, passes.dilation, strict=True):
+        met.append(_sources(size, margin, "zeros").unfold(0, d * (k - 1) + 1, s)[:, ::d].T)
+    rows, columns = met
+    return _gathered(x, rows[:, None, :, None], columns[:, None], _sums(x.dtype))
 
 
 def _sums(dtype: torch.dtype) -> torch.dtype:
@@ -221,14 +328,17 @@ def _sums(dtype: torch.dtype) -> torch.dtype:
     return registers(dtype)
 
 
-def convolution(x: Rounded, weight: Rounded, bias: Rounded | None, scale: float = 1) -> Rounded:
-    """Stride 1, zero padding; ``scale`` times before or after the sum, so that filters may be rounded once more."""
+def convolution(x: Rounded, weight: Rounded, bias: Rounded | None, scale: float = 1, passes: Passes = PLAIN) -> Rounded:
+    """``scale`` times before or after the sum, so that filters may be rounded once more."""
     if scale != 1:
         weight, bias = restored(weight), None if bias is None else restored(bias)
-    outputs, inputs, rows, columns = weight.shape
-    of_each = expanded(weight, (x.shape[0], *weight.shape), _sums(x.dtype))
-    filters = viewed(of_each, x.shape[0], outputs, inputs, rows * columns)
-    y = product("nckhw,nock->nohw", patches(x, rows, columns), filters, registers(x.dtype))
+    (n, inputs), (outputs, _, *kernel), groups = x.shape[:2], weight.shape, passes.groups
+    of_each = expanded(weight, (n, *weight.shape), _sums(x.dtype))
+    filters = viewed(of_each, n, groups, outputs // groups, inputs // groups, *kernel)
+    met = patches(x, kernel, passes)
+    height, width = met.shape[-2:]
+    met = viewed(met, n, groups, inputs // groups, *kernel, height, width)
+    y = viewed(product("ngcijhw,ngocij->ngohw", met, filters, registers(x.dtype)), n, outputs, height, width)
     if bias is not None:
         y = plus(y, expanded(viewed(bias, 1, outputs, 1, 1), y.shape))
     return scaled(stored(y, x.dtype), scale)
@@ -257,11 +367,12 @@ def conv2d_act(
     residual: Rounded | None,
     name: str,
     scale: float,
+    passes: Passes,
 ) -> Rounded:
     if name == "none":
-        y = convolution(x, weight, bias, scale)
+        y = convolution(x, weight, bias, scale, passes)
     else:
-        y = scaled(activation(convolution(x, weight, bias), name, slope), scale)
+        y = scaled(activation(convolution(x, weight, bias, 1, passes), name, slope), scale)
     return y if residual is None else plus(residual, y)
 
 

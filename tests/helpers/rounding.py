@@ -1,12 +1,13 @@
 """Arithmetic that tracks its error: every value in fp64, with a bound on how far rounding may have moved it.
 
-The formulas of ``formulas`` are written in these operations. Each is a sum of products, so that one rule bounds them
-all: the sum is taken in fp32 (in fp64 for fp64), where n terms, in whatever order they are added, err by up to
+The formulas of ``formulas`` are written in these operations. Nearly all are sums of products, which one rule bounds:
+the sum is taken in fp32 (in fp64 for fp64), where n terms, in whatever order they are added, err by up to
 ``n * eps / 2`` times the sum of their magnitudes; errors of the factors pass through, multiplied by the magnitude of
 the other; and the result is stored in its dtype, as eager PyTorch stores the result of each of its operations. A
 gradient is the same operations run backwards (``gradients``), so it has a bound too, and a gradient of its own.
 
-Where a sum of whole numbers is exact, so is the bound.
+Where a sum of whole numbers is exact, so is the bound. Of any other function the bound is what it may become between
+the ends of its operand (``pointwise``); where a derivative jumps within them, it may take either value (``indicator``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product as choices
 from math import prod
 
 import torch
@@ -198,6 +200,8 @@ def plus(a: Rounded, b: Rounded, sign: int = 1) -> Rounded:
     dtype = torch.promote_types(a.dtype, b.dtype)
     value = a.value + sign * b.value
     error = _written(value, _summed(value, _sum(a.error, b.error), value.abs(), 1, registers(dtype)), dtype)
+    if error is not None and a.error is b.error is None:
+        error = torch.where(value == 0, 0.0, error)  # what cancels exactly is exactly zero
     parents = (a, lambda g: stored(g, a.dtype)), (b, lambda g: stored(scaled(g, sign), b.dtype))
     return Rounded(value, error, dtype, parents)
 
@@ -231,6 +235,46 @@ def over(a: Rounded, b: Rounded) -> Rounded:
         (b, lambda g: stored(scaled(over(times(g, over(a, b)), b), -1), b.dtype)),
     )
     return Rounded(value, _written(value, error, dtype), dtype, parents)
+
+
+def pointwise(f: Callable[..., Tensor], operands: Sequence[Rounded], slope: Callable[[], Rounded]) -> Rounded:
+    """``f(*operands)``, element by element, in one or two roundings besides that of the result.
+
+    ``f``: monotone in each operand on either side of zero, so that the ends and zero are its extremes.
+    ``slope``: its derivative by the first operand, the only one that a gradient is sent to.
+    """
+    x = operands[0]
+    value = f(*(a.value for a in operands))
+    most, error = value.abs(), torch.zeros_like(value)
+    for ends in choices(*map(_ends, operands)):
+        extreme = f(*ends)
+        most, error = torch.maximum(most, extreme.abs()), torch.maximum(error, (extreme - value).abs())
+    error = _written(value, error + 2 * _unit(most, x.dtype), x.dtype)
+    return Rounded(value, error, x.dtype, ((x, lambda g: times(g, slope(), x.dtype)),))
+
+
+def _ends(x: Rounded) -> tuple[Tensor, ...]:
+    if x.error is None:
+        return (x.value,)
+    low, high = x.value - x.error, x.value + x.error
+    return low, high, torch.minimum(low.clamp(min=0), high)
+
+
+def root(x: Rounded) -> Rounded:
+    def slope() -> Rounded:
+        return over(number(0.5, x), root(x))
+
+    return pointwise(lambda t: t.clamp(min=0).sqrt(), (x,), slope)
+
+
+def clamped(x: Rounded, most: Rounded) -> Rounded:
+    """``x`` cut to plus or minus ``most``."""
+
+    def slope() -> Rounded:
+        room = Rounded(most.value - x.value.abs(), _sum(x.error, most.error), x.dtype)
+        return indicator(room, lambda t: t >= 0, 1.0)
+
+    return pointwise(lambda t, end: torch.minimum(torch.maximum(t, -end), end), (x, most), slope)
 
 
 def indicator(x: Rounded, of: Callable[[Tensor], Tensor], jump: float) -> Rounded:

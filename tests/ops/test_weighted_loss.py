@@ -137,6 +137,17 @@ def test_numbers() -> None:
     assert torch.equal(weighted_loss(x, y, 2, reduction="none"), 2 * weighted_loss(x, y, reduction="none"))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_a_number_counts_ahead_of_rounding(reduction: str, backend: str) -> None:
+    x, y = torch.full((1, 1, 8, 8), 300.0, dtype=torch.float16), torch.zeros(1, 1, 8, 8, dtype=torch.float16)
+    with srkernels.use_backend(backend):
+        found = weighted_loss(x, y, 2.0**-8, kind="huber", delta=256.0, reduction=reduction)
+        expected = weighted_loss(x.double(), y.double(), 2.0**-8, kind="huber", delta=256.0, reduction=reduction)
+    assert found.dtype is torch.float16
+    assert torch.equal(found.double(), expected)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..._dispatch import autocasts
 from ..._validate import choice, number
+from .allocate import result_dtype
 from .arguments import MEAN, REDUCTIONS, Operands, Settings
 from .checks import NORMALIZE, as_map, check_images, form_of
 from .op import weighted_loss as _op
@@ -96,6 +97,8 @@ def _loss(
         weight = as_map(name, weight, input)
     by_weight = by_weight and weight is not None
     resize, kind, parameter = form
-    settings = Settings(code, by_weight, resize, autocasts(input), kind, parameter)
-    loss = _op(Operands(input, target, weight), settings)[0]
-    return loss if factor is None else factor * loss
+    operands, fp32 = Operands(input, target, weight), autocasts(input)
+    if factor is None:
+        return _op(operands, Settings(code, by_weight, resize, fp32, kind, parameter))[0]
+    loss = _op(operands, Settings(code, by_weight, resize, True, kind, parameter))[0]  # fp16 may hold only the product
+    return (factor * loss).to(result_dtype(operands, fp32))
