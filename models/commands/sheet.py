@@ -28,9 +28,9 @@ _MEASURES = ("psnr", "lpips", "hed-lpips")  # captions have room for two
 class SheetOptions(LPIPSFiles):
     """Draws results of several methods side by side: LR, bicubic, one column for each method, reference.
 
-    A row is a picture, in the window where the results differ most from each other, whichever is the best. Under each
-    stand the PSNR of the whole picture and, if its weights are given, LPIPS. Pictures are matched by name as `evaluate`
-    does.
+    A row is a picture, in a window where the results differ, whichever is the best, and the reference has edges. Under
+    each stand the PSNR of the whole picture and, if its weights are given, LPIPS. Pictures are matched by name as
+    `evaluate` does.
     """
 
     methods: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME=]DIR ...")]
@@ -43,7 +43,7 @@ class SheetOptions(LPIPSFiles):
     """The picture to write, such as sheet.png."""
     pictures: tuple[str, ...] = ()
     """Names of the pictures to show; the first four by default."""
-    crop: Annotated[int, Bound(16, 4096)] = 96
+    crop: Annotated[int, Bound(16, 4096)] = 128
     """Side of the window in HR pixels."""
     crop_border: Annotated[int, Bound(0, 1024)] = 4
     """Pixels cut from every side before PSNR, by convention the scale; LPIPS sees whole pictures."""
@@ -69,7 +69,7 @@ def run_sheet(options: SheetOptions) -> int:
         cells = _cells({title: each[at][0] for title, each in pairs.items()}, pairs["LR"][at][1], judge)
         results = [cell.pixels for cell in cells[1:-1]]  # without LR and reference
         rows.append((name, cells))
-        windows.append(pictures.most_different_window(results, options.crop))
+        windows.append(pictures.telling_window(results, cells[-1].pixels, options.crop))
     measures = " / ".join(MEASURES[name].title for name in _MEASURES if name in judge.measures)
     pictures.save_sheet(options.out, rows, f"{measures} of the whole picture ({judge.convention})", windows, inches=1.6)
     make_console().out(f"{readable(str(options.out))}: {len(rows)} pictures", highlight=False)

@@ -39,22 +39,30 @@ Window = tuple[slice, slice]
 
 def busiest_window(pixels: Picture, side: int, step: int = 4) -> Window:
     """The square window of the reference with the most edges; its corner is a multiple of `step` pixels."""
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    edges = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
-    return _fullest_window(edges, side, step)
+    return _fullest_window([_edges(pixels)], side, step)
 
 
-def most_different_window(results: Sequence[Picture], side: int, step: int = 4) -> Window:
-    """The square window in which these pictures of one scene differ most from their mean, whichever is the best."""
+def telling_window(results: Sequence[Picture], reference: Picture, side: int, step: int = 4) -> Window:
+    """The square window in which results differ, whichever is the best, and the reference shows something.
+
+    It has the largest product of their spread and the reference's edges.
+    """
     spread = np.stack(results).std(axis=0, dtype=np.float32).mean(axis=2)
-    return _fullest_window(spread, side, step)
+    return _fullest_window([spread, _edges(reference)], side, step)
 
 
-def _fullest_window(values: NDArray[np.float32], side: int, step: int) -> Window:
-    side = min(side, *values.shape)
-    sums = cv2.integral(values)
-    window = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
-    window = window[::step, ::step]
+def _edges(pixels: Picture) -> NDArray[np.float32]:
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    return np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
+
+
+def _fullest_window(maps: Sequence[NDArray[np.float32]], side: int, step: int) -> Window:
+    """The window in which the product of the maps' sums is largest."""
+    side, product = min(side, *maps[0].shape), np.float64(1)
+    for values in maps:
+        sums = cv2.integral(values)
+        product = product * (sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side])
+    window = product[::step, ::step]
     top, left = (step * int(index) for index in np.unravel_index(window.argmax(), window.shape))
     return slice(top, top + side), slice(left, left + side)
 

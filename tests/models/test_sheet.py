@@ -10,7 +10,7 @@ import pytest
 from models.__main__ import main
 from models.commands import sheet
 from models.data import read_image, write_picture
-from models.evaluate.pictures import most_different_window
+from models.evaluate.pictures import telling_window
 
 
 def picture(seed: int, height: int = 64, width: int = 96) -> np.ndarray:
@@ -54,10 +54,13 @@ def test_columns_captions_and_window(root: Path, monkeypatch: pytest.MonkeyPatch
     assert 32 <= rows.start <= 48 and 64 <= columns.start <= 80
 
 
-def test_the_window_does_not_ask_which_result_is_better() -> None:
-    one, other = np.zeros((2, 64, 64, 3), np.uint8)
-    one[8:24, 32:48] = 200
-    windows = [most_different_window(results, 16) for results in ((one, other), (other, one))]
+def test_the_window_is_where_results_differ_and_something_is_shown() -> None:
+    one, other = np.full((2, 64, 64, 3), 100, np.uint8)
+    reference = one.copy()
+    reference[:32, ::4] = 0  # edges in the upper half
+    one[8:24, 32:48] = 160
+    one[40:56, 8:24] = 200
+    windows = [telling_window(results, reference, 16) for results in ((one, other), (other, one))]
     assert windows == [np.s_[8:24, 32:48]] * 2
 
 
