@@ -9,16 +9,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from models.commands.ablate import command as ablate
 from models.commands.ablate import dasr, report, usrda
-from models.commands.ablate.parts import Claim
+from models.commands.ablate.parts import Claim, Trial
 from models.dasr.config import load_preset
 from models.data import Photo
 from models.data.degradation import CAMERAS
 from models.data.photographs import Domains
 from models.evaluate.statistics import difference
 from models.evaluate.validation import MEASURES
+from models.networks.weight_options import PerceptualFiles
 from models.usrda import config as usrda_config
 
 TINY = [
@@ -33,6 +35,9 @@ TINY_USRDA = [
     *(option for name in "fty" for option in (f"--discriminator-{name}.kind", "fsd")),
     *("--crop", "32", "--batch", "1", "--schedule.steps", "2", "--schedule.at", "1", "--run.no-tensorboard"),
 ]
+
+
+KEPT = ("held_out/hr", "held_out/lr")
 
 
 def small_domains(seed: int, camera: str, judged: str) -> Domains:
@@ -115,6 +120,11 @@ def test_a_run_is_written_and_not_trained_again(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "seed0" / "noise5"
     pairs = sorted(str(path.relative_to(folder)) for path in folder.glob("generated_*/*") if path.is_dir())
     assert pairs == ["generated_bicubic/lr", "generated_dsn/lr", "generated_dsn/maps"]
+    # Every row's pictures are kept, and those that they are judged by.
+    kept = sorted(str(path.relative_to(folder).parent) for path in folder.rglob("photo2.png"))
+    assert kept == ["enlarged/bicubic", "enlarged/bicubic-resize", *(f"enlarged/{row}" for row in rows[4:]), *KEPT]
+    assert (tmp_path / "seed0" / "point" / "generated" / "hr-haar" / "photo3.png").exists()
+    assert "Trained with `python -m models ablate dasr --size small`" in text
 
     before, said = written_weights(tmp_path), capsys.readouterr().out
     assert "done before" in said  # the down-sampling network of Table 2's rows is one
@@ -127,6 +137,13 @@ def test_a_run_is_written_and_not_trained_again(tmp_path, monkeypatch, capsys):
     text = (tmp_path / "dasr_ablation.md").read_text(encoding="utf-8")
     assert "±" in text and "Table 2" not in text
     assert "seed: 1" in (tmp_path / "seed1" / "point" / "hr-haar" / "config.yaml").read_text(encoding="utf-8")
+
+
+def test_what_only_judges_is_no_teacher():
+    files = PerceptualFiles(vgg=Path("vgg"), lpips_alex=Path("alex"), lpips_lin=Path("lin"))
+    trial = Trial(small_domains(0, "soft", ""), Path(), None, torch.device("cpu"), files, None)
+    assert PerceptualFiles(**trial.teachers("vgg16", "none")) == PerceptualFiles(vgg=Path("vgg"))
+    assert PerceptualFiles(**trial.teachers("vgg16", "lpips")) == files
 
 
 def test_usrdas_rows_are_the_papers():

@@ -152,7 +152,8 @@ def _whole(config: DASRConfig) -> DASRConfig:
 
 def _job(config: DASRConfig, trial: Trial, folders: Mapping[str, Path]) -> DASRJob:
     """Stages in folders of their own or, where several rows have the same, in a shared one."""
-    return DASRJob(config, trial.domains.inputs, WeightFiles(**vars(trial.weights)), trial.run, trial.device, folders)
+    teachers = trial.teachers(config.dsn.perceptual.network, config.srn.perceptual.network)
+    return DASRJob(config, trial.domains.inputs, WeightFiles(**teachers), trial.run, trial.device, folders)
 
 
 def _train_dsn(row: Row, trial: Trial) -> list[Score]:

@@ -16,7 +16,7 @@ from models.evaluate import metrics
 from models.evaluate.examples import enlarged, resized
 from models.evaluate.validation import Judge, Score
 from models.networks import LPIPS, load_weights
-from models.networks.weight_options import PerceptualFiles
+from models.networks.weight_options import LPIPSFiles, PerceptualFiles
 from models.train.checkpoint import newest_weights
 from models.train.run import Run
 
@@ -46,6 +46,14 @@ class Trial:
     device: torch.device
     weights: PerceptualFiles
     lpips: LPIPS | None  # by those weights
+
+    def teachers(self, *networks: str) -> dict[str, Path | None]:
+        """The files for training with perceptual losses on these networks.
+
+        LPIPS, which on a CPU takes as long as half of a row's updates, judges a row once, at its end.
+        """
+        files = vars(self.weights)
+        return files if "lpips" in networks else files | dict.fromkeys(vars(LPIPSFiles()))
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def _row(name: str, config: USRDAConfig, **paper: float) -> Row:
 
 
 def _train(row: Row, trial: Trial) -> list[Score]:
-    folder, weights = trial.folder / row.name, WeightFiles(**vars(trial.weights))
+    folder, weights = trial.folder / row.name, WeightFiles(**trial.teachers(row.config.perceptual.network))
     train_usrda(USRDAJob(row.config, trial.domains.inputs, weights, trial.run, trial.device, {"": folder}))
     return score_network(trial, row.name, trained(folder, row.config.schedule.updates, trial.device))
 
