@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import typing
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from models.commands.ablate import command as ablate
 from models.commands.ablate import dasr, report, usrda
 from models.commands.ablate.parts import Claim, Trial
 from models.dasr.config import load_preset
-from models.data import Photo
+from models.data import InputError, Photo, photographs
 from models.data.degradation import CAMERAS
-from models.data.photographs import Domains
+from models.data.photographs import ROLES, Domains, miniature_domains, missing_photographs
 from models.evaluate.statistics import difference
 from models.evaluate.validation import MEASURES
+from models.networks.lpips import COMPARED_OF_VGG16
 from models.networks.weight_options import PerceptualFiles
 from models.usrda import config as usrda_config
 
@@ -297,3 +299,101 @@ def test_intervals_have_students_quantiles():
         found = difference(pairs)
         assert found.mean == pytest.approx(pairs.mean())
         assert found.half_width == pytest.approx(quantile * pairs.std(ddof=1) / np.sqrt(freedom + 1), rel=1e-4)
+
+
+def test_photographs_for_choosing_and_for_reporting_are_others():
+    """And neither is trained on; of those that are, no place is both clean HR and real LR."""
+    names = [name for roles in ROLES.values() for name in roles]
+    assert len(set(names)) == len(names)
+    assert {role for roles in ROLES.values() for role in roles.values()} == {"training", "validation", "held-out"}
+    seen = {}
+    for judged in ("validation", "held-out"):
+        domains = miniature_domains(0, "point", judged)
+        assert domains.held_out
+        seen[judged] = {hr.name for _, hr in domains.held_out}
+        seen["training"] = {photo.name for photo in domains.clean_hr}
+        assert [photo.name for photo in domains.clean_hr] == [photo.name for photo in domains.real_lr]
+    assert sum(map(len, seen.values())) == len(set().union(*seen.values()))
+    whole = {photo.name: photo.pixels for photo in photographs._photographs("training")}
+    for clean, real in zip(domains.clean_hr, domains.real_lr, strict=True):
+        height, width = whole[clean.name].shape[:2]
+        assert clean.pixels.shape[1] + 4 * real.pixels.shape[1] <= width
+        np.testing.assert_array_equal(clean.pixels, whole[clean.name][: height - height % 8, : clean.pixels.shape[1]])
+        right = whole[clean.name][:, width // 2 :]
+        expected = right[1 : 4 * real.pixels.shape[0] : 4, 1 : 4 * real.pixels.shape[1] : 4]
+        assert abs(real.pixels.astype(float) - expected).mean() < 3  # camera "point" takes these, with noise of 1.5
+
+
+def test_a_wheel_that_is_not_there_is_done_without(monkeypatch):
+    monkeypatch.setattr(photographs, "_installed", lambda wheel: wheel.package != "sklearn")
+    (line,) = missing_photographs()
+    assert line == "without scikit-learn the miniature does without flower.jpg, china.jpg: pip install scikit-learn"
+    names = [hr.name for _, hr in miniature_domains(0, "point", "held-out").held_out]
+    assert names == ["motorcycle_left", "rocket", "grace_hopper"]
+
+
+def test_without_weights_there_is_no_perceptual_loss(vgg_file):
+    given = load_preset("miniature")
+    vgg19 = replace(given, srn=replace(given.srn, perceptual=replace(given.srn.perceptual, network="vgg19")))
+    assert dasr.ABLATION.prepare(vgg19, PerceptualFiles(vgg=vgg_file)) == vgg19
+    without = dasr.ABLATION.prepare(given, PerceptualFiles())
+    assert without.srn.perceptual.network == "none" and without.dsn == given.dsn
+    assert (without.srn.content_weight, without.srn.adversarial_weight) == (1.0, 0.1 * given.srn.adversarial_weight)
+    tiny = load_preset("tiny")
+    assert dasr.ABLATION.prepare(tiny, PerceptualFiles()) == tiny
+    with pytest.raises(InputError, match=r"--weights.vgg: .*none\.pth"):
+        dasr.ABLATION.prepare(vgg19, PerceptualFiles(vgg=vgg_file.with_name("none.pth")))
+
+
+@pytest.mark.parametrize("method", [dasr, usrda])
+def test_the_teacher_is_not_the_judge(method):
+    """No layer that LPIPS on VGG-16 compares is trained on."""
+    config = method.load_preset("miniature")
+    perceptual = config.perceptual if method is usrda else config.srn.perceptual
+    assert perceptual.network == "vgg16" and perceptual.scaled
+    assert not {layer[4:] for layer in perceptual.layers} & {layer[4:] for layer in COMPARED_OF_VGG16}
+
+
+def test_every_camera_can_be_chosen():
+    choices, _ = typing.get_args(typing.get_type_hints(ablate.AblateCommand)["camera"])
+    assert list(typing.get_args(choices)) == list(CAMERAS)
+    options = ["--out", "x", "--camera", "regions", "--tables", "table1"]
+    command = ablate.parse("dasr", dasr.ABLATION, options)
+    assert [table.camera for table in ablate._selected(dasr.tables(command.config), command)] == ["regions"]
+
+
+def test_sizes():
+    """What is given on the command line stands; the size is that of the rest."""
+    sized = {
+        name: ablate.parse("dasr", dasr.ABLATION, ["--out", "x", "--size", name, "--srn.batch", "3"])
+        for name in ablate.SIZES
+    }
+    assert [len(command.seeds) for command in sized.values()] == [1, 5, 2]
+    assert [command.config.srn.schedule.updates for command in sized.values()] == [30, 300, 600]
+    assert [command.config.dsn.num_feat for command in sized.values()] == [16, 16, 32]
+    assert {command.config.srn.batch for command in sized.values()} == {3}
+    with pytest.raises(SystemExit):
+        ablate.parse("dasr", dasr.ABLATION, ["--out", "x", "--size", "huge"])
+
+
+def test_unusable_options(tmp_path, capsys):
+    assert ablate.main([]) == 2
+    assert ablate.main(["--help"]) == 0
+    assert "{dasr,usrda}" in capsys.readouterr().out
+    out = ["--out", str(tmp_path / "run")]
+    for arguments, message in (
+        (["nothing"], "no method 'nothing', there are dasr, usrda"),
+        (["dasr", *out, "--rows", "hr"], "--rows: no row of these tables is named 'hr', there are bicubic-gbfs, "),
+        (["dasr", *out, "--tables", "table9"], "--tables: no table is named 'table9', there are table1, table2"),
+        (["dasr", *out, "--tables", "table1", "--rows", "dsn"], "--rows: no row of these tables is named"),
+        (["dasr", *out, "--seeds", "1", "1"], "--seeds must be different numbers"),
+        (["dasr", *out, "--scale", "2"], "--scale must be 4"),
+        (["dasr", *out, "--weights.lpips-lin", "none.pth"], "--weights.lpips-alex is needed: torchvision's alexnet"),
+        (["usrda", *out, "--loss.idt", "0"], "--loss.idt must be positive"),
+        (["dasr", *out, "--preset", "huge"], "--preset must be one of"),
+        (["dasr", *out, "--srn.crop", "30"], "--srn.crop must be a multiple of 8"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ablate.main(arguments)
+    assert not (tmp_path / "run").exists()
+    assert (dasr.ABLATION.title, usrda.ABLATION.title) == ("DASR", "USR-DA")
