@@ -57,7 +57,10 @@ def run_sheet(options: SheetOptions) -> int:
     """Writes the sheet and returns 0. Raises InputError naming what is missing, cannot be read or has another size."""
     check_bounds(options)
     judge = Judge(options.crop_border, load_lpips(options, "--lpips") if options.given else None)
-    folders = {"LR": options.lr, **named_folders(options.methods)}
+    folders = named_folders(options.methods)
+    if taken := {"LR", "bicubic"} & folders.keys():
+        raise InputError(f"{min(taken)} is a column of its own: give this folder another name, as in ours=DIR")
+    folders = {"LR": options.lr, **folders}
     pairs = {name: pair_files(folder, options.hr) for name, folder in folders.items()}
     known = [hr.stem for _, hr in pairs["LR"]]
     for name in options.pictures:

@@ -109,8 +109,7 @@ def test_with_a_teacher_the_demo_has_a_perceptual_loss(method, monkeypatch):
     given = [f"--method={method}"]
     for more in ([], ["--weights.vgg", "vgg16.pth"], ["--weights.vgg=vgg16.pth", "--preset=tiny", "--camera=soft"]):
         assert main(["demo", *given, *more]) == 0
-    losses = [(each.config.srn if method == "dasr" else each.config).perceptual.network for each in seen]
-    assert losses == ["none", "vgg16", "none"]
+    assert [command.DEMOS[method].teacher(each.config) for each in seen] == ["none", "vgg16", "none"]
     assert [(each.preset, each.camera) for each in seen] == [
         ("tiny", "soft"),
         ("miniature", "noise5"),

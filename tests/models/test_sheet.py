@@ -67,6 +67,9 @@ def test_the_window_is_where_results_differ_and_something_is_shown() -> None:
 def test_bad_input_is_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert draw(root, "--pictures", "three") == 2
     assert "no picture is named three, there are one, two" in capsys.readouterr().err
+    (root / "bicubic").mkdir()
+    assert draw(root, methods=("a", "bicubic")) == 2
+    assert "bicubic is a column of its own" in capsys.readouterr().err
     write_picture(root / "b" / "two_x4.png", picture(1)[:60])
     assert draw(root) == 2
     assert "two_x4.png is 96 x 60 pixels" in capsys.readouterr().err

@@ -6,7 +6,7 @@ The tables, row by row, are in a method's `AblationParts`; what is said and writ
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -105,6 +105,8 @@ def main(arguments: Sequence[str]) -> int:
             for table in tables
             for seed in command.seeds
         }
+        for trial in trials.values():
+            trial.keep_held_out()
         results = train_rows(tables, command.seeds, trials)
         write_results(run.folder / f"{name}_ablation", method, command, tables, results, trials)
         for table in tables:
@@ -176,26 +178,32 @@ def write_results(
     trials: Mapping[tuple[str, int], Trial],
 ) -> None:
     """Writes the tables, the plot and the CSV."""
-    seed = command.seeds[0]
+    seed, shown = command.seeds[0], next(iter(trials.values()))
     pictures = {t.name: [hr.name for _, hr in trials[t.camera, seed].domains.held_out] for t in tables}
     opening = [
         f"# {method.title}: ablation in miniature",
         "",
-        *_setting(method, command, next(iter(trials.values())).domains, report.measured(tables, results)),
-        f"- Trained with `python -m models ablate {stem.name.partition('_')[0]} --size {command.size}` and the weights "
-        f"of models/README.md in {_hours(_seconds(stem.parent))} on {_machine(next(iter(trials.values())).device)}, "
-        f"torch {torch.__version__}.",
+        *_setting(method, command, shown.domains, report.measured(tables, results)),
+        f"- Trained with `python -m models ablate {stem.name.partition('_')[0]} --size {command.size}"
+        f"{_chosen(command)}` and the weights of models/README.md; updates took {_hours(_seconds(trials.values()))} on "
+        f"{_machine(shown.device)}, torch {torch.__version__}.",
     ]
     report.write_results(stem, opening, tables, results, command.seeds, pictures)
 
 
-def _seconds(folder: Path) -> float:
-    """How long all updates took whose losses are in `folder`, also those of earlier runs."""
+def _chosen(command: AblateCommand[C]) -> str:
+    """The options that leave tables or rows out."""
+    given = {"--tables": command.tables, "--rows": command.rows}
+    return "".join(f" {option} {' '.join(names)}" for option, names in given.items() if names)
+
+
+def _seconds(trials: Iterable[Trial]) -> float:
+    """How long all updates took that the trials' folders tell of, also those of earlier runs."""
     seconds = 0.0
-    for path in folder.rglob("losses.csv"):
+    for path in (path for trial in trials for path in trial.folder.rglob("losses.csv")):
         done = 0.0
         for row in read_table(path):
-            seconds += (row["step"] - done) * row["seconds"]
+            seconds += (row["step"] - done) * row.get("seconds", 0.0)
             done = row["step"]
     return seconds
 

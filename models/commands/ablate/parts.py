@@ -47,6 +47,12 @@ class Trial:
     weights: PerceptualFiles
     lpips: LPIPS | None  # by those weights
 
+    def keep_held_out(self) -> None:
+        """Writes the held-out pictures."""
+        for lr, hr in self.domains.held_out:
+            for kind, photo in (("lr", lr), ("hr", hr)):
+                write_picture(self.folder / "held_out" / kind / f"{photo.name}.png", photo.pixels)
+
     def teachers(self, *networks: str) -> dict[str, Path | None]:
         """The files for training with perceptual losses on these networks.
 
@@ -168,10 +174,7 @@ def score_enlarged(trial: Trial, name: str, enlarge: Callable[[Picture], Picture
 def _score(
     trial: Trial, folder: Path, crop_border: int, pictures: Sequence[Picture], truth: Sequence[Photo]
 ) -> list[Score]:
-    """Scores of the pictures, which are kept in `folder`, the true ones beside it."""
-    for kind, photos in zip(("lr", "hr"), zip(*trial.domains.held_out, strict=True), strict=True):
-        for photo in photos:
-            write_picture(trial.folder / "held_out" / kind / f"{photo.name}.png", photo.pixels)
+    """Scores of the pictures, which are kept in `folder`."""
     for pixels, photo in zip(pictures, truth, strict=True):
         write_picture(folder / f"{photo.name}.png", pixels)
     judge = Judge(crop_border, trial.lpips)

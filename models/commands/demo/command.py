@@ -124,7 +124,7 @@ def _run(method: DemoParts[Any], job: DemoJob[Any], judge: Judge, pairs: int) ->
     truth = [hr.pixels for _, hr in domains.held_out]
     results = report.Results(
         judge,
-        job.weights.vgg is not None,
+        method.teacher(job.config) != "none",
         *([judge(a, b) for a, b in zip(made, truth, strict=True)] for made in (by_bicubic, before, after)),
     )
 

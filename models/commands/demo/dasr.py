@@ -112,6 +112,7 @@ DEMO = DemoParts(
     config=DASRConfig,
     load_preset=load_preset,
     check=check_weights,
+    teacher=lambda config: config.srn.perceptual.network,
     train=_train,
     timed=_timed,
     ops=("haar_highpass", "weighted_l1_loss", "residual_block", "dense_block"),

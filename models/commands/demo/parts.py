@@ -46,6 +46,7 @@ class DemoParts(Generic[C]):
     Attributes:
         title: its name.
         config, load_preset, check: its options.
+        teacher: the network of its SR network's perceptual loss, "none" without one.
         train: all its stages, into the run's folder.
         timed: the rows of the timing table, as (title, work, factor on the number of interleaved pairs).
         ops: the ops of srkernels that it calls.
@@ -56,6 +57,7 @@ class DemoParts(Generic[C]):
     config: type[C]
     load_preset: Callable[[str], C]
     check: Callable[[C, PerceptualFiles], None]
+    teacher: Callable[[C], str]
     train: Callable[[DemoJob[C]], Trained]
     timed: Callable[[DemoJob[C]], Sequence[tuple[str, Work, int]]]
     ops: tuple[str, ...]

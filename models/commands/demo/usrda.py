@@ -55,6 +55,7 @@ DEMO = DemoParts(
     config=USRDAConfig,
     load_preset=load_preset,
     check=check_weights,
+    teacher=lambda config: config.perceptual.network,
     train=_train,
     timed=_timed,
     ops=("conv2d_act", "dense_block"),
